@@ -1,0 +1,115 @@
+//! The anomaly: what everyone outside sees, in one schema (NDJSON of `detect`, REST, the EventBridge detail).
+//!
+//! Only the validation tier makes one, and only an anomaly fits into [`crate::publish`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::finding::{Actor, Evidence, Severity, Target, Threat};
+use crate::flow::EventTime;
+
+/// The version of the schema below; it changes when a reader would have to.
+pub const SCHEMA: &str = "1";
+
+/// Where an episode stands.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It may go on.
+    Open,
+    /// Nothing of it was seen for the threat's episode gap.
+    Closed,
+}
+
+/// A confirmed incident as it is recorded, announced and shown.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Anomaly {
+    /// One id for the life of the episode.
+    pub anomaly_id: Uuid,
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// What kind of trouble.
+    pub threat: Threat,
+    /// Whether it goes on.
+    pub status: Status,
+    /// How bad.
+    pub severity: Severity,
+    /// Calibrated probability that it is true, 0 to 1.
+    pub confidence: f64,
+    /// Who did it; `many` for a distributed flood or scan.
+    pub actor: Actor,
+    /// On whom, bounded; see `target_count`.
+    pub targets: Vec<Target>,
+    /// How many distinct targets in all.
+    pub target_count: u32,
+    /// First moment of the episode.
+    pub first_seen: EventTime,
+    /// Last moment of the episode so far.
+    pub last_seen: EventTime,
+    /// End of the window whose judgement confirmed it first (event time, so that a replay gives the same).
+    pub detection_timestamp: EventTime,
+    /// Length of the windows it was judged in, s.
+    pub window_seconds: u32,
+    /// One sentence for a person.
+    pub summary: String,
+    /// Every number, beside its threshold, with its unit.
+    pub evidence: Vec<Evidence>,
+    /// What each tier contributed.
+    pub tiers: Tiers,
+    /// MITRE ATT&CK technique ids.
+    pub mitre: Vec<String>,
+    /// The AWS account, or empty.
+    pub account_id: String,
+    /// Names of the interfaces that saw it (bounded).
+    pub interface_ids: Vec<String>,
+    /// Ids of other anomalies of the same story (the same actor's scan, beacon, …).
+    pub related: Vec<Uuid>,
+    /// What was away while this was judged: `ml`, `correlation`, `publish`.
+    pub degraded: Vec<String>,
+    /// How many windows have contributed.
+    pub updates: u32,
+}
+
+/// What each tier contributed to an anomaly.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Tiers {
+    /// Tier 1: the methods that spoke, each with its highest score.
+    pub statistical: BTreeMap<String, f64>,
+    /// Tier 2, where it had a say.
+    pub ml: Option<MlContribution>,
+    /// Tier 3: how many findings of which other threats stand beside this one.
+    pub correlation: BTreeMap<String, u32>,
+    /// Tier 4.
+    pub validation: Validation,
+}
+
+/// What the models said about the host.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct MlContribution {
+    /// Which model.
+    pub model_version: String,
+    /// `primary`, `canary`, `local`.
+    pub variant: String,
+    /// 1 minus the calibrated p-value.
+    pub score: f64,
+}
+
+/// The stages of validation that an incident went through, in order.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Validation {
+    /// Each stage with what it found.
+    pub stages: Vec<Stage>,
+}
+
+/// One stage of validation.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Stage {
+    /// `evidence`, `allow_list`, `suppression`, `known_benign`, `baseline`, `corroboration`, `confidence`, `storm`.
+    pub name: String,
+    /// Whether the incident passed.
+    pub passed: bool,
+    /// Why, with the numbers.
+    pub reason: String,
+}

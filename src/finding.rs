@@ -1,0 +1,300 @@
+//! A finding: one detector's statement on one entity in one window, with the numbers that support it.
+//!
+//! A finding is not yet told to anyone. Findings of all shards fold into incidents ([`crate::correlation`]), so every
+//! part of a finding is *mergeable*: sets join, extremes take the extreme, and what must be added is kept per shard and
+//! window and overwritten, so that applying a finding twice changes nothing.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::flow::{Address, EventTime};
+
+/// What kind of trouble. The names are the API's.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Threat {
+    /// Looking for open ports or hosts.
+    PortScan,
+    /// Flooding a victim, from outside or by our own hosts.
+    Ddos,
+    /// A host of ours that calls its controller.
+    C2Beacon,
+    /// A host of ours that works for a mining pool.
+    CryptoMining,
+    /// A host of ours that uses the Tor network, or relays for it.
+    Tor,
+    /// Out of character for the host, with no better name yet (the ML tier's own).
+    Behavior,
+}
+
+impl Threat {
+    /// All of them, in the order of the documentation.
+    pub const ALL: [Threat; 6] =
+        [Threat::PortScan, Threat::Ddos, Threat::C2Beacon, Threat::CryptoMining, Threat::Tor, Threat::Behavior];
+
+    /// The name in the API, in settings and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Threat::PortScan => "port_scan",
+            Threat::Ddos => "ddos",
+            Threat::C2Beacon => "c2_beacon",
+            Threat::CryptoMining => "crypto_mining",
+            Threat::Tor => "tor",
+            Threat::Behavior => "behavior",
+        }
+    }
+}
+
+impl fmt::Display for Threat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// How bad it is if it is true.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// For the record.
+    Low,
+    /// Look today.
+    Medium,
+    /// Look now.
+    High,
+    /// Several confirmed steps of one attack.
+    Critical,
+}
+
+impl Severity {
+    /// The name in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Severity::Low => "low",
+            Severity::Medium => "medium",
+            Severity::High => "high",
+            Severity::Critical => "critical",
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Which tier a number comes from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tier {
+    /// Tier 1.
+    Statistical,
+    /// Tier 2.
+    Ml,
+    /// Tier 3.
+    Correlation,
+    /// Tier 4.
+    Validation,
+}
+
+/// How one number joins with the same number from another window or shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Merge {
+    /// The largest seen.
+    Max,
+    /// The smallest seen.
+    Min,
+    /// Kept per (shard, window) and added over them.
+    Sum,
+    /// That of the latest window.
+    Latest,
+}
+
+/// One number that supports a finding, beside the threshold it was held against.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Which tier measured it.
+    pub tier: Tier,
+    /// What was measured, in snake_case: `distinct_ports`, `failure_ratio`.
+    pub name: String,
+    /// The measurement, in `unit`.
+    pub value: f64,
+    /// What it was held against; `None` where the number only informs.
+    pub threshold: Option<f64>,
+    /// `ports`, `hosts`, `s`, `bytes/packet`, `ratio`, …
+    pub unit: String,
+    /// How it joins with the same number of other windows.
+    pub merge: Merge,
+}
+
+impl Evidence {
+    /// A tier-1 number that was held against a threshold.
+    pub fn judged(name: &str, value: f64, threshold: f64, unit: &str, merge: Merge) -> Evidence {
+        let (name, unit) = (name.to_owned(), unit.to_owned());
+        Evidence { tier: Tier::Statistical, name, value, threshold: Some(threshold), unit, merge }
+    }
+
+    /// A tier-1 number that only informs.
+    pub fn told(name: &str, value: f64, unit: &str, merge: Merge) -> Evidence {
+        let (name, unit) = (name.to_owned(), unit.to_owned());
+        Evidence { tier: Tier::Statistical, name, value, threshold: None, unit, merge }
+    }
+}
+
+/// Who did it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Actor {
+    /// One address.
+    One(Address),
+    /// Too many to name one (a distributed flood or scan); written `many`.
+    Many,
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Actor::One(address) => address.fmt(f),
+            Actor::Many => f.write_str("many"),
+        }
+    }
+}
+
+impl Serialize for Actor {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Actor {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "many" {
+            return Ok(Actor::Many);
+        }
+        text.parse()
+            .map(Actor::One)
+            .map_err(|_| serde::de::Error::custom(format!("`{text}` is no address and not `many`")))
+    }
+}
+
+/// One address that was acted upon, and on which ports.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Target {
+    /// The address.
+    pub address: Address,
+    /// Up to [`Target::PORTS_MAX`] of its ports, ascending; the smallest when there were more.
+    pub ports: Vec<u16>,
+    /// How many distinct ports there were in all.
+    pub port_count: u32,
+}
+
+impl Target {
+    /// How many ports are listed by number; more are only counted.
+    pub const PORTS_MAX: usize = 16;
+}
+
+/// One detector's statement on one entity in one window.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Finding {
+    /// What kind of trouble.
+    pub threat: Threat,
+    /// The method that spoke, in snake_case (`vertical`, `syn_flood`, `periodic`): one word of the threat's own.
+    pub method: String,
+    /// Who did it.
+    pub actor: Actor,
+    /// What an episode is about, besides the threat: the scanner, the victim of a flood, the miner, or host and peer of a
+    /// beacon. Findings of one threat and one subject that overlap in time are one incident.
+    pub subject: Subject,
+    /// Up to [`Finding::TARGETS_MAX`] targets, ordered by address.
+    pub targets: Vec<Target>,
+    /// How many distinct targets there were in all.
+    pub target_count: u32,
+    /// HyperLogLog registers (or nothing) of the whole target set, so that shards can be joined; see
+    /// [`crate::statistical::sketch`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub target_sketch: Vec<u8>,
+    /// First moment of what is stated.
+    pub first_seen: EventTime,
+    /// Last moment of what is stated.
+    pub last_seen: EventTime,
+    /// Start of the window that was judged.
+    pub window: EventTime,
+    /// Length of that window, s.
+    pub window_seconds: u32,
+    /// How sure the detector is, 0 to 1, before validation and calibration.
+    pub score: f64,
+    /// How bad, as far as one detector can tell.
+    pub severity: Severity,
+    /// The numbers, each beside its threshold.
+    pub evidence: Vec<Evidence>,
+    /// The sentence, when this finding is all that is known: subject, verb, numbers, span.
+    pub summary: String,
+    /// Names of the interfaces that saw it (bounded).
+    pub interfaces: Vec<String>,
+    /// The AWS account, or empty.
+    pub account: String,
+    /// A judgement of an open window, made before the window closed; superseded by the closed one.
+    pub provisional: bool,
+}
+
+impl Finding {
+    /// How many targets a finding lists; more are only counted.
+    pub const TARGETS_MAX: usize = 32;
+
+    /// The key that findings of one story share.
+    pub fn key(&self) -> IncidentKey {
+        IncidentKey { threat: self.threat, subject: self.subject }
+    }
+}
+
+/// What an episode is about.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// An actor, whatever it acts upon.
+    Actor(Address),
+    /// A victim, whoever acts on it.
+    Victim(Address),
+    /// An actor and one peer.
+    Pair(Address, Address),
+}
+
+/// Identifies the story that a finding belongs to, apart from time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct IncidentKey {
+    /// The threat.
+    pub threat: Threat,
+    /// What it is about.
+    pub subject: Subject,
+}
+
+/// The namespace of all ids that are derived from content (a version 4 UUID, drawn once for this project).
+const NAMESPACE: Uuid = Uuid::from_u128(0x6d0f_5a0e_3f0b_4b53_9d1c_2f7b_50c1_a7e4);
+
+impl IncidentKey {
+    /// The id of the episode of this key that is first known to have started at `start`: UUIDv5 (RFC 9562, 5.5) over
+    /// threat, subject and start, so that a replay makes the same one.
+    pub fn episode(&self, start: EventTime) -> Uuid {
+        let subject = match self.subject {
+            Subject::Actor(a) => format!("actor {a}"),
+            Subject::Victim(v) => format!("victim {v}"),
+            Subject::Pair(a, p) => format!("pair {a} {p}"),
+        };
+        Uuid::new_v5(&NAMESPACE, format!("{} {subject} {}", self.threat, start.0).as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_of_an_episode_depends_on_its_content_alone() {
+        let key = IncidentKey { threat: Threat::Tor, subject: Subject::Actor(Address::v4(7)) };
+        assert_eq!(key.episode(EventTime(60)), key.episode(EventTime(60)));
+        assert_ne!(key.episode(EventTime(60)), key.episode(EventTime(61)));
+    }
+}

@@ -1,0 +1,123 @@
+//! Where flow records come from.
+//!
+//! A [`FlowSource`] hands out shards; a [`Shard`] is read in order by one owner. Both backends ([`local`]: files,
+//! folders, standard input; `kinesis`) pass the same contract tests.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::flow::{Blindness, FlowRecord, Interface};
+
+pub mod local;
+
+/// Names a shard: a Kinesis shard id, or the path of a file or folder, or `stdin`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ShardId(pub Arc<str>);
+
+/// A position within a shard, opaque to everyone but its backend: a Kinesis sequence number, or file and byte offset.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Position(pub String);
+
+/// Records of one shard in order, with everything that was learned while reading them.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// The records, in the order of the shard.
+    pub records: Vec<FlowRecord>,
+    /// Interfaces that are named for the first time in this batch, by ascending id.
+    pub interfaces: Vec<Interface>,
+    /// NODATA and SKIPDATA.
+    pub blind: Vec<Blindness>,
+    /// What could not be read.
+    pub refused: Refused,
+    /// Where the shard stands after this batch; `None` before its first position.
+    pub position: Option<Position>,
+}
+
+/// Input that could not be read: counted by reason, a few kept as samples, never in the way of the rest.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Refused {
+    /// How many lines or payloads.
+    pub count: u64,
+    /// The first few.
+    pub samples: Vec<Refusal>,
+}
+
+/// One refused line or payload.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Refusal {
+    /// File name, shard id or `stdin`.
+    pub source: String,
+    /// 1-based line number, or record number where there are no lines; 0 when it is the whole of the source.
+    pub line: u64,
+    /// The field, by its AWS name, where one is to blame.
+    pub field: Option<String>,
+    /// Why, as a fragment that fits after "refused: ".
+    pub reason: String,
+}
+
+/// What a read of a shard gave.
+#[derive(Debug)]
+pub enum Read {
+    /// Records, perhaps none but with news (blindness, refusals).
+    Batch(Batch),
+    /// Nothing has arrived within the backend's poll interval; the shard goes on.
+    Idle,
+    /// The shard has ended for good (end of the files without follow; SHARD_END).
+    End,
+    /// Somebody else owns the shard now: stop, and tell nothing more of it.
+    Lost,
+}
+
+/// Why reading failed, and whether to try again.
+#[derive(Debug, thiserror::Error)]
+pub enum IngestError {
+    /// It may go better later.
+    #[error("{context}: {cause}")]
+    Retry {
+        /// What was being done, as a verb phrase.
+        context: String,
+        /// What came back.
+        cause: String,
+    },
+    /// It will not.
+    #[error("{context}: {cause}")]
+    Fatal {
+        /// What was being done, as a verb phrase.
+        context: String,
+        /// What came back.
+        cause: String,
+    },
+}
+
+/// A stream of flow logs, in shards.
+#[async_trait]
+pub trait FlowSource: Send {
+    /// Waits until a shard is ours to read; `None` when there will be no more. Cancellation safe.
+    async fn next_shard(&mut self) -> Result<Option<Box<dyn Shard>>, IngestError>;
+}
+
+/// One shard that is ours for now.
+#[async_trait]
+pub trait Shard: Send {
+    /// Its name.
+    fn id(&self) -> &ShardId;
+
+    /// The shards this one continues (after a split or merge); empty for most.
+    fn parents(&self) -> Vec<ShardId>;
+
+    /// Where reading starts, i.e. the last checkpoint; `None` at the beginning.
+    fn resume_from(&self) -> Option<Position>;
+
+    /// Tells the shard which interfaces already have numbers, before the first read, when a snapshot is restored.
+    fn adopt_interfaces(&mut self, known: &[Interface]);
+
+    /// The next records. Not cancellation safe: the owner awaits it to the end.
+    async fn read(&mut self) -> Result<Read, IngestError>;
+
+    /// Records that everything up to `position` is done with. Idempotent.
+    async fn checkpoint(&mut self, position: &Position) -> Result<(), IngestError>;
+}

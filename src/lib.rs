@@ -1,0 +1,7 @@
+//! flowvigil: network anomaly detection on AWS VPC flow logs.
+pub mod anomaly;
+pub mod finding;
+pub mod flow;
+pub mod ingest;
+pub mod ml;
+pub mod publish;

@@ -1,0 +1,176 @@
+//! Telling: an anomaly is recorded first and announced second.
+//!
+//! Recording is a conditional put by id and revision, announcing carries the id: doing either twice is harmless.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::anomaly::{Anomaly, Status};
+use crate::finding::{Severity, Threat};
+use crate::flow::{Address, EventTime};
+
+pub mod local;
+
+/// Why a backend did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// It may go better later.
+    #[error("{context}: {cause}")]
+    Retry {
+        /// What was being done, as a verb phrase.
+        context: String,
+        /// What came back.
+        cause: String,
+    },
+    /// It will not, however often.
+    #[error("{context}: {cause}")]
+    Fatal {
+        /// What was being done, as a verb phrase.
+        context: String,
+        /// What came back.
+        cause: String,
+    },
+}
+
+/// What recording an anomaly changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Recorded {
+    /// The id was new.
+    New,
+    /// The id was known, and this says more than what was stored.
+    Updated,
+    /// The store already knew this, or more: nothing to announce.
+    Unchanged,
+}
+
+/// Which anomalies are wanted. Empty means all, newest first.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Query {
+    /// Only of this threat.
+    pub threat: Option<Threat>,
+    /// Only at least this bad.
+    pub min_severity: Option<Severity>,
+    /// Only of this status.
+    pub status: Option<Status>,
+    /// Only by or on this address.
+    pub address: Option<Address>,
+    /// Only with this actor.
+    pub actor: Option<Address>,
+    /// Only last seen at or after.
+    pub since: Option<EventTime>,
+    /// Only first seen before.
+    pub until: Option<EventTime>,
+    /// At most so many.
+    pub limit: usize,
+    /// Where the page before ended.
+    pub cursor: Option<String>,
+}
+
+/// A page of anomalies.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Page {
+    /// Newest detection first; ties by id.
+    pub anomalies: Vec<Anomaly>,
+    /// Where the next page starts, if there is one.
+    pub next: Option<String>,
+}
+
+/// Why something was not told, kept so that it can be asked for.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Silence {
+    /// The id that the anomaly would have had.
+    pub anomaly_id: Uuid,
+    /// What kind.
+    pub threat: Threat,
+    /// About whom.
+    pub actor: crate::finding::Actor,
+    /// First moment.
+    pub first_seen: EventTime,
+    /// Last moment.
+    pub last_seen: EventTime,
+    /// The stage that refused.
+    pub stage: String,
+    /// Its reason, with the numbers.
+    pub reason: String,
+    /// The sentence that was not told.
+    pub summary: String,
+}
+
+/// What an analyst said of an anomaly.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Feedback {
+    /// Which anomaly.
+    pub anomaly_id: Uuid,
+    /// Whether it was true.
+    pub verdict: Verdict,
+    /// Who says so.
+    pub by: String,
+    /// In their words.
+    pub note: String,
+    /// When (wall clock, s).
+    pub at: EventTime,
+}
+
+/// An analyst's verdict.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It was what it said.
+    TruePositive,
+    /// It was not.
+    FalsePositive,
+}
+
+/// Where anomalies are kept.
+#[async_trait]
+pub trait AnomalyStore: Send + Sync {
+    /// Puts the anomaly unless the store already holds it at this or a later revision (`updates`, then `last_seen`,
+    /// then `status`). Idempotent.
+    async fn record(&self, anomaly: &Anomaly) -> Result<Recorded, PublishError>;
+
+    /// Marks this revision as announced.
+    async fn announced(&self, anomaly: &Anomaly) -> Result<(), PublishError>;
+
+    /// Recorded revisions that were not marked as announced, oldest first; asked after a restart.
+    async fn unannounced(&self, limit: usize) -> Result<Vec<Anomaly>, PublishError>;
+
+    /// One anomaly.
+    async fn get(&self, id: Uuid) -> Result<Option<Anomaly>, PublishError>;
+
+    /// A page of them.
+    async fn query(&self, query: &Query) -> Result<Page, PublishError>;
+
+    /// Keeps why something was not told. Idempotent by id.
+    async fn silence(&self, silence: &Silence) -> Result<(), PublishError>;
+
+    /// What was not told about an address, newest first.
+    async fn silences(&self, address: Option<Address>, limit: usize) -> Result<Vec<Silence>, PublishError>;
+
+    /// Keeps an analyst's verdict; the latest of one analyst on one anomaly counts.
+    async fn feedback(&self, feedback: &Feedback) -> Result<(), PublishError>;
+
+    /// All verdicts at or after a moment.
+    async fn feedbacks(&self, since: EventTime) -> Result<Vec<Feedback>, PublishError>;
+}
+
+/// What is announced about an anomaly.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Announcement {
+    /// Confirmed for the first time.
+    #[serde(rename = "Anomaly Detected")]
+    Detected,
+    /// More is known.
+    #[serde(rename = "Anomaly Updated")]
+    Updated,
+    /// The episode has ended.
+    #[serde(rename = "Anomaly Closed")]
+    Closed,
+}
+
+/// Tells others.
+#[async_trait]
+pub trait Announcer: Send + Sync {
+    /// Announces a batch; the result has one entry per announcement, in order, so that only what failed is retried.
+    async fn announce(&self, batch: &[(Announcement, Anomaly)]) -> Vec<Result<(), PublishError>>;
+}
