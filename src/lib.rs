@@ -5,3 +5,4 @@ pub mod flow;
 pub mod ingest;
 pub mod ml;
 pub mod publish;
+pub mod statistical;
