@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::flow::{Address, EventTime};
 
 pub mod features;
+pub mod forest;
 pub mod local;
 
 /// One host's closed window, as numbers; see [`features`] for names, units and formulae.
