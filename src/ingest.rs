@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::{Blindness, FlowRecord, Interface};
 
+pub mod lease;
 pub mod local;
 
 /// Names a shard: a Kinesis shard id, or the path of a file or folder, or `stdin`.
