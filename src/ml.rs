@@ -11,6 +11,7 @@ use crate::flow::{Address, EventTime};
 pub mod features;
 pub mod forest;
 pub mod local;
+pub mod lstm;
 
 /// One host's closed window, as numbers; see [`features`] for names, units and formulae.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -106,7 +106,7 @@ impl Forest {
 
     /// Grows a forest from rows of `width` features laid end to end. Values that are not finite count as [`clamp`] says.
     pub fn grow(rows: &[f32], width: usize, growth: Growth) -> Result<Forest, ForestError> {
-        let count = if width == 0 { 0 } else { rows.len() / width };
+        let count = rows.len().checked_div(width).unwrap_or(0);
         if count < 2 || width > Self::WIDTH_MAX {
             return Err(ForestError::TooSmall { rows: count, width });
         }
