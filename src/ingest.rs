@@ -92,6 +92,12 @@ pub enum IngestError {
         /// What came back.
         cause: String,
     },
+    /// Somebody else owns the shard now.
+    #[error("{context}: the lease is lost")]
+    Lost {
+        /// What was being done, as a verb phrase.
+        context: String,
+    },
 }
 
 /// A stream of flow logs, in shards.
@@ -121,4 +127,11 @@ pub trait Shard: Send {
 
     /// Records that everything up to `position` is done with. Idempotent.
     async fn checkpoint(&mut self, position: &Position) -> Result<(), IngestError>;
+
+    /// Gives the shard up after the last checkpoint, so that others need not wait for it. A shard that was read to
+    /// [`Read::End`] and checkpointed there is thereby marked as done, and the shards that continue it may be read.
+    /// Dropping a shard without this is what a crash does: it comes back at its last checkpoint.
+    async fn release(&mut self) -> Result<(), IngestError> {
+        Ok(())
+    }
 }
