@@ -1,9 +1,13 @@
 //! flowvigil: network anomaly detection on AWS VPC flow logs.
+
+// In reading order: the words, where records come from, the four tiers, telling, and what holds them together.
 pub mod anomaly;
 pub mod aws;
+pub mod cli;
 pub mod finding;
 pub mod flow;
 pub mod ingest;
 pub mod ml;
 pub mod publish;
+pub mod settings;
 pub mod statistical;

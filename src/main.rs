@@ -1,2 +1,7 @@
-//! The binary.
-fn main() {}
+//! The binary: everything happens in [`flowvigil::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    flowvigil::cli::main()
+}

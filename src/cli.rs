@@ -1,0 +1,78 @@
+//! The commands, one file each. Here the outside world is met: arguments, exit codes, standard streams.
+//!
+//! | exit code | meaning |
+//! | --- | --- |
+//! | 0 | done |
+//! | 1 | it failed while running |
+//! | 2 | what was asked for cannot be done: wrong arguments, settings, or input that is no flow log |
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::settings::{Settings, SettingsError};
+
+pub mod config;
+
+/// Detects network anomalies in AWS VPC flow logs.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What flowvigil can be told to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print all settings with their defaults, or check a settings file
+    Config(config::Args),
+}
+
+impl Command {
+    /// Does it.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Command::Config(args) => config::run(args),
+        }
+    }
+}
+
+/// The settings that every command shares.
+#[derive(Debug, clap::Args)]
+pub struct SettingsArgs {
+    /// Settings file; `flowvigil config` prints all there is to set
+    #[arg(long, short, value_name = "FILE", env = "FLOWVIGIL_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+impl SettingsArgs {
+    /// Defaults, then the file, then the environment.
+    pub fn load(&self) -> Result<Settings, SettingsError> {
+        Settings::load(self.config.as_deref(), environment())
+    }
+}
+
+/// The environment, as far as it is Unicode.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// The exit code for arguments, settings or input with which nothing can be done.
+pub fn unusable() -> ExitCode {
+    ExitCode::from(2)
+}
+
+/// Runs a command line and answers the exit code; errors are told on standard error, once.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command.run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("flowvigil: {error:#}");
+            if error.is::<SettingsError>() { unusable() } else { ExitCode::FAILURE }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Settings: what every tier needs to know before the first record, assembled from layers.
+//!
+//! `defaults.toml` is embedded, and is at once the default values and their documentation: no default stands anywhere
+//! else. Above it lie the settings file, the environment, and whatever further [`Layer`] a caller brings. The text of all
+//! layers is merged first and resolved once, in one fallible step, into the tiers' own `Settings`.
+//!
+//! *All problems at once:* serde stops at its first error. So each problem is noted with the place it came from, the
+//! offending value is taken out (the default returns), and the document is read again, until it is read whole. Whoever
+//! has five typing errors sees five lines, not the first of them five times.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::{flow, statistical};
+
+mod layer;
+
+pub use layer::Layer;
+use layer::Tree;
+
+/// The commented defaults.
+const DEFAULTS: &str = include_str!("defaults.toml");
+
+/// The settings of all tiers, resolved.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// What is ours.
+    pub network: flow::network::Settings,
+    /// Tier 1.
+    pub statistical: statistical::Settings,
+}
+
+impl Settings {
+    /// The defaults alone.
+    pub fn defaults() -> Settings {
+        Settings::assemble(&[]).expect("the embedded defaults resolve; a test holds them to it")
+    }
+
+    /// Defaults, then the file if there is one, then the environment.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Settings, SettingsError> {
+        let mut layers = Vec::new();
+        let mut problems = Vec::new();
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path)
+                .map_err(|cause| SettingsError::Unreadable { path: path.to_owned(), cause })?;
+            let (layer, mistakes) = Layer::from_toml(&path.display().to_string(), &text);
+            layers.push(layer);
+            problems.extend(mistakes);
+        }
+        layers.push(Layer::from_environment(environment));
+        match Settings::assemble(&layers) {
+            Ok(settings) if problems.is_empty() => Ok(settings),
+            Ok(_) => Err(SettingsError::Wrong(Problems(problems))),
+            Err(more) => {
+                problems.extend(more.0);
+                Err(SettingsError::Wrong(Problems(problems)))
+            }
+        }
+    }
+
+    /// The defaults under the given layers, of which later ones win.
+    pub fn assemble(layers: &[Layer]) -> Result<Settings, Problems> {
+        let defaults = Tree::defaults();
+        let mut tree = defaults.clone();
+        for layer in layers {
+            tree.merge(layer);
+        }
+        let mut problems = Vec::new();
+        let settings = loop {
+            match serde_path_to_error::deserialize::<_, Settings>(tree.value()) {
+                Ok(settings) => break settings,
+                Err(error) => {
+                    let (origin, repaired) = tree.take_out(error.path(), &defaults);
+                    problems.push(Problem::new(&origin, first_line(&error.inner().to_string())));
+                    if !repaired {
+                        return Err(Problems(problems));
+                    }
+                }
+            }
+        };
+        for (key, message) in settings.contradictions() {
+            problems.push(Problem::new(&tree.origin(key), message));
+        }
+        if problems.is_empty() { Ok(settings) } else { Err(Problems(problems)) }
+    }
+
+    /// Values that are each well-formed, and wrong together or in their range.
+    fn contradictions(&self) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        let mut require = |holds: bool, key: &'static str, message: &str| {
+            if !holds {
+                found.push((key, message.to_owned()));
+            }
+        };
+        let window = self.statistical.window.as_secs();
+        require((1..=3600).contains(&window), "statistical.window", "a window is 1 s to 1 h long");
+        require(self.statistical.lateness.as_secs() >= 0, "statistical.lateness", "lateness cannot be negative");
+        found
+    }
+}
+
+/// The commented defaults as a settings file: what stands under `when` is commented out, ready to be chosen.
+pub fn printed_defaults() -> String {
+    let mut conditional = false;
+    let mut printed = String::with_capacity(DEFAULTS.len() + 1024);
+    for line in DEFAULTS.lines() {
+        if line.starts_with('[') {
+            conditional = line.starts_with("[when.");
+        }
+        if conditional && !line.is_empty() && !line.starts_with('#') {
+            printed.push_str("#: ");
+        }
+        printed.push_str(&line.replacen("[when.", "[", 1));
+        printed.push('\n');
+    }
+    printed
+}
+
+/// Every leaf key of the defaults, dotted, with the text of the comment above it; `when.` is left out of the name.
+pub fn documented_keys() -> Vec<(String, String)> {
+    layer::documented_keys(DEFAULTS)
+}
+
+fn first_line(message: &str) -> String {
+    message.lines().next().unwrap_or_default().to_owned()
+}
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file cannot be read at all.
+    #[error("read settings file {}: {cause}", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        cause: std::io::Error,
+    },
+    /// It was read, and is wrong.
+    #[error("{0}")]
+    Wrong(Problems),
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problems(pub Vec<Problem>);
+
+impl std::error::Error for Problems {}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = self.0.len();
+        write!(f, "{n} problem{} in the settings", if n == 1 { "" } else { "s" })?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+/// One thing that is wrong, and where.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// The file, or `environment`.
+    pub place: String,
+    /// 1-based line, where the place has lines.
+    pub line: Option<usize>,
+    /// The dotted key, or the variable's name.
+    pub key: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl Problem {
+    fn new(origin: &layer::Origin, message: String) -> Problem {
+        Problem { place: origin.place.to_string(), line: origin.line, key: origin.key.clone(), message }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.place)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, ": {}", self.key)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests;

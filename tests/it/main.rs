@@ -1,0 +1,3 @@
+//! All integration tests, one binary; a module per capability. `tests/run NAME` runs the capability of that name.
+
+mod config;
