@@ -6,7 +6,9 @@
 //!
 //! How a record is read from bytes is told in [`text`] (lines), [`parquet`] and [`envelope`] (what wraps lines on a stream).
 
+pub mod interfaces;
 pub mod network;
+pub mod text;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

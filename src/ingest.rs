@@ -8,10 +8,47 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use crate::flow::text::{Format, FormatError};
 use crate::flow::{Blindness, FlowRecord, Interface};
 
 pub mod lease;
 pub mod local;
+
+/// Settings `[ingest]`: what every source of records shares.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The fields of lines that no header names, as AWS writes a format: `${srcaddr} ${dstaddr} …`. Empty: the documented
+    /// order, of which a default (version 2) line has the first fourteen.
+    pub fields: String,
+    /// How much text is read and decoded at a time, in bytes; a batch holds the records of at most this much.
+    pub chunk_bytes: usize,
+    /// The largest JSON object or unpacked payload, in bytes; larger ones are refused unread.
+    pub payload_bytes_max: usize,
+    /// How many interfaces of a shard are told apart.
+    pub interfaces_max: usize,
+    /// Files, folders and standard input; the source when no other is configured.
+    pub local: local::Settings,
+}
+
+impl Settings {
+    /// The format of lines without a header.
+    pub fn format(&self) -> Result<Format, FormatError> {
+        if self.fields.trim().is_empty() { Ok(Format::default()) } else { Format::parse(&self.fields) }
+    }
+}
+
+impl Default for Settings {
+    /// The embedded defaults, section `[ingest]`.
+    fn default() -> Settings {
+        #[derive(Deserialize)]
+        struct File {
+            ingest: Settings,
+        }
+        let file: File = toml::from_str(include_str!("defaults.toml")).expect("the embedded defaults are valid");
+        file.ingest
+    }
+}
 
 /// Names a shard: a Kinesis shard id, or the path of a file or folder, or `stdin`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -45,6 +82,23 @@ pub struct Refused {
     pub count: u64,
     /// The first few.
     pub samples: Vec<Refusal>,
+}
+
+/// How many refusals are kept as samples.
+pub const REFUSED_SAMPLES_MAX: usize = 20;
+
+impl Refused {
+    /// Adds what was refused elsewhere; samples are kept while there is room.
+    pub fn merge(&mut self, other: Refused) {
+        self.count += other.count;
+        let room = REFUSED_SAMPLES_MAX.saturating_sub(self.samples.len());
+        self.samples.extend(other.samples.into_iter().take(room));
+    }
+
+    /// Counts one refusal and keeps it while there is room.
+    pub fn add(&mut self, refusal: Refusal) {
+        self.merge(Refused { count: 1, samples: vec![refusal] });
+    }
 }
 
 /// One refused line or payload.

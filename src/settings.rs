@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{flow, statistical};
+use crate::{flow, ingest, statistical};
 
 mod layer;
 
@@ -29,6 +29,8 @@ const DEFAULTS: &str = include_str!("defaults.toml");
 pub struct Settings {
     /// What is ours.
     pub network: flow::network::Settings,
+    /// Where records come from.
+    pub ingest: ingest::Settings,
     /// Tier 1.
     pub statistical: statistical::Settings,
 }

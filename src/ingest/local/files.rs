@@ -1,0 +1,429 @@
+//! Files one after another, each unpacked and decoded by what its bytes say it is.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Cursor, ErrorKind, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use memchr::{memchr, memrchr};
+use serde::{Deserialize, Serialize};
+
+use crate::flow::Interface;
+use crate::flow::interfaces::Interfaces;
+use crate::flow::text::{Decoded, Format, LINE_MAX, Lines};
+use crate::ingest::local::walk::Found;
+use crate::ingest::local::{ReadError, shown};
+use crate::ingest::{Batch, Position, Refusal, Refused, Settings};
+
+/// Refused lines after which a file without a single readable one is given up.
+const PATIENCE: u64 = 1000;
+
+/// Where in which file: what a [`Position`] of the local backend holds, as JSON.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Place {
+    pub(crate) file: String,
+    /// Bytes of text (unpacked), JSON or rows that are done with.
+    pub(crate) offset: u64,
+    /// Lines, objects or rows that are done with.
+    pub(crate) line: u64,
+    /// The columns from here on, when a header named them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fields: Option<String>,
+}
+
+impl Place {
+    pub(crate) fn position(&self) -> Position {
+        Position(serde_json::to_string(self).expect("strings and numbers always serialise"))
+    }
+}
+
+/// Files in order, read to their end.
+pub(crate) struct Files {
+    queue: VecDeque<Found>,
+    current: Option<Open>,
+    decoder: Decoder,
+    read: Arc<AtomicU64>,
+    /// Whether anything at all was readable, and the first file that was not.
+    readable: bool,
+    unreadable: Option<(String, String)>,
+    passed_over: Refused,
+    walked: bool,
+}
+
+/// What all files of a shard share.
+struct Decoder {
+    format: Format,
+    interfaces: Interfaces,
+    decoded: Decoded,
+    chunk: usize,
+    buffer: Vec<u8>,
+}
+
+impl Files {
+    pub(crate) fn new(found: Vec<Found>, settings: &Settings, read: Arc<AtomicU64>) -> Result<Files, ReadError> {
+        let decoder = Decoder {
+            format: settings.format()?,
+            interfaces: Interfaces::new(settings.interfaces_max),
+            decoded: Decoded::default(),
+            chunk: settings.chunk_bytes.max(2 * LINE_MAX),
+            buffer: Vec::new(),
+        };
+        Ok(Files {
+            walked: found.iter().any(|file| !file.named),
+            queue: found.into(),
+            current: None,
+            decoder,
+            read,
+            readable: false,
+            unreadable: None,
+            passed_over: Refused::default(),
+        })
+    }
+
+    pub(crate) fn adopt_interfaces(&mut self, known: &[Interface]) {
+        self.decoder.interfaces.adopt(known);
+    }
+
+    /// The next batch, in the memory of an old one; `None` at the end of all files.
+    pub(crate) fn next(&mut self, mut batch: Batch) -> Result<Option<Batch>, ReadError> {
+        clear(&mut batch);
+        loop {
+            if self.current.is_none() && !self.open_next()? {
+                return self.end(batch);
+            }
+            let Some(open) = &mut self.current else { continue };
+            let step = open.step(&mut self.decoder);
+            self.read.store(open.base + open.read.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.readable |= open.readable;
+            let given_up = !open.readable && (step.ended || open.refused >= PATIENCE);
+            if given_up {
+                self.give_up()?;
+                continue;
+            }
+            if open.readable || step.ended {
+                self.take(&mut batch);
+            }
+            if step.ended {
+                self.close();
+            }
+            if !batch.records.is_empty() || !batch.blind.is_empty() || batch.refused.count > 0 {
+                return Ok(Some(batch));
+            }
+        }
+    }
+
+    /// Moves on to the next file that can be opened; false when there is none left.
+    fn open_next(&mut self) -> Result<bool, ReadError> {
+        let Some(found) = self.queue.pop_front() else { return Ok(false) };
+        let base = self.read.load(Ordering::Relaxed);
+        match Open::new(&found, base, &self.decoder) {
+            Ok(open) => self.current = Some(open),
+            Err(cause) if found.named => return Err(ReadError::Open { path: shown(&found.path), cause }),
+            Err(cause) => self.pass_over(shown(&found.path), cause.to_string()),
+        }
+        Ok(true)
+    }
+
+    /// The current file holds nothing readable: an error when it was named, a refusal when it was found in a folder.
+    fn give_up(&mut self) -> Result<(), ReadError> {
+        let Some(open) = self.close() else { return Ok(()) };
+        let reason = open.why_unreadable();
+        self.decoder.decoded.clear();
+        if open.named {
+            return Err(ReadError::NotFlowLogs { path: open.name, reason });
+        }
+        self.pass_over(open.name, reason);
+        Ok(())
+    }
+
+    fn pass_over(&mut self, name: String, reason: String) {
+        let reason_here = format!("not a flow log: {reason}");
+        self.passed_over.add(Refusal { source: name.clone(), line: 0, field: None, reason: reason_here });
+        self.unreadable.get_or_insert((name, reason));
+    }
+
+    fn close(&mut self) -> Option<Open> {
+        let open = self.current.take()?;
+        self.read.store(open.base + open.size.max(open.read.load(Ordering::Relaxed)), Ordering::Relaxed);
+        Some(open)
+    }
+
+    fn take(&mut self, batch: &mut Batch) {
+        let Some(open) = &mut self.current else { return };
+        let decoded = &mut self.decoder.decoded;
+        std::mem::swap(&mut batch.records, &mut decoded.records);
+        std::mem::swap(&mut batch.blind, &mut decoded.blind);
+        batch.interfaces.extend_from_slice(self.decoder.interfaces.take_new());
+        batch.refused.count += decoded.refused;
+        for refusal in decoded.samples.drain(..) {
+            batch.refused.merge(Refused {
+                count: 0,
+                samples: vec![Refusal {
+                    source: open.name.clone(),
+                    line: refusal.line,
+                    field: refusal.field.map(str::to_owned),
+                    reason: refusal.reason,
+                }],
+            });
+        }
+        batch.refused.merge(std::mem::take(&mut self.passed_over));
+        batch.position = Some(open.place().position());
+        decoded.clear();
+    }
+
+    /// At the end: what folders held besides flow logs, or the error that they held nothing else.
+    fn end(&mut self, mut batch: Batch) -> Result<Option<Batch>, ReadError> {
+        if self.walked && !self.readable {
+            self.walked = false;
+            let (path, reason) = match self.unreadable.take() {
+                Some((path, reason)) => (path, format!("{reason} (and no other file of the folder is one)")),
+                None => ("the folder".to_owned(), "it holds no files".to_owned()),
+            };
+            return Err(ReadError::NotFlowLogs { path, reason });
+        }
+        batch.refused.merge(std::mem::take(&mut self.passed_over));
+        if batch.refused.count > 0 { Ok(Some(batch)) } else { Ok(None) }
+    }
+}
+
+fn clear(batch: &mut Batch) {
+    batch.records.clear();
+    batch.interfaces.clear();
+    batch.blind.clear();
+    batch.refused = Refused::default();
+    batch.position = None;
+}
+
+/// A file being read.
+struct Open {
+    name: String,
+    named: bool,
+    size: u64,
+    /// Bytes of the files before this one.
+    base: u64,
+    read: Arc<AtomicU64>,
+    content: Content,
+    /// Whether any line of it was a record, blindness or a header.
+    readable: bool,
+    refused: u64,
+    first_refusal: Option<String>,
+}
+
+enum Content {
+    Text(Box<TextStream>),
+}
+
+#[derive(Default)]
+struct Step {
+    ended: bool,
+}
+
+impl Open {
+    fn new(found: &Found, base: u64, decoder: &Decoder) -> std::io::Result<Open> {
+        let read = Arc::new(AtomicU64::new(0));
+        let stdin = found.path == Path::new("-");
+        let input: Box<dyn Read + Send> =
+            if stdin { Box::new(std::io::stdin()) } else { Box::new(File::open(&found.path)?) };
+        let counted = Counted { input, read: read.clone() };
+        let unpacked = unpack(Box::new(counted))?;
+        let content = Content::Text(Box::new(TextStream::new(unpacked, Lines::new(decoder.format.clone()), stdin)));
+        Ok(Open {
+            name: shown(&found.path),
+            named: found.named,
+            size: found.size,
+            base,
+            read,
+            content,
+            readable: false,
+            refused: 0,
+            first_refusal: None,
+        })
+    }
+
+    /// Reads and decodes one chunk.
+    fn step(&mut self, decoder: &mut Decoder) -> Step {
+        let Content::Text(text) = &mut self.content;
+        let step = text.step(decoder);
+        let decoded = &decoder.decoded;
+        self.readable |= !decoded.records.is_empty() || !decoded.blind.is_empty() || text.lines.headers() > 0;
+        self.readable &= text.lines.unusable().is_none() || !decoded.records.is_empty();
+        self.refused += decoded.refused;
+        if self.first_refusal.is_none() {
+            self.first_refusal = decoded.samples.first().map(|refusal| match refusal.field {
+                Some(field) => format!("line {}: {field}: {}", refusal.line, refusal.reason),
+                None => format!("line {}: {}", refusal.line, refusal.reason),
+            });
+        }
+        step
+    }
+
+    fn why_unreadable(&self) -> String {
+        let Content::Text(text) = &self.content;
+        if let Some(error) = text.lines.unusable() {
+            return error.to_string();
+        }
+        match &self.first_refusal {
+            Some(reason) if text.lines.format().is_documented() => {
+                format!("{reason} (no line was readable; if its columns are your own, name them with --fields)")
+            }
+            Some(reason) => format!("{reason} (no line was readable)"),
+            None => "it is empty".into(),
+        }
+    }
+
+    fn place(&self) -> Place {
+        let Content::Text(text) = &self.content;
+        let fields = if text.lines.headers() > 0 { Some(text.lines.format().to_string()) } else { None };
+        Place { file: self.name.clone(), offset: text.offset, line: text.lines.number(), fields }
+    }
+}
+
+/// Counts what is read of the file itself, before it is unpacked.
+struct Counted {
+    input: Box<dyn Read + Send>,
+    read: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+/// Takes off gzip and zstd, told by their magic numbers; at most two layers, so that a bomb of nested archives stays one.
+fn unpack(mut input: Box<dyn Read + Send>) -> std::io::Result<Box<dyn Read + Send>> {
+    for _ in 0..2 {
+        let mut head = [0; 4];
+        let mut length = 0;
+        while length < head.len() {
+            match input.read(&mut head[length..]) {
+                Ok(0) => break,
+                Ok(count) => length += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Told where the bytes are asked for, like any later damage.
+                Err(error) => {
+                    input = Box::new(Failed(Some(error)));
+                    break;
+                }
+            }
+        }
+        let whole = Cursor::new(head[..length].to_vec()).chain(input);
+        match &head[..length] {
+            [0x1f, 0x8b, ..] => {
+                let buffered = std::io::BufReader::with_capacity(64 * 1024, whole);
+                input = Box::new(flate2::bufread::MultiGzDecoder::new(buffered));
+            }
+            [0x28, 0xb5, 0x2f, 0xfd] => input = Box::new(zstd::Decoder::new(whole)?),
+            _ => return Ok(Box::new(whole)),
+        }
+    }
+    Ok(input)
+}
+
+/// What is left of a file that could not be read on: its error, once.
+struct Failed(Option<std::io::Error>);
+
+impl Read for Failed {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        self.0.take().map_or(Ok(0), Err)
+    }
+}
+
+/// Lines read in chunks through one buffer.
+struct TextStream {
+    input: Box<dyn Read + Send>,
+    lines: Lines,
+    /// Bytes of text that are done with.
+    offset: u64,
+    /// The unfinished line at the beginning of the buffer.
+    kept: usize,
+    /// In the middle of a line that is too long to be kept.
+    skipping: bool,
+    /// Decode what one read gives instead of waiting for a full chunk: a pipe may be slow.
+    eager: bool,
+}
+
+impl TextStream {
+    fn new(input: Box<dyn Read + Send>, lines: Lines, eager: bool) -> TextStream {
+        TextStream { input, lines, offset: 0, kept: 0, skipping: false, eager }
+    }
+
+    fn step(&mut self, decoder: &mut Decoder) -> Step {
+        if decoder.buffer.len() < decoder.chunk {
+            decoder.buffer.resize(decoder.chunk, 0);
+        }
+        let (filled, ended) = self.fill(&mut decoder.buffer[..decoder.chunk]);
+        let mut from = 0;
+        if self.skipping {
+            match memchr(b'\n', &decoder.buffer[..filled]) {
+                Some(end) => {
+                    self.skipping = false;
+                    from = end + 1;
+                }
+                None => from = filled,
+            }
+        }
+        let text = &decoder.buffer[from..filled];
+        let whole = match (memrchr(b'\n', text), &ended) {
+            (_, Some(Ok(()))) => text.len(),
+            (Some(end), _) => end + 1,
+            (None, _) => 0,
+        };
+        self.lines.decode_plainly(&text[..whole], &mut decoder.interfaces, &mut decoder.decoded);
+        self.keep_rest(from + whole, filled, decoder);
+        if let Some(Err(error)) = &ended {
+            let reason = damaged(error);
+            decoder.decoded.refuse(self.lines.number() + 1, None, || reason);
+        }
+        Step { ended: ended.is_some() }
+    }
+
+    /// Moves the unfinished line to the front; one that is too long is refused now and skipped as it comes.
+    fn keep_rest(&mut self, done: usize, filled: usize, decoder: &mut Decoder) {
+        let rest = filled - done;
+        self.offset += done as u64;
+        if rest > LINE_MAX && !self.skipping {
+            self.lines.refuse_long_line(&mut decoder.decoded);
+            self.skipping = true;
+        }
+        if self.skipping {
+            self.offset += rest as u64;
+            self.kept = 0;
+        } else {
+            decoder.buffer.copy_within(done..filled, 0);
+            self.kept = rest;
+        }
+    }
+
+    /// Fills the buffer behind what is kept. The end is `Ok` when the file is, `Err` when reading failed.
+    fn fill(&mut self, buffer: &mut [u8]) -> (usize, Option<std::io::Result<()>>) {
+        let mut filled = self.kept;
+        while filled < buffer.len() {
+            match self.input.read(&mut buffer[filled..]) {
+                Ok(0) => return (filled, Some(Ok(()))),
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return (filled, Some(Err(error))),
+            }
+            if self.eager {
+                break;
+            }
+        }
+        (filled, None)
+    }
+}
+
+/// In words: why a file could not be read on.
+fn damaged(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::UnexpectedEof => "the packed file is cut off here; what follows is lost".into(),
+        ErrorKind::InvalidData | ErrorKind::InvalidInput => {
+            format!("the packed file is damaged here ({error}); what follows is lost")
+        }
+        _ => format!("reading failed here ({error}); what follows is lost"),
+    }
+}
