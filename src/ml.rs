@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::{Address, EventTime};
 
+pub mod breaker;
+pub mod calibration;
+pub mod canary;
+pub mod drift;
 pub mod features;
 pub mod forest;
 pub mod local;
