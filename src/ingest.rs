@@ -13,6 +13,7 @@ use crate::flow::{Blindness, FlowRecord, Interface};
 
 pub mod lease;
 pub mod local;
+pub mod snapshot;
 
 /// Settings `[ingest]`: what every source of records shares.
 #[derive(Clone, Debug, Deserialize)]
@@ -172,6 +173,12 @@ pub trait Shard: Send {
 
     /// Where reading starts, i.e. the last checkpoint; `None` at the beginning.
     fn resume_from(&self) -> Option<Position>;
+
+    /// Starts reading after `position`, where a restored snapshot was taken, instead of at the last checkpoint. Only before
+    /// the first read. False where the backend cannot: then only a snapshot taken at the checkpoint can be used.
+    fn resume_at(&mut self, _position: &Position) -> bool {
+        false
+    }
 
     /// Tells the shard which interfaces already have numbers, before the first read, when a snapshot is restored.
     fn adopt_interfaces(&mut self, known: &[Interface]);
