@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 use crate::settings::{Settings, SettingsError};
 
 pub mod config;
+pub mod simulate;
 
 /// Detects network anomalies in AWS VPC flow logs.
 #[derive(Debug, Parser)]
@@ -29,6 +30,8 @@ pub struct Cli {
 pub enum Command {
     /// Print all settings with their defaults, or check a settings file
     Config(config::Args),
+    /// Write seeded, labelled flow logs of a simulated VPC, with any threats in it
+    Simulate(simulate::Args),
 }
 
 impl Command {
@@ -36,6 +39,7 @@ impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Command::Config(args) => config::run(args),
+            Command::Simulate(args) => simulate::run(args),
         }
     }
 }

@@ -10,4 +10,5 @@ pub mod ingest;
 pub mod ml;
 pub mod publish;
 pub mod settings;
+pub mod simulate;
 pub mod statistical;
