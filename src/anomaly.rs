@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::finding::{Actor, Evidence, Severity, Target, Threat};
@@ -14,7 +15,7 @@ use crate::flow::EventTime;
 pub const SCHEMA: &str = "1";
 
 /// Where an episode stands.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// It may go on.
@@ -24,7 +25,7 @@ pub enum Status {
 }
 
 /// A confirmed incident as it is recorded, announced and shown.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Anomaly {
     /// One id for the life of the episode.
     pub anomaly_id: Uuid,
@@ -73,7 +74,7 @@ pub struct Anomaly {
 }
 
 /// What each tier contributed to an anomaly.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Tiers {
     /// Tier 1: the methods that spoke, each with its highest score.
     pub statistical: BTreeMap<String, f64>,
@@ -86,7 +87,7 @@ pub struct Tiers {
 }
 
 /// What the models said about the host.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct MlContribution {
     /// Which model.
     pub model_version: String,
@@ -97,14 +98,14 @@ pub struct MlContribution {
 }
 
 /// The stages of validation that an incident went through, in order.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Validation {
     /// Each stage with what it found.
     pub stages: Vec<Stage>,
 }
 
 /// One stage of validation.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Stage {
     /// `evidence`, `allow_list`, `suppression`, `known_benign`, `baseline`, `corroboration`, `confidence`, `storm`.
     pub name: String,

@@ -7,12 +7,13 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::flow::{Address, EventTime};
 
 /// What kind of trouble. The names are the API's.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Threat {
     /// Looking for open ports or hosts.
@@ -54,7 +55,7 @@ impl fmt::Display for Threat {
 }
 
 /// How bad it is if it is true.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// For the record.
@@ -86,7 +87,7 @@ impl fmt::Display for Severity {
 }
 
 /// Which tier a number comes from.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Tier {
     /// Tier 1.
@@ -100,7 +101,7 @@ pub enum Tier {
 }
 
 /// How one number joins with the same number from another window or shard.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Merge {
     /// The largest seen.
@@ -114,7 +115,7 @@ pub enum Merge {
 }
 
 /// One number that supports a finding, beside the threshold it was held against.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Evidence {
     /// Which tier measured it.
     pub tier: Tier,
@@ -181,7 +182,7 @@ impl<'de> Deserialize<'de> for Actor {
 }
 
 /// One address that was acted upon, and on which ports.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Target {
     /// The address.
     pub address: Address,

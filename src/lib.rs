@@ -2,13 +2,16 @@
 
 // In reading order: the words, where records come from, the four tiers, telling, and what holds them together.
 pub mod anomaly;
+pub mod api;
 pub mod aws;
 pub mod cli;
 pub mod finding;
 pub mod flow;
+pub mod health;
 pub mod ingest;
 pub mod ml;
 pub mod publish;
 pub mod settings;
 pub mod simulate;
 pub mod statistical;
+pub mod telemetry;

@@ -4,6 +4,7 @@
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::anomaly::{Anomaly, Status};
@@ -77,7 +78,7 @@ pub struct Page {
 }
 
 /// Why something was not told, kept so that it can be asked for.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Silence {
     /// The id that the anomaly would have had.
     pub anomaly_id: Uuid,
@@ -98,7 +99,7 @@ pub struct Silence {
 }
 
 /// What an analyst said of an anomaly.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Feedback {
     /// Which anomaly.
     pub anomaly_id: Uuid,
@@ -113,7 +114,7 @@ pub struct Feedback {
 }
 
 /// An analyst's verdict.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It was what it said.

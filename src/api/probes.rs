@@ -1,0 +1,64 @@
+//! How the service is: for orchestrators, for Prometheus, for people.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Context;
+use crate::health::{Degraded, Phase, Report};
+
+/// That the process answers.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Alive {
+    /// Always `alive`.
+    pub status: &'static str,
+}
+
+/// Whether the service does its work.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Ready {
+    /// `ready`, `degraded`, or `not_ready`.
+    pub status: &'static str,
+    /// Where the service stands in its life.
+    pub phase: Phase,
+    /// What is away, why, and since when.
+    pub degraded: Vec<Degraded>,
+}
+
+/// Whether the process answers
+#[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = Alive)))]
+pub async fn live() -> Json<Alive> {
+    Json(Alive { status: "alive" })
+}
+
+/// Whether the service does its work, and what is degraded
+///
+/// A degraded service is ready: it works with something lesser in place of what is away.
+#[utoipa::path(
+    get, path = "/health/ready", tag = "health",
+    responses((status = 200, body = Ready), (status = 503, body = Ready, description = "starting or stopping"))
+)]
+pub async fn ready(State(context): State<Context>) -> Response {
+    let Report { phase, degraded, .. } = context.health.report();
+    let (code, status) = match phase {
+        Phase::Starting | Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
+        Phase::Running | Phase::Finished if degraded.is_empty() => (StatusCode::OK, "ready"),
+        Phase::Running | Phase::Finished => (StatusCode::OK, "degraded"),
+    };
+    (code, Json(Ready { status, phase, degraded })).into_response()
+}
+
+/// How everything is: phase, degradations, every shard with what it could not read
+#[utoipa::path(get, path = "/v1/status", tag = "health", responses((status = 200, body = Report)))]
+pub async fn status(State(context): State<Context>) -> Json<Report> {
+    Json(context.health.report())
+}
+
+/// Metrics in the Prometheus text format
+#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, body = String, content_type = "text/plain")))]
+pub async fn metrics(State(context): State<Context>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], context.metrics.render()).into_response()
+}

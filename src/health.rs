@@ -1,0 +1,172 @@
+//! How the service is: reported by whoever works, asked by whoever wants to know.
+//!
+//! It stands below both, so that the API need not know the pipeline nor the pipeline the API. Short critical sections,
+//! never held across an await, a few times a second: a plain mutex.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::flow::EventTime;
+use crate::ingest::Refused;
+
+/// Where the service stands in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Opening its backends, restoring its state.
+    Starting,
+    /// At work.
+    Running,
+    /// Told to stop: what was read is being finished.
+    Draining,
+    /// The input has ended, or everything is finished; it only answers.
+    Finished,
+}
+
+/// Something is away, and something lesser stands in for it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+pub struct Degraded {
+    /// What is away: `ml`, `correlation`, `publish`, `snapshot`, `ingest`, `settings`.
+    pub part: String,
+    /// Why, and what happens in the meantime.
+    pub reason: String,
+    /// Since when (wall clock).
+    #[schema(value_type = String)]
+    pub since: Timestamp,
+}
+
+/// How one shard is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+pub struct Shard {
+    /// `reading`, `restarting`, `ended`, `lost`.
+    pub state: String,
+    /// Records read since the start of the process.
+    pub records: u64,
+    /// Newest event time seen.
+    #[schema(value_type = Option<String>)]
+    pub newest: Option<EventTime>,
+    /// Where it would resume.
+    #[schema(value_type = Option<String>)]
+    pub checkpoint: Option<String>,
+    /// What could not be read, with the first few samples.
+    #[schema(value_type = Object)]
+    pub refused: Refused,
+}
+
+/// How everything is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+pub struct Report {
+    /// Where the service stands in its life.
+    pub phase: Phase,
+    /// When the process began (wall clock).
+    #[schema(value_type = String)]
+    pub started: Timestamp,
+    /// What is away; empty when all is well.
+    pub degraded: Vec<Degraded>,
+    /// The shards that are ours, by name.
+    pub shards: BTreeMap<String, Shard>,
+}
+
+/// How many samples of refused input are kept per shard.
+const SAMPLES: usize = 5;
+
+/// How everything is, shared.
+#[derive(Debug)]
+pub struct Health(Mutex<Report>);
+
+impl Default for Health {
+    fn default() -> Health {
+        let (degraded, shards) = (Vec::new(), BTreeMap::new());
+        Health(Mutex::new(Report { phase: Phase::Starting, started: Timestamp::now(), degraded, shards }))
+    }
+}
+
+impl Health {
+    fn lock(&self) -> MutexGuard<'_, Report> {
+        // A panic elsewhere is no reason to stop answering how we are.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy of all that is known.
+    pub fn report(&self) -> Report {
+        self.lock().clone()
+    }
+
+    /// Enters a phase.
+    pub fn enter(&self, phase: Phase) {
+        self.lock().phase = phase;
+    }
+
+    /// A part is away. True when that is news.
+    pub fn degrade(&self, part: &str, reason: impl Into<String>) -> bool {
+        let mut report = self.lock();
+        let reason = reason.into();
+        if let Some(known) = report.degraded.iter_mut().find(|known| known.part == part) {
+            known.reason = reason;
+            return false;
+        }
+        report.degraded.push(Degraded { part: part.to_owned(), reason, since: Timestamp::now() });
+        true
+    }
+
+    /// A part is back. True when that is news.
+    pub fn restore(&self, part: &str) -> bool {
+        let mut report = self.lock();
+        let before = report.degraded.len();
+        report.degraded.retain(|known| known.part != part);
+        report.degraded.len() < before
+    }
+
+    /// The parts that are away, by name, in order.
+    pub fn degraded(&self) -> Vec<String> {
+        let mut parts: Vec<String> = self.lock().degraded.iter().map(|known| known.part.clone()).collect();
+        parts.sort_unstable();
+        parts
+    }
+
+    /// Notes how a shard is.
+    pub fn shard(&self, id: &str, note: impl FnOnce(&mut Shard)) {
+        let fresh = || Shard {
+            state: "reading".to_owned(),
+            records: 0,
+            newest: None,
+            checkpoint: None,
+            refused: Refused::default(),
+        };
+        note(self.lock().shards.entry(id.to_owned()).or_insert_with(fresh));
+    }
+
+    /// Counts what could not be read, and keeps the first few samples.
+    pub fn refused(&self, id: &str, refused: &Refused) {
+        self.shard(id, |shard| {
+            shard.refused.count += refused.count;
+            let room = SAMPLES.saturating_sub(shard.refused.samples.len());
+            shard.refused.samples.extend(refused.samples.iter().take(room).cloned());
+        });
+    }
+
+    /// Forgets a shard that is no longer ours.
+    pub fn forget(&self, id: &str) {
+        self.lock().shards.remove(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_away_once_until_it_is_back() {
+        let health = Health::default();
+        assert!(health.degrade("ml", "no answer within 2 s"));
+        assert!(!health.degrade("ml", "refused"));
+        assert_eq!(health.report().degraded[0].reason, "refused");
+        assert!(health.restore("ml"));
+        assert!(!health.restore("ml"));
+        assert!(health.degraded().is_empty());
+    }
+}

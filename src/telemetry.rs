@@ -1,0 +1,264 @@
+//! What the service tells about itself: the log, and one table of metrics.
+//!
+//! Every metric is a constant with its name, unit and help text, and stands in [`TABLE`]; there are no others. Whoever
+//! counts names the constant, so a misspelt metric does not compile, and whatever shows metrics (`/metrics`, the
+//! documentation) walks the table.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+
+use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
+
+/// Settings `[telemetry]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// How the log is written.
+    pub log_format: LogFormat,
+    /// What is logged: `info`, or per module as in `info,flowvigil::pipeline=debug`.
+    pub log_level: String,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Pretty on a terminal, JSON otherwise.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For eyes.
+    Pretty,
+}
+
+impl Settings {
+    /// Whether the level can be read; the reason if not.
+    pub fn check_level(&self) -> Result<(), String> {
+        EnvFilter::builder().parse(&self.log_level).map(|_| ()).map_err(|error| error.to_string())
+    }
+}
+
+/// Sends the log to standard error. Once per process; a second call changes nothing.
+pub fn log_to_stderr(settings: &Settings) {
+    let filter = EnvFilter::builder().parse_lossy(&settings.log_level);
+    let terminal = std::io::stderr().is_terminal();
+    let json = match settings.log_format {
+        LogFormat::Auto => !terminal,
+        LogFormat::Json => true,
+        LogFormat::Pretty => false,
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // The only error is that there is a subscriber already, e.g. of a test.
+    let _ = if json {
+        builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+    } else {
+        builder.with_ansi(terminal).with_target(false).try_init()
+    };
+}
+
+/// One metric.
+#[derive(Debug)]
+pub struct Metric {
+    /// Its name, with the unit at the end as Prometheus wants it.
+    pub name: &'static str,
+    /// `records`, `s`, `bytes`, …
+    pub unit: &'static str,
+    /// What it says.
+    pub help: &'static str,
+    /// How it behaves.
+    pub kind: Kind,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+}
+
+/// How a metric behaves.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// A distribution over [`SECONDS`].
+    Histogram,
+}
+
+/// Bucket bounds of all histograms, s: a batch takes milliseconds, a held pipeline minutes.
+pub const SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+macro_rules! metrics {
+    ($($(#[doc = $help:literal])+ $constant:ident = $kind:ident $name:literal [$($label:literal),*] $unit:literal;)*) => {
+        $(
+            $(#[doc = $help])+
+            pub const $constant: Metric = Metric {
+                name: $name,
+                unit: $unit,
+                help: concat!($($help),+).trim_ascii_start(),
+                kind: Kind::$kind,
+                labels: &[$($label),*],
+            };
+        )*
+        /// All metrics there are.
+        pub const TABLE: &[&Metric] = &[$(&$constant),*];
+    };
+}
+
+metrics! {
+    /// Flow records observed.
+    RECORDS = Counter "flowvigil_records_total" ["shard"] "records";
+    /// Lines or payloads that could not be read.
+    REFUSED = Counter "flowvigil_refused_total" ["shard"] "lines";
+    /// Records that came after their window had closed.
+    LATE = Counter "flowvigil_late_records_total" ["shard"] "records";
+    /// Records that said again what another interface had said.
+    DUPLICATES = Counter "flowvigil_duplicate_records_total" ["shard"] "records";
+    /// Windows closed.
+    WINDOWS = Counter "flowvigil_windows_total" ["shard"] "windows";
+    /// Entries evicted from full tables.
+    EVICTIONS = Counter "flowvigil_evictions_total" ["shard", "table"] "entries";
+    /// Seconds for which the log of an interface says nothing: no data, or skipped by the exporter.
+    BLIND = Counter "flowvigil_blind_seconds_total" ["shard", "kind"] "s";
+    /// What detectors said of closed windows.
+    FINDINGS = Counter "flowvigil_findings_total" ["threat"] "findings";
+    /// Incidents that validation refused to tell.
+    SILENCES = Counter "flowvigil_silences_total" ["stage"] "incidents";
+    /// Anomalies announced.
+    ANOMALIES = Counter "flowvigil_anomalies_total" ["threat", "announcement"] "anomalies";
+    /// From the arrival of a batch to the recording and announcing of all that came of it.
+    PROCESSING = Histogram "flowvigil_processing_seconds" ["shard"] "s";
+    /// Messages waiting in a channel.
+    QUEUE_DEPTH = Gauge "flowvigil_queue_depth" ["queue"] "messages";
+    /// Wall clock less the newest event time: how far behind the traffic we are.
+    LAG = Gauge "flowvigil_lag_seconds" ["shard"] "s";
+    /// Snapshots by what became of them: saved, failed, restored, unreadable.
+    SNAPSHOTS = Counter "flowvigil_snapshots_total" ["outcome"] "snapshots";
+    /// Size of the last snapshot before compression.
+    SNAPSHOT_BYTES = Gauge "flowvigil_snapshot_bytes" ["name"] "bytes";
+    /// Shards that failed and were started again from their checkpoint.
+    SHARD_RESTARTS = Counter "flowvigil_shard_restarts_total" ["shard"] "restarts";
+    /// Attempts to record or announce that failed and were repeated.
+    PUBLISH_RETRIES = Counter "flowvigil_publish_retries_total" ["step"] "attempts";
+    /// 1 while a part is away and something lesser stands in for it.
+    DEGRADED = Gauge "flowvigil_degraded" ["part"] "1";
+    /// Requests answered.
+    REQUESTS = Counter "flowvigil_http_requests_total" ["route", "status"] "requests";
+    /// How long answers took.
+    REQUEST_SECONDS = Histogram "flowvigil_http_request_seconds" ["route"] "s";
+}
+
+/// All metrics of the process, counting.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    counters: HashMap<&'static str, IntCounterVec>,
+    gauges: HashMap<&'static str, IntGaugeVec>,
+    histograms: HashMap<&'static str, HistogramVec>,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Metrics {
+        let registry = Registry::new();
+        let (mut counters, mut gauges, mut histograms) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let valid = "the table holds valid, distinct names; a test makes them all";
+        for metric in TABLE {
+            match metric.kind {
+                Kind::Counter => {
+                    let made = IntCounterVec::new(Opts::new(metric.name, metric.help), metric.labels).expect(valid);
+                    registry.register(Box::new(made.clone())).expect(valid);
+                    counters.insert(metric.name, made);
+                }
+                Kind::Gauge => {
+                    let made = IntGaugeVec::new(Opts::new(metric.name, metric.help), metric.labels).expect(valid);
+                    registry.register(Box::new(made.clone())).expect(valid);
+                    gauges.insert(metric.name, made);
+                }
+                Kind::Histogram => {
+                    let options = HistogramOpts::new(metric.name, metric.help).buckets(SECONDS.to_vec());
+                    let made = HistogramVec::new(options, metric.labels).expect(valid);
+                    registry.register(Box::new(made.clone())).expect(valid);
+                    histograms.insert(metric.name, made);
+                }
+            }
+        }
+        Metrics { registry, counters, gauges, histograms }
+    }
+
+    /// Adds to a counter.
+    pub fn add(&self, metric: &Metric, labels: &[&str], amount: u64) {
+        debug_assert_eq!(metric.labels.len(), labels.len(), "{} has other labels", metric.name);
+        if let Some(counter) = self.counters.get(metric.name)
+            && let Ok(counter) = counter.get_metric_with_label_values(labels)
+        {
+            counter.inc_by(amount);
+        }
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, metric: &Metric, labels: &[&str], value: i64) {
+        debug_assert_eq!(metric.labels.len(), labels.len(), "{} has other labels", metric.name);
+        if let Some(gauge) = self.gauges.get(metric.name)
+            && let Ok(gauge) = gauge.get_metric_with_label_values(labels)
+        {
+            gauge.set(value);
+        }
+    }
+
+    /// Adds to a distribution.
+    pub fn observe(&self, metric: &Metric, labels: &[&str], seconds: f64) {
+        debug_assert_eq!(metric.labels.len(), labels.len(), "{} has other labels", metric.name);
+        if let Some(histogram) = self.histograms.get(metric.name)
+            && let Ok(histogram) = histogram.get_metric_with_label_values(labels)
+        {
+            histogram.observe(seconds);
+        }
+    }
+
+    /// Forgets what was said of a shard that is no longer ours.
+    pub fn forget(&self, metric: &Metric, labels: &[&str]) {
+        if let Some(gauge) = self.gauges.get(metric.name) {
+            // The only error is that there was nothing to forget.
+            let _ = gauge.remove_label_values(labels);
+        }
+    }
+
+    /// The Prometheus text exposition format, version 0.0.4.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut text)
+            .expect("writing into memory has nothing to fail on");
+        String::from_utf8(text).expect("names and labels are UTF-8")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_of_the_table_can_be_counted_and_rendered() {
+        let metrics = Metrics::new();
+        for metric in TABLE {
+            let labels = vec!["x"; metric.labels.len()];
+            match metric.kind {
+                Kind::Counter => metrics.add(metric, &labels, 3),
+                Kind::Gauge => metrics.set(metric, &labels, -3),
+                Kind::Histogram => metrics.observe(metric, &labels, 0.3),
+            }
+        }
+        let text = metrics.render();
+        for metric in TABLE {
+            assert!(text.contains(&format!("# HELP {} {}", metric.name, metric.help)), "{} is not shown", metric.name);
+        }
+        assert!(text.contains("flowvigil_records_total{shard=\"x\"} 3"), "{text}");
+    }
+}
