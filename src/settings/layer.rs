@@ -336,6 +336,8 @@ impl Lines {
 pub(super) fn documented_keys(text: &str) -> Vec<(String, String)> {
     let mut table = String::new();
     let mut comment = String::new();
+    // Of a list's entry, `[[…]]`, the comment above it speaks for all its keys.
+    let mut entry = String::new();
     let mut keys = Vec::new();
     for line in text.lines() {
         if let Some(words) = line.strip_prefix('#') {
@@ -343,11 +345,13 @@ pub(super) fn documented_keys(text: &str) -> Vec<(String, String)> {
         } else if let Some(name) = line.strip_prefix('[') {
             table = name.trim_matches(['[', ']']).to_owned();
             table = table.strip_prefix("when.").unwrap_or(&table).to_owned();
+            entry = if name.starts_with('[') { comment.trim().to_owned() } else { String::new() };
             comment.clear();
         } else if line.is_empty() {
             comment.clear();
         } else if let Some((key, _)) = line.split_once(" = ") {
-            keys.push((format!("{table}.{key}"), comment.trim().to_owned()));
+            let words = if comment.is_empty() { entry.clone() } else { comment.trim().to_owned() };
+            keys.push((format!("{table}.{key}"), words));
             comment.clear();
         }
     }

@@ -1,0 +1,118 @@
+//! Tier 3: findings of all shards and tasks fold into one [`Incident`] per story.
+//!
+//! Shards are judged apart, and a crash replays some of their records, so findings arrive in any order and more than
+//! once. Folding is therefore *commutative and idempotent by construction*: everything an incident knows is a set, an
+//! extreme, HyperLogLog registers, or a number kept per (shard, window) and overwritten; see [`incident`]. What does
+//! depend on the order of arrival is the id alone: it is derived from the start of the episode as it was *first known*,
+//! and kept for life.
+//!
+//! Findings of one [`IncidentKey`](crate::finding::IncidentKey) are one episode while they overlap or lie within the
+//! threat's episode gap ([`Settings::episode_gap`]). Incidents that share an actor, or of which one's target is the
+//! other's actor, are one story; they stay incidents of their own and name each other ([`Incident::related`]).
+//!
+//! [`Incidents`] is the pure core; [`local`] puts it behind the port. Both know nothing of what is confirmed: that is
+//! for validation to say.
+
+use async_trait::async_trait;
+use jiff::SignedDuration;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::finding::{Finding, Threat};
+use crate::flow::EventTime;
+use crate::ingest::ShardId;
+
+pub mod incident;
+pub mod incidents;
+pub mod local;
+mod pairs;
+
+pub use incident::{Account, Incident, Relation};
+pub use incidents::Incidents;
+
+/// Settings of the tier, `[correlation]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// How many incidents are kept open at once, at about 3 KB each and never more than about 32 KB.
+    pub incidents_max: usize,
+    /// How far apart in time two threats of one actor may lie and still be one story.
+    pub story: SignedDuration,
+    /// For how long nothing may be seen of an episode before it is over, per threat.
+    pub episode_gap: EpisodeGap,
+}
+
+/// For how long nothing may be seen of an episode before it is over, `[correlation.episode_gap]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EpisodeGap {
+    /// Of a scan.
+    pub port_scan: SignedDuration,
+    /// Of a flood.
+    pub ddos: SignedDuration,
+    /// Of a beacon.
+    pub c2_beacon: SignedDuration,
+    /// Of a miner.
+    pub crypto_mining: SignedDuration,
+    /// Of Tor use.
+    pub tor: SignedDuration,
+    /// Of a host out of character.
+    pub behavior: SignedDuration,
+}
+
+impl EpisodeGap {
+    /// The gap of one threat, s.
+    pub fn seconds(&self, threat: Threat) -> u32 {
+        let gap = match threat {
+            Threat::PortScan => self.port_scan,
+            Threat::Ddos => self.ddos,
+            Threat::C2Beacon => self.c2_beacon,
+            Threat::CryptoMining => self.crypto_mining,
+            Threat::Tor => self.tor,
+            Threat::Behavior => self.behavior,
+        };
+        whole_seconds(gap)
+    }
+}
+
+/// A setting's duration in event time's unit; negative is 0.
+fn whole_seconds(duration: SignedDuration) -> u32 {
+    u32::try_from(duration.as_secs().max(0)).unwrap_or(u32::MAX)
+}
+
+/// Why a backend could not fold.
+#[derive(Debug, thiserror::Error)]
+pub enum CorrelationError {
+    /// It may go better later; until then the task correlates by itself and says `degraded`.
+    #[error("{context}: {cause}")]
+    Retry {
+        /// What was being done, as a verb phrase.
+        context: String,
+        /// What came back.
+        cause: String,
+    },
+    /// It will not, however often.
+    #[error("{context}: {cause}")]
+    Fatal {
+        /// What was being done, as a verb phrase.
+        context: String,
+        /// What came back.
+        cause: String,
+    },
+}
+
+/// Where the incidents of all shards meet.
+#[async_trait]
+pub trait IncidentStore: Send + Sync {
+    /// Folds findings of one shard, atomically, and returns every incident that they touched, *changed or not*: after a
+    /// crash the caller may have folded without having told. Incidents that gained a relation are among them, and so
+    /// are those that were found to be part of another (`absorbed_by`, closed). In order of first moment, then of key.
+    async fn fold(&self, shard: &ShardId, findings: &[Finding]) -> Result<Vec<Incident>, CorrelationError>;
+
+    /// Closes and forgets the incidents of which nothing has been seen for the threat's gap before `watermark`, the
+    /// least watermark of all shards, and returns them, each once.
+    async fn expire(&self, watermark: EventTime) -> Result<Vec<Incident>, CorrelationError>;
+
+    /// An incident that is still open.
+    async fn get(&self, id: Uuid) -> Result<Option<Incident>, CorrelationError>;
+}

@@ -1,0 +1,557 @@
+//! One story, and how a finding folds into it.
+//!
+//! An [`Account`] is what findings say together. It is a join semilattice: joining in any order and any number of times
+//! gives the same account. Per part:
+//!
+//! | part | joins by |
+//! | --- | --- |
+//! | methods and scores, severity, span, counts | extreme |
+//! | actor | itself; two different ones are `many` |
+//! | targets, ports, interfaces | union, the smallest so many kept |
+//! | target sketch | register-wise maximum |
+//! | evidence | its [`Merge`]; sums are kept per window, shard and method and overwritten |
+//!
+//! What closed windows said is joined for good; what was said of a window that is still open is kept apart, until the
+//! closed window speaks. So an early look never leaves a trace in the final account.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::pairs;
+use crate::finding::{Actor, Evidence, Finding, IncidentKey, Merge, Severity, Target, Tier};
+use crate::flow::{Address, EventTime};
+
+/// How many windows' own numbers are kept before the oldest are added up for good: two hours of one-minute windows of one
+/// shard, far beyond any lateness, at about 100 bytes each.
+const WINDOWS_MAX: usize = 128;
+
+/// How many judgements of open windows are kept; there is one or two per shard and method.
+const OPEN_MAX: usize = 64;
+
+/// How many interfaces are named.
+const INTERFACES_MAX: usize = 16;
+
+/// How many related incidents are named.
+pub(super) const RELATED_MAX: usize = 32;
+
+/// Which judgement a number comes from. Later windows order later.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub(super) struct Source {
+    window: EventTime,
+    shard: Arc<str>,
+    method: String,
+}
+
+impl Source {
+    pub(super) fn of(shard: &Arc<str>, finding: &Finding) -> Source {
+        Source { window: finding.window, shard: shard.clone(), method: finding.method.clone() }
+    }
+}
+
+/// How two incidents belong together.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Relation {
+    /// The same actor did both.
+    SameActor,
+    /// The other acted upon this one's actor before that one acted.
+    Preceded,
+    /// This one acted upon the other's actor before that one acted.
+    Followed,
+    /// Both act upon the same victim.
+    SameTarget,
+}
+
+/// One story: findings of one key that overlap or follow each other closely.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Incident {
+    /// One id for life.
+    pub id: Uuid,
+    /// Threat and subject.
+    pub key: IncidentKey,
+    /// The episode's start as it was first known; the id is made of it.
+    pub known_from: EventTime,
+    /// Nothing was seen of it for the threat's gap, or it was found to be part of another.
+    pub closed: bool,
+    /// The incident that this one turned out to be part of.
+    pub absorbed_by: Option<Uuid>,
+    /// Other incidents of the same story (bounded).
+    #[serde(with = "pairs")]
+    pub related: BTreeMap<Uuid, Relation>,
+    /// How many actors' incidents of this threat lie on the busiest of its targets, itself counted.
+    pub actors_on_target: u32,
+    pub(super) settled: Account,
+    #[serde(with = "pairs")]
+    pub(super) open: BTreeMap<Source, Finding>,
+}
+
+impl Incident {
+    pub(super) fn new(key: IncidentKey, known_from: EventTime) -> Incident {
+        Incident {
+            id: key.episode(known_from),
+            key,
+            known_from,
+            closed: false,
+            absorbed_by: None,
+            related: BTreeMap::new(),
+            actors_on_target: 1,
+            settled: Account::default(),
+            open: BTreeMap::new(),
+        }
+    }
+
+    /// Folds one finding of the key's episode.
+    pub(super) fn fold(&mut self, shard: &Arc<str>, finding: &Finding) {
+        let source = Source::of(shard, finding);
+        if !finding.provisional {
+            self.open.remove(&source);
+            self.settled.fold(source, finding);
+        } else if !self.settled.knows(&source) {
+            match self.open.get_mut(&source) {
+                Some(before) if later_look(before, finding) == Ordering::Less => *before = finding.clone(),
+                Some(_) => {}
+                None => {
+                    self.open.insert(source, finding.clone());
+                }
+            }
+            while self.open.len() > OPEN_MAX {
+                self.open.pop_first();
+            }
+        }
+    }
+
+    /// Takes over everything that another episode of the same key knows; the two turned out to be one.
+    pub(super) fn absorb(&mut self, other: &Incident) {
+        let mut settled = other.settled.clone();
+        if self.settled.added_through.is_some() || settled.added_through.is_some() {
+            // Windows that one side has added up cannot be told apart any more, so all of them are added up.
+            self.settled.add_up(0);
+            settled.add_up(0);
+        }
+        self.settled.join(&settled);
+        self.open.retain(|source, _| !self.settled.knows(source));
+        for (source, finding) in &other.open {
+            self.fold(&source.shard, finding);
+        }
+        for (&id, &relation) in &other.related {
+            self.relate(id, relation);
+        }
+    }
+
+    /// Notes a related incident; true when that was news.
+    pub(super) fn relate(&mut self, id: Uuid, relation: Relation) -> bool {
+        if id == self.id || self.related.contains_key(&id) || self.related.len() >= RELATED_MAX {
+            return false;
+        }
+        self.related.insert(id, relation);
+        true
+    }
+
+    /// Everything that is known, the looks at open windows included.
+    pub fn account(&self) -> Account {
+        let mut account = self.settled.clone();
+        for (source, finding) in &self.open {
+            account.fold(source.clone(), finding);
+        }
+        account
+    }
+
+    /// How many closed windows (of each shard and method) have contributed; 0 while only open ones were looked at.
+    pub fn windows(&self) -> u32 {
+        self.settled.window_count()
+    }
+
+    /// First and last moment.
+    pub fn span(&self) -> (EventTime, EventTime) {
+        let open = self.open.values().map(|f| (f.first_seen, f.last_seen));
+        let settled = self.settled.headline.is_some().then_some((self.settled.first_seen, self.settled.last_seen));
+        open.chain(settled).reduce(|(a, b), (c, d)| (a.min(c), b.max(d))).unwrap_or((self.known_from, self.known_from))
+    }
+
+    /// Who acts, as far as it is one address.
+    pub fn actor(&self) -> Option<Address> {
+        use crate::finding::Subject;
+        match self.key.subject {
+            Subject::Actor(actor) | Subject::Pair(actor, _) => Some(actor),
+            Subject::Victim(_) => None,
+        }
+    }
+
+    /// What orders incidents of one moment.
+    pub(super) fn rank(&self) -> (EventTime, IncidentKey, Uuid) {
+        (self.span().0, self.key, self.id)
+    }
+}
+
+/// Of two looks at one open window, the one that saw more. A total order on content, so that the order of arrival does
+/// not matter.
+fn later_look(a: &Finding, b: &Finding) -> Ordering {
+    let text = |f: &Finding| serde_json::to_string(f).unwrap_or_default();
+    a.last_seen
+        .cmp(&b.last_seen)
+        .then(a.score.total_cmp(&b.score))
+        .then(a.target_count.cmp(&b.target_count))
+        .then_with(|| text(a).cmp(&text(b)))
+}
+
+/// One number over all windows.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Number {
+    evidence: Evidence,
+    window: EventTime,
+}
+
+impl Number {
+    /// Joins by the evidence's own rule; ties fall to the larger threshold, unit and window, so that order is nothing.
+    fn join(&mut self, other: &Number) {
+        let by_value = other
+            .evidence
+            .value
+            .total_cmp(&self.evidence.value)
+            .then(threshold_order(&other.evidence, &self.evidence))
+            .then_with(|| other.evidence.unit.cmp(&self.evidence.unit))
+            .then(other.window.cmp(&self.window));
+        let better = match self.evidence.merge {
+            Merge::Max | Merge::Sum => by_value,
+            Merge::Min => by_value.reverse(),
+            Merge::Latest => other.window.cmp(&self.window).then(by_value),
+        };
+        if better == Ordering::Greater {
+            *self = other.clone();
+        }
+    }
+}
+
+fn threshold_order(a: &Evidence, b: &Evidence) -> Ordering {
+    let of = |e: &Evidence| e.threshold.unwrap_or(f64::NEG_INFINITY);
+    of(a).total_cmp(&of(b))
+}
+
+/// Identifies a number of an incident: two methods that measure the same thing under one name measure one thing.
+type NumberName = (Tier, String, u8);
+
+/// What findings say together.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Account {
+    /// The methods that spoke, each with its highest score.
+    pub methods: BTreeMap<String, f64>,
+    /// Who did it; `None` before the first finding.
+    pub actor: Option<Actor>,
+    /// How bad the worst of the findings is.
+    pub severity: Option<Severity>,
+    /// First moment.
+    pub first_seen: EventTime,
+    /// Last moment.
+    pub last_seen: EventTime,
+    /// Start of the first window that spoke.
+    pub first_window: EventTime,
+    /// End of the last window that spoke.
+    pub last_window_end: EventTime,
+    /// The longest window, s.
+    pub window_seconds: u32,
+    /// Interfaces that saw it, the first few by name.
+    pub interfaces: BTreeSet<String>,
+    /// The account, or empty.
+    pub account: String,
+    target_count: u32,
+    targets: BTreeMap<Address, Ports>,
+    sketch: Vec<u8>,
+    #[serde(with = "pairs")]
+    numbers: BTreeMap<NumberName, Number>,
+    /// Sums of the recent windows, by window.
+    #[serde(with = "pairs")]
+    windows: BTreeMap<Source, BTreeMap<String, f64>>,
+    /// Sums of the windows up to `added_through`, added for good.
+    added: BTreeMap<String, f64>,
+    added_windows: u32,
+    added_through: Option<EventTime>,
+    headline: Option<Headline>,
+}
+
+/// Ports of one target.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+struct Ports {
+    listed: BTreeSet<u16>,
+    count: u32,
+}
+
+/// The sentence of the finding that was surest, and of these the latest.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Headline {
+    score: f64,
+    window: EventTime,
+    summary: String,
+}
+
+impl Headline {
+    fn order(&self, other: &Headline) -> Ordering {
+        self.score
+            .total_cmp(&other.score)
+            .then(self.window.cmp(&other.window))
+            .then_with(|| self.summary.cmp(&other.summary))
+    }
+}
+
+impl Account {
+    /// Whether this judgement of a closed window is part of the account already.
+    fn knows(&self, source: &Source) -> bool {
+        self.windows.contains_key(source) || self.added_through.is_some_and(|through| source.window <= through)
+    }
+
+    /// Joins what one finding says.
+    fn fold(&mut self, source: Source, finding: &Finding) {
+        self.join(&Account::of(source, finding));
+    }
+
+    /// What one finding says.
+    fn of(source: Source, finding: &Finding) -> Account {
+        let mut sums = BTreeMap::new();
+        let mut numbers = BTreeMap::new();
+        for evidence in &finding.evidence {
+            let name = (evidence.tier, evidence.name.clone(), evidence.merge as u8);
+            if evidence.merge == Merge::Sum {
+                sums.insert(evidence.name.clone(), evidence.value);
+            }
+            numbers.insert(name, Number { evidence: evidence.clone(), window: finding.window });
+        }
+        let ports = |t: &Target| Ports { listed: t.ports.iter().copied().collect(), count: t.port_count };
+        Account {
+            methods: BTreeMap::from([(finding.method.clone(), finding.score)]),
+            actor: Some(finding.actor),
+            severity: Some(finding.severity),
+            first_seen: finding.first_seen,
+            last_seen: finding.last_seen,
+            first_window: finding.window,
+            last_window_end: finding.window.plus(finding.window_seconds),
+            window_seconds: finding.window_seconds,
+            interfaces: finding.interfaces.iter().cloned().collect(),
+            account: finding.account.clone(),
+            target_count: finding.target_count,
+            targets: finding.targets.iter().map(|t| (t.address, ports(t))).collect(),
+            sketch: finding.target_sketch.clone(),
+            numbers,
+            windows: BTreeMap::from([(source, sums)]),
+            headline: Some(Headline {
+                score: finding.score,
+                window: finding.window,
+                summary: finding.summary.clone(),
+            }),
+            ..Account::default()
+        }
+    }
+
+    /// Joins another account. Commutative, associative and idempotent, as long as neither has added up the windows of
+    /// the other (see [`WINDOWS_MAX`]).
+    fn join(&mut self, other: &Account) {
+        if self.headline.is_none() {
+            *self = other.clone();
+            self.bound();
+            return;
+        }
+        if other.headline.is_none() {
+            return;
+        }
+        self.join_numbers(other);
+        self.join_targets(other);
+        for (method, &score) in &other.methods {
+            let best = self.methods.entry(method.clone()).or_insert(score);
+            *best = best.max(score);
+        }
+        if self.actor != other.actor {
+            self.actor = Some(Actor::Many);
+        }
+        self.severity = self.severity.max(other.severity);
+        self.first_seen = self.first_seen.min(other.first_seen);
+        self.last_seen = self.last_seen.max(other.last_seen);
+        self.first_window = self.first_window.min(other.first_window);
+        self.last_window_end = self.last_window_end.max(other.last_window_end);
+        self.window_seconds = self.window_seconds.max(other.window_seconds);
+        self.interfaces.extend(other.interfaces.iter().cloned());
+        if self.account.is_empty() || (!other.account.is_empty() && other.account < self.account) {
+            self.account.clone_from(&other.account);
+        }
+        if let (Some(mine), Some(theirs)) = (&self.headline, &other.headline)
+            && mine.order(theirs) == Ordering::Less
+        {
+            self.headline = Some(theirs.clone());
+        }
+        self.bound();
+    }
+
+    fn join_numbers(&mut self, other: &Account) {
+        for (name, number) in &other.numbers {
+            match self.numbers.get_mut(name) {
+                Some(mine) => mine.join(number),
+                None => {
+                    self.numbers.insert(name.clone(), number.clone());
+                }
+            }
+        }
+        for (name, value) in &other.added {
+            *self.added.entry(name.clone()).or_default() += value;
+        }
+        self.added_windows += other.added_windows;
+        self.added_through = self.added_through.max(other.added_through);
+        for (source, sums) in &other.windows {
+            if self.added_through.is_some_and(|through| source.window <= through) && !self.windows.contains_key(source) {
+                continue;
+            }
+            let mine = self.windows.entry(source.clone()).or_default();
+            for (name, &value) in sums {
+                let kept = mine.entry(name.clone()).or_insert(value);
+                *kept = kept.max(value);
+            }
+        }
+    }
+
+    fn join_targets(&mut self, other: &Account) {
+        for (&address, ports) in &other.targets {
+            let mine = self.targets.entry(address).or_default();
+            mine.listed.extend(&ports.listed);
+            mine.count = mine.count.max(ports.count);
+        }
+        self.target_count = self.target_count.max(other.target_count);
+        if self.sketch.len() == other.sketch.len() {
+            for (mine, &theirs) in self.sketch.iter_mut().zip(&other.sketch) {
+                *mine = (*mine).max(theirs);
+            }
+        } else if self.sketch.len() < other.sketch.len() {
+            self.sketch.clone_from(&other.sketch);
+        }
+    }
+
+    /// Holds every part to its bound: the smallest addresses, ports and names stay, the oldest windows are added up.
+    fn bound(&mut self) {
+        while self.targets.len() > Finding::TARGETS_MAX {
+            self.targets.pop_last();
+        }
+        for ports in self.targets.values_mut() {
+            while ports.listed.len() > Target::PORTS_MAX {
+                ports.listed.pop_last();
+            }
+            ports.count = ports.count.max(ports.listed.len() as u32);
+        }
+        while self.interfaces.len() > INTERFACES_MAX {
+            self.interfaces.pop_last();
+        }
+        self.add_up(WINDOWS_MAX);
+    }
+
+    /// Adds up the oldest windows until at most `keep` judgements are kept apart.
+    fn add_up(&mut self, keep: usize) {
+        while self.windows.len() > keep {
+            self.add_up_the_oldest();
+        }
+    }
+
+    /// Adds the oldest window's sums for good. What is said of it later joins all the rest, but is not added again.
+    fn add_up_the_oldest(&mut self) {
+        let Some(oldest) = self.windows.keys().next().map(|source| source.window) else { return };
+        let later = self.windows.split_off(&Source {
+            window: oldest.plus(1),
+            shard: Arc::from(""),
+            method: String::new(),
+        });
+        let window = std::mem::replace(&mut self.windows, later);
+        for (name, value) in total(&window) {
+            *self.added.entry(name).or_default() += value;
+        }
+        self.added_windows += window.len() as u32;
+        self.added_through = self.added_through.max(Some(oldest));
+    }
+
+    fn window_count(&self) -> u32 {
+        self.added_windows + self.windows.len() as u32
+    }
+
+    /// How many distinct windows of event time spoke, whatever the shard and method; a lower bound for long episodes.
+    pub fn distinct_windows(&self) -> u32 {
+        let recent: BTreeSet<EventTime> = self.windows.keys().map(|source| source.window).collect();
+        recent.len() as u32 + u32::from(self.added_windows > 0)
+    }
+
+    /// The highest score of any method, 0 to 1.
+    pub fn score(&self) -> f64 {
+        self.methods.values().copied().fold(0.0, f64::max)
+    }
+
+    /// Every number, joined, in order of tier and name.
+    pub fn evidence(&self) -> Vec<Evidence> {
+        let mut sums = total(&self.windows);
+        for (name, value) in &self.added {
+            *sums.entry(name.clone()).or_default() += value;
+        }
+        let number = |number: &Number| {
+            let mut evidence = number.evidence.clone();
+            if evidence.merge == Merge::Sum {
+                evidence.value = sums.get(&evidence.name).copied().unwrap_or(evidence.value);
+            }
+            evidence
+        };
+        self.numbers.values().map(number).collect()
+    }
+
+    /// One joined number by name.
+    pub fn number(&self, name: &str) -> Option<Evidence> {
+        self.evidence().into_iter().find(|e| e.name == name)
+    }
+
+    /// Targets, ordered by address, up to [`Finding::TARGETS_MAX`].
+    pub fn targets(&self) -> Vec<Target> {
+        let target = |(&address, ports): (&Address, &Ports)| Target {
+            address,
+            ports: ports.listed.iter().copied().collect(),
+            port_count: ports.count,
+        };
+        self.targets.iter().map(target).collect()
+    }
+
+    /// How many distinct targets: the most that any of the listed set, one window's count, and the joined sketch say.
+    pub fn target_count(&self) -> u32 {
+        self.target_count.max(self.targets.len() as u32).max(estimate(&self.sketch))
+    }
+
+    /// The sentence of the finding that was surest.
+    pub fn headline(&self) -> &str {
+        self.headline.as_ref().map_or("", |h| &h.summary)
+    }
+}
+
+/// Adds windows and shards. Two methods that counted the same thing in one window counted it once, so the larger stands.
+fn total(windows: &BTreeMap<Source, BTreeMap<String, f64>>) -> BTreeMap<String, f64> {
+    let mut per_window: BTreeMap<(&str, EventTime, &str), f64> = BTreeMap::new();
+    for (source, sums) in windows {
+        for (name, &value) in sums {
+            let kept = per_window.entry((name, source.window, &source.shard)).or_insert(value);
+            *kept = kept.max(value);
+        }
+    }
+    let mut totals = BTreeMap::new();
+    for ((name, _, _), value) in per_window {
+        *totals.entry(name.to_owned()).or_insert(0.0) += value;
+    }
+    totals
+}
+
+/// How many distinct things HyperLogLog registers have seen (Flajolet et al. 2007, with linear counting below 2.5 m);
+/// 0 for no registers.
+fn estimate(registers: &[u8]) -> u32 {
+    let m = registers.len() as f64;
+    if registers.len() < 16 {
+        return 0;
+    }
+    let alpha = match registers.len() {
+        16 => 0.673,
+        32 => 0.697,
+        64 => 0.709,
+        _ => 0.7213 / (1.0 + 1.079 / m),
+    };
+    let raw = alpha * m * m / registers.iter().map(|&r| (-f64::from(r)).exp2()).sum::<f64>();
+    let empty = registers.iter().filter(|&&r| r == 0).count();
+    let estimate = if raw <= 2.5 * m && empty > 0 { m * (m / empty as f64).ln() } else { raw };
+    estimate.round().min(f64::from(u32::MAX)) as u32
+}

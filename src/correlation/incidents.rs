@@ -1,0 +1,385 @@
+//! All open incidents: which episode a finding belongs to, which incidents belong together, and when one is over.
+//!
+//! Pure: a function of the findings and watermarks it is given. Bounded by [`Settings::incidents_max`]; beyond it the
+//! least severe, then least sure, then longest silent are closed early and handed out by the next
+//! [`Incidents::expire`]. A flood of scans from spoofed addresses therefore pushes out scans, never a host's beacon.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::incident::{Incident, Relation};
+use super::{Settings, whole_seconds};
+use crate::finding::{Finding, IncidentKey, Severity, Subject, Threat};
+use crate::flow::{Address, EventTime};
+
+/// How many incidents about one address are considered when relations are sought.
+const NEIGHBOURS_MAX: usize = 64;
+
+/// All open incidents.
+#[derive(Debug)]
+pub struct Incidents {
+    settings: Settings,
+    /// Episodes of each key, by start.
+    episodes: BTreeMap<IncidentKey, Vec<Incident>>,
+    count: usize,
+    keys: BTreeMap<Uuid, IncidentKey>,
+    /// Keys by the address that acts.
+    acting: BTreeMap<Address, BTreeSet<IncidentKey>>,
+    /// Keys by the addresses that are acted upon.
+    acted_on: BTreeMap<Address, BTreeSet<IncidentKey>>,
+    evicted: Vec<Incident>,
+    evictions: u64,
+}
+
+/// The part of the state that a snapshot holds; the rest is derived.
+#[derive(Serialize, Deserialize)]
+struct Snapshot {
+    version: u32,
+    incidents: Vec<Incident>,
+    evicted: Vec<Incident>,
+    evictions: u64,
+}
+
+const SNAPSHOT_VERSION: u32 = 1;
+
+/// Why a snapshot of incidents cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("restore incidents: {0}")]
+pub struct RestoreError(String);
+
+impl Incidents {
+    /// No incidents yet.
+    pub fn new(settings: &Settings) -> Incidents {
+        Incidents {
+            settings: settings.clone(),
+            episodes: BTreeMap::new(),
+            count: 0,
+            keys: BTreeMap::new(),
+            acting: BTreeMap::new(),
+            acted_on: BTreeMap::new(),
+            evicted: Vec::new(),
+            evictions: 0,
+        }
+    }
+
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether none is open.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How many were closed early because there were too many.
+    pub fn evictions(&self) -> u64 {
+        self.evictions
+    }
+
+    /// An open incident.
+    pub fn get(&self, id: Uuid) -> Option<&Incident> {
+        let key = self.keys.get(&id)?;
+        self.episodes.get(key)?.iter().find(|incident| incident.id == id)
+    }
+
+    /// Folds findings; see [`super::IncidentStore::fold`].
+    pub fn fold(&mut self, shard: &Arc<str>, findings: &[Finding]) -> Vec<Incident> {
+        let mut touched = BTreeSet::new();
+        let mut absorbed = Vec::new();
+        for finding in findings {
+            touched.insert(self.fold_one(shard, &finite(finding), &mut absorbed));
+        }
+        for incident in &absorbed {
+            touched.remove(&incident.id);
+        }
+        for id in touched.clone() {
+            self.relate(id, &mut touched);
+        }
+        let mut changed: Vec<Incident> = touched.iter().filter_map(|&id| self.get(id).cloned()).collect();
+        changed.extend(absorbed);
+        changed.sort_by_key(Incident::rank);
+        self.evict();
+        changed
+    }
+
+    /// Puts one finding into its episode and returns the episode's id.
+    fn fold_one(&mut self, shard: &Arc<str>, finding: &Finding, absorbed: &mut Vec<Incident>) -> Uuid {
+        let key = finding.key();
+        let gap = self.settings.episode_gap.seconds(key.threat);
+        let episodes = self.episodes.entry(key).or_default();
+        let joins = |incident: &Incident| {
+            let (first, last) = incident.span();
+            finding.first_seen <= last.plus(gap) && first <= finding.last_seen.plus(gap)
+        };
+        let mut parts: Vec<Incident> = episodes.extract_if(.., |incident| joins(incident)).collect();
+        // Of several, the one that was known to start first keeps its id: a rule on content, not on arrival.
+        parts.sort_by_key(|incident| (incident.known_from, incident.id));
+        let mut parts = parts.into_iter();
+        let mut incident = match parts.next() {
+            Some(incident) => incident,
+            None => {
+                self.count += 1;
+                Incident::new(key, finding.first_seen)
+            }
+        };
+        for mut part in parts {
+            incident.absorb(&part);
+            incident.relate(part.id, Relation::SameActor);
+            part.closed = true;
+            part.absorbed_by = Some(incident.id);
+            part.relate(incident.id, Relation::SameActor);
+            self.keys.remove(&part.id);
+            self.count -= 1;
+            absorbed.push(part);
+        }
+        incident.fold(shard, finding);
+        let id = incident.id;
+        let at = episodes.partition_point(|other| other.span().0 < incident.span().0);
+        episodes.insert(at, incident);
+        self.keys.insert(id, key);
+        self.index(key, finding);
+        id
+    }
+
+    fn index(&mut self, key: IncidentKey, finding: &Finding) {
+        if let Subject::Actor(actor) | Subject::Pair(actor, _) = key.subject {
+            self.acting.entry(actor).or_default().insert(key);
+        }
+        if let Subject::Victim(victim) = key.subject {
+            self.acted_on.entry(victim).or_default().insert(key);
+        }
+        for target in finding.targets.iter().take(Finding::TARGETS_MAX) {
+            self.acted_on.entry(target.address).or_default().insert(key);
+        }
+    }
+
+    /// Finds what belongs to the same story, and tells both sides.
+    fn relate(&mut self, id: Uuid, touched: &mut BTreeSet<Uuid>) {
+        let Some(incident) = self.get(id) else { return };
+        let found = self.relations(incident);
+        let crowd = self.crowd(incident);
+        for (other, relation) in found {
+            if self.change(id, |incident| incident.relate(other, relation)) {
+                touched.insert(id);
+            }
+            if self.change(other, |incident| incident.relate(id, reverse(relation))) {
+                touched.insert(other);
+            }
+        }
+        self.change(id, |incident| {
+            incident.actors_on_target = incident.actors_on_target.max(crowd);
+            true
+        });
+    }
+
+    fn change(&mut self, id: Uuid, change: impl FnOnce(&mut Incident) -> bool) -> bool {
+        let Some(key) = self.keys.get(&id) else { return false };
+        let Some(episodes) = self.episodes.get_mut(key) else { return false };
+        episodes.iter_mut().find(|incident| incident.id == id).is_some_and(change)
+    }
+
+    /// Incidents of the same story, each with how it relates to this one.
+    fn relations(&self, incident: &Incident) -> Vec<(Uuid, Relation)> {
+        let mut found = BTreeMap::new();
+        let mut note = |other: &Incident, relation| {
+            if other.id != incident.id && self.near(incident, other) {
+                found.entry(other.id).or_insert(relation);
+            }
+        };
+        if let Some(actor) = incident.actor() {
+            self.each(&self.acting, actor, |other| note(other, Relation::SameActor));
+            // Whoever acted upon this host before it began to act may have taken it over. A probe that every address of
+            // the internet gets says nothing of the kind, so only what is at least of medium severity counts.
+            self.each(&self.acted_on, actor, |other| {
+                if other.span().0 <= incident.span().0 && weighty(other) {
+                    note(other, Relation::Preceded);
+                }
+            });
+        }
+        if weighty(incident) {
+            for target in incident.account().targets() {
+                self.each(&self.acting, target.address, |other| {
+                    if incident.span().0 <= other.span().0 {
+                        note(other, Relation::Followed);
+                    }
+                });
+            }
+        }
+        if let Subject::Victim(victim) = incident.key.subject {
+            self.each(&self.acted_on, victim, |other| {
+                if matches!(other.key.subject, Subject::Victim(_)) {
+                    note(other, Relation::SameTarget);
+                }
+            });
+        }
+        found.into_iter().collect()
+    }
+
+    fn each<'a>(
+        &'a self,
+        index: &'a BTreeMap<Address, BTreeSet<IncidentKey>>,
+        address: Address,
+        mut visit: impl FnMut(&'a Incident),
+    ) {
+        let keys = index.get(&address).into_iter().flatten().take(NEIGHBOURS_MAX);
+        keys.filter_map(|key| self.episodes.get(key)).flatten().for_each(&mut visit);
+    }
+
+    /// Whether two incidents lie close enough in time to be one story.
+    fn near(&self, a: &Incident, b: &Incident) -> bool {
+        let story = whole_seconds(self.settings.story);
+        let ((a_first, a_last), (b_first, b_last)) = (a.span(), b.span());
+        a_first <= b_last.plus(story) && b_first <= a_last.plus(story)
+    }
+
+    /// How many actors do the same to the busiest target: many scanners of one host are one interest in it.
+    fn crowd(&self, incident: &Incident) -> u32 {
+        let (Threat::PortScan | Threat::Ddos) = incident.key.threat else { return 1 };
+        let targets = incident.account().targets();
+        let on = |address: &Address| {
+            let keys = self.acted_on.get(address).into_iter().flatten();
+            keys.filter(|key| key.threat == incident.key.threat).count() as u32
+        };
+        targets.iter().map(|target| on(&target.address)).max().unwrap_or(1).max(1)
+    }
+
+    /// Closes and forgets what is over; see [`super::IncidentStore::expire`].
+    pub fn expire(&mut self, watermark: EventTime) -> Vec<Incident> {
+        let gaps = &self.settings.episode_gap;
+        let mut closed = std::mem::take(&mut self.evicted);
+        for (key, episodes) in &mut self.episodes {
+            let gap = gaps.seconds(key.threat);
+            closed.extend(episodes.extract_if(.., |incident| incident.span().1.plus(gap) < watermark));
+        }
+        self.forget(&mut closed);
+        closed
+    }
+
+    /// Closes everything: the input has ended.
+    pub fn finish(&mut self) -> Vec<Incident> {
+        let mut closed = std::mem::take(&mut self.evicted);
+        closed.extend(std::mem::take(&mut self.episodes).into_values().flatten());
+        self.forget(&mut closed);
+        closed
+    }
+
+    /// Marks incidents that have left the table as closed, orders them, and drops what pointed to them.
+    fn forget(&mut self, closed: &mut [Incident]) {
+        if closed.is_empty() {
+            return;
+        }
+        for incident in closed.iter_mut() {
+            incident.closed = true;
+            if self.keys.remove(&incident.id).is_some() {
+                self.count -= 1;
+            }
+        }
+        closed.sort_by_key(Incident::rank);
+        self.episodes.retain(|_, episodes| !episodes.is_empty());
+        for index in [&mut self.acting, &mut self.acted_on] {
+            index.retain(|_, keys| {
+                keys.retain(|key| self.episodes.contains_key(key));
+                !keys.is_empty()
+            });
+        }
+    }
+
+    /// Keeps the table within its bound, a sixteenth at a time so that the sort is rare.
+    fn evict(&mut self) {
+        let max = self.settings.incidents_max;
+        if self.count <= max {
+            return;
+        }
+        let mut ranked: Vec<(Option<Severity>, u64, EventTime, Uuid)> = Vec::with_capacity(self.count);
+        for incident in self.episodes.values().flatten() {
+            let account = incident.account();
+            ranked.push((account.severity, (account.score() * 1e6) as u64, account.last_seen, incident.id));
+        }
+        ranked.sort_unstable();
+        let excess = self.count - max + max / 16;
+        let leaving: BTreeSet<Uuid> = ranked.into_iter().take(excess).map(|(.., id)| id).collect();
+        let mut closed = Vec::new();
+        for episodes in self.episodes.values_mut() {
+            closed.extend(episodes.extract_if(.., |incident| leaving.contains(&incident.id)));
+        }
+        self.evictions += closed.len() as u64;
+        self.forget(&mut closed);
+        self.evicted.extend(closed);
+    }
+
+    /// The whole state, to be restored by the same version.
+    pub fn snapshot(&self) -> Vec<u8> {
+        let snapshot = Snapshot {
+            version: SNAPSHOT_VERSION,
+            incidents: self.episodes.values().flatten().cloned().collect(),
+            evicted: self.evicted.clone(),
+            evictions: self.evictions,
+        };
+        serde_json::to_vec(&snapshot).expect("an incident holds nothing that JSON cannot write")
+    }
+
+    /// Incidents that go on where [`Incidents::snapshot`] was taken.
+    pub fn restore(bytes: &[u8], settings: &Settings) -> Result<Incidents, RestoreError> {
+        let snapshot: Snapshot = serde_json::from_slice(bytes).map_err(|e| RestoreError(e.to_string()))?;
+        if snapshot.version != SNAPSHOT_VERSION {
+            return Err(RestoreError(format!("version {} is not {SNAPSHOT_VERSION}", snapshot.version)));
+        }
+        let mut incidents = Incidents::new(settings);
+        incidents.evicted = snapshot.evicted;
+        incidents.evictions = snapshot.evictions;
+        for incident in snapshot.incidents {
+            incidents.adopt(incident);
+        }
+        Ok(incidents)
+    }
+
+    /// Takes in an incident as it is.
+    fn adopt(&mut self, incident: Incident) {
+        let key = incident.key;
+        if let Some(actor) = incident.actor() {
+            self.acting.entry(actor).or_default().insert(key);
+        }
+        if let Subject::Victim(victim) = key.subject {
+            self.acted_on.entry(victim).or_default().insert(key);
+        }
+        for target in incident.account().targets() {
+            self.acted_on.entry(target.address).or_default().insert(key);
+        }
+        self.keys.insert(incident.id, key);
+        self.count += 1;
+        self.episodes.entry(key).or_default().push(incident);
+    }
+}
+
+/// The finding without numbers that are none: they have no order, and JSON cannot keep them.
+fn finite(finding: &Finding) -> Cow<'_, Finding> {
+    if finding.score.is_finite() && finding.evidence.iter().all(|e| e.value.is_finite()) {
+        return Cow::Borrowed(finding);
+    }
+    let mut clean = finding.clone();
+    clean.score = if clean.score.is_finite() { clean.score } else { 0.0 };
+    clean.evidence.retain(|e| e.value.is_finite());
+    Cow::Owned(clean)
+}
+
+/// Whether an incident is more than background.
+fn weighty(incident: &Incident) -> bool {
+    incident.account().severity >= Some(Severity::Medium)
+}
+
+/// The same relation, seen from the other side.
+fn reverse(relation: Relation) -> Relation {
+    match relation {
+        Relation::Preceded => Relation::Followed,
+        Relation::Followed => Relation::Preceded,
+        same @ (Relation::SameActor | Relation::SameTarget) => same,
+    }
+}
+
+#[cfg(test)]
+mod tests;

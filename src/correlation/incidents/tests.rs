@@ -1,0 +1,282 @@
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use serde::Deserialize;
+
+use super::*;
+use crate::finding::{Actor, Evidence, Merge, Target};
+
+#[derive(Deserialize)]
+struct File {
+    correlation: Settings,
+}
+
+fn settings() -> Settings {
+    let file: File = toml::from_str(include_str!("../../defaults.toml")).unwrap();
+    file.correlation
+}
+
+fn shard() -> Arc<str> {
+    Arc::from("shard-0")
+}
+
+const SCANNER: Address = Address::v4(0xcb00_7109);
+const HOST: Address = Address::v4(0x0a00_0005);
+
+/// A scan of `ports` ports of the host in the minute that starts at `window`.
+fn scan(window: u32, ports: u16) -> Finding {
+    Finding {
+        threat: Threat::PortScan,
+        method: "vertical".to_owned(),
+        actor: Actor::One(SCANNER),
+        subject: Subject::Actor(SCANNER),
+        targets: vec![Target { address: HOST, ports: (1..=ports.min(16)).collect(), port_count: u32::from(ports) }],
+        target_count: 1,
+        target_sketch: Vec::new(),
+        first_seen: EventTime(window + 1),
+        last_seen: EventTime(window + 50),
+        window: EventTime(window),
+        window_seconds: 60,
+        score: 0.9,
+        severity: Severity::Medium,
+        evidence: vec![
+            Evidence::judged("distinct_ports", f64::from(ports), 100.0, "ports", Merge::Max),
+            Evidence::told("attempts", f64::from(ports), "attempts", Merge::Sum),
+        ],
+        summary: format!("203.0.113.9 tried {ports} ports of 10.0.0.5"),
+        interfaces: vec!["eni-1".to_owned()],
+        account: String::new(),
+        provisional: false,
+    }
+}
+
+fn beacon(window: u32, host: Address) -> Finding {
+    let peer = Address::v4(0xc633_6401);
+    Finding {
+        threat: Threat::C2Beacon,
+        method: "periodic".to_owned(),
+        actor: Actor::One(host),
+        subject: Subject::Pair(host, peer),
+        targets: vec![Target { address: peer, ports: vec![443], port_count: 1 }],
+        severity: Severity::High,
+        ..scan(window, 1)
+    }
+}
+
+#[test]
+fn findings_within_the_gap_are_one_incident_and_beyond_it_two() {
+    let mut incidents = Incidents::new(&settings());
+    incidents.fold(&shard(), &[scan(0, 100)]);
+    incidents.fold(&shard(), &[scan(3_600, 100)]);
+    assert_eq!(incidents.len(), 1);
+    incidents.fold(&shard(), &[scan(7_260, 100)]);
+    assert_eq!(incidents.len(), 2);
+}
+
+#[test]
+fn sums_add_over_windows_and_shards_and_never_twice() {
+    let mut incidents = Incidents::new(&settings());
+    incidents.fold(&shard(), &[scan(0, 100), scan(60, 50), scan(0, 100)]);
+    let touched = incidents.fold(&Arc::from("shard-1"), &[scan(0, 7)]);
+    let account = touched[0].account();
+    assert_eq!(account.number("attempts").unwrap().value, 157.0);
+    assert_eq!(account.number("distinct_ports").unwrap().value, 100.0);
+    assert_eq!(touched[0].windows(), 3);
+}
+
+#[test]
+fn the_id_is_kept_when_earlier_evidence_arrives_late() {
+    let mut incidents = Incidents::new(&settings());
+    let id = incidents.fold(&shard(), &[scan(600, 100)])[0].id;
+    let touched = incidents.fold(&shard(), &[scan(0, 100)]);
+    assert_eq!(touched.len(), 1);
+    assert_eq!(touched[0].id, id);
+    assert_eq!(touched[0].span().0, EventTime(1));
+}
+
+#[test]
+fn a_finding_that_bridges_two_episodes_merges_them_into_the_earlier_id() {
+    let mut incidents = Incidents::new(&settings());
+    let early = incidents.fold(&shard(), &[scan(0, 100)])[0].id;
+    let late = incidents.fold(&shard(), &[scan(6_000, 50)]).pop().unwrap().id;
+    let touched = incidents.fold(&shard(), &[scan(3_000, 10)]);
+    assert_eq!(incidents.len(), 1);
+    let kept = touched.iter().find(|i| i.id == early).unwrap();
+    let gone = touched.iter().find(|i| i.id == late).unwrap();
+    assert_eq!(kept.account().number("attempts").unwrap().value, 160.0);
+    assert_eq!((gone.closed, gone.absorbed_by), (true, Some(early)));
+    assert!(kept.related.contains_key(&late));
+    assert!(incidents.get(late).is_none());
+}
+
+#[test]
+fn the_closed_window_takes_the_place_of_every_look_at_the_open_one() {
+    let look = |ports| Finding { provisional: true, score: 0.99, ..scan(0, ports) };
+    let mut looked = Incidents::new(&settings());
+    looked.fold(&shard(), &[look(40)]);
+    assert_eq!(looked.fold(&shard(), &[look(80)])[0].account().number("attempts").unwrap().value, 80.0);
+    let after = looked.fold(&shard(), &[scan(0, 100)]).remove(0);
+    let late_look = looked.fold(&shard(), &[look(90)]).remove(0);
+    let mut straight = Incidents::new(&settings());
+    let expected = straight.fold(&shard(), &[scan(0, 100)]).remove(0);
+    assert_eq!(after, expected);
+    assert_eq!(late_look, expected);
+}
+
+#[test]
+fn an_incident_is_closed_once_when_its_gap_has_passed() {
+    let mut incidents = Incidents::new(&settings());
+    incidents.fold(&shard(), &[scan(0, 100)]);
+    assert!(incidents.expire(EventTime(50 + 3_600)).is_empty());
+    let closed = incidents.expire(EventTime(50 + 3_601));
+    assert_eq!(closed.len(), 1);
+    assert!(closed[0].closed);
+    assert!(incidents.is_empty() && incidents.expire(EventTime(u32::MAX)).is_empty());
+}
+
+#[test]
+fn a_scanned_host_that_then_beacons_is_one_story_and_both_sides_know() {
+    let mut incidents = Incidents::new(&settings());
+    let scan = incidents.fold(&shard(), &[scan(0, 100)])[0].id;
+    let touched = incidents.fold(&shard(), &[beacon(3_600, HOST)]);
+    let beacon = touched.iter().find(|i| i.id != scan).unwrap();
+    assert_eq!(beacon.related.get(&scan), Some(&Relation::Preceded));
+    assert_eq!(touched.iter().find(|i| i.id == scan).unwrap().related.get(&beacon.id), Some(&Relation::Followed));
+}
+
+#[test]
+fn two_threats_of_one_actor_are_related_within_a_day_only() {
+    let mut incidents = Incidents::new(&settings());
+    incidents.fold(&shard(), &[scan(0, 100)]);
+    let near = incidents.fold(&shard(), &[beacon(3_600, SCANNER)]);
+    assert_eq!(near.len(), 2);
+    let mut incidents = Incidents::new(&settings());
+    incidents.fold(&shard(), &[scan(0, 100)]);
+    assert!(incidents.fold(&shard(), &[beacon(100_000, SCANNER)])[0].related.is_empty());
+}
+
+#[test]
+fn a_flood_of_scanners_pushes_out_scanners_and_never_a_beacon() {
+    let mut incidents = Incidents::new(&Settings { incidents_max: 100, ..settings() });
+    let beacon = incidents.fold(&shard(), &[beacon(0, HOST)])[0].id;
+    for n in 0..1_000 {
+        let scanner = Address::v4(0x5000_0000 + n);
+        let finding =
+            Finding { actor: Actor::One(scanner), subject: Subject::Actor(scanner), targets: vec![], ..scan(60, 20) };
+        incidents.fold(&shard(), &[finding]);
+        assert!(incidents.len() <= 100);
+    }
+    assert!(incidents.get(beacon).is_some());
+    assert_eq!(incidents.evictions() as usize + incidents.len(), 1_001);
+    let handed_out = incidents.expire(EventTime(0));
+    assert_eq!(handed_out.len() as u64, incidents.evictions());
+}
+
+#[test]
+fn a_snapshot_goes_on_as_if_nothing_had_happened() {
+    let findings: Vec<Finding> = (0..20).map(|n| scan(n * 60, 10 + n as u16)).chain([beacon(60, HOST)]).collect();
+    let mut whole = Incidents::new(&settings());
+    let mut cut = Incidents::new(&settings());
+    for finding in &findings {
+        cut = Incidents::restore(&cut.snapshot(), &settings()).unwrap();
+        let one = std::slice::from_ref(finding);
+        assert_eq!(whole.fold(&shard(), one), cut.fold(&shard(), one));
+    }
+    assert_eq!(whole.finish(), cut.finish());
+}
+
+#[test]
+fn a_snapshot_that_is_none_is_refused() {
+    assert!(Incidents::restore(b"{}", &settings()).is_err());
+    assert!(Incidents::restore(b"", &settings()).is_err());
+}
+
+#[test]
+fn numbers_that_are_none_do_not_enter() {
+    let mut finding = scan(0, 10);
+    finding.score = f64::NAN;
+    finding.evidence[0].value = f64::INFINITY;
+    let mut incidents = Incidents::new(&settings());
+    let account = incidents.fold(&shard(), &[finding])[0].account();
+    assert_eq!(account.score(), 0.0);
+    assert!(account.number("distinct_ports").is_none());
+    assert!(Incidents::restore(&incidents.snapshot(), &settings()).is_ok());
+}
+
+#[test]
+fn long_episodes_keep_their_sums_while_their_windows_are_added_up() {
+    let mut incidents = Incidents::new(&settings());
+    let mut last = None;
+    for n in 0..1_000 {
+        last = incidents.fold(&shard(), &[scan(n * 60, 10)]).pop();
+    }
+    let incident = last.unwrap();
+    assert_eq!(incident.account().number("attempts").unwrap().value, 10_000.0);
+    assert_eq!(incident.windows(), 1_000);
+    assert!(incidents.snapshot().len() < 32 * 1024);
+    // A repeat of what has been added up is not added again.
+    let again = incidents.fold(&shard(), &[scan(0, 10)]).remove(0);
+    assert_eq!(again.account().number("attempts").unwrap().value, 10_000.0);
+}
+
+fn any_finding() -> impl Strategy<Value = Finding> {
+    let parts = (0..10_u32, 1..200_u16, 0..100_u8, any::<bool>(), 0..4_u32, 0..3_usize);
+    parts.prop_map(|(minute, ports, score, provisional, target, method)| Finding {
+        method: ["vertical", "horizontal", "slow"][method].to_owned(),
+        score: f64::from(score) / 100.0,
+        provisional,
+        targets: vec![Target {
+            address: Address::v4(0x0a00_0000 + target),
+            ports: (ports..ports + 10).collect(),
+            port_count: u32::from(ports),
+        }],
+        target_sketch: (0..16).map(|r| ((u32::from(ports) * r + target) % 7) as u8).collect(),
+        interfaces: vec![format!("eni-{target}")],
+        severity: if score > 50 { Severity::High } else { Severity::Low },
+        evidence: vec![
+            Evidence::judged("distinct_ports", f64::from(ports), f64::from(target), "ports", Merge::Max),
+            Evidence::judged("failure_ratio", f64::from(score), 0.5, "ratio", Merge::Min),
+            Evidence::told("attempts", f64::from(ports) * 0.1, "attempts", Merge::Sum),
+            Evidence::told("rate", f64::from(ports), "1/s", Merge::Latest),
+        ],
+        ..scan(minute * 60, ports)
+    })
+}
+
+/// Everything but the id, which depends on what was known first.
+fn content(incident: &Incident) -> (Account, u32) {
+    (incident.account(), incident.windows())
+}
+
+use crate::correlation::Account;
+
+proptest! {
+    #[test]
+    fn any_order_and_repetition_gives_the_same_incident(
+        findings in prop::collection::vec((any_finding(), 0..3_usize), 1..40),
+        order in any::<prop::sample::Index>(),
+        repeats in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+    ) {
+        let shards: [Arc<str>; 3] = ["a", "b", "c"].map(Arc::from);
+        let mut straight = Incidents::new(&settings());
+        for (finding, shard) in &findings {
+            straight.fold(&shards[*shard], std::slice::from_ref(finding));
+        }
+        let mut shuffled = findings.clone();
+        shuffled.rotate_left(order.index(findings.len()));
+        shuffled.reverse();
+        for repeat in repeats {
+            let at = repeat.index(shuffled.len());
+            let again = shuffled[at].clone();
+            shuffled.insert(shuffled.len() / 2, again);
+        }
+        let mut other = Incidents::new(&settings());
+        for (finding, shard) in &shuffled {
+            other.fold(&shards[*shard], std::slice::from_ref(finding));
+        }
+        let (straight, other) = (straight.finish(), other.finish());
+        prop_assert_eq!(straight.len(), 1);
+        prop_assert_eq!(other.len(), 1);
+        prop_assert_eq!(content(&straight[0]), content(&other[0]));
+    }
+}

@@ -1,0 +1,57 @@
+//! Incidents within one task: the pure core behind the port.
+//!
+//! Correct for as long as one task owns all shards, and what every task falls back to while the shared backend is away.
+
+use std::sync::{Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::incidents::RestoreError;
+use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings};
+use crate::finding::Finding;
+use crate::flow::EventTime;
+use crate::ingest::ShardId;
+
+/// Incidents in this task's memory, shared by its shards.
+#[derive(Debug)]
+pub struct LocalIncidents {
+    incidents: Mutex<Incidents>,
+}
+
+impl LocalIncidents {
+    /// No incidents yet.
+    pub fn new(settings: &Settings) -> LocalIncidents {
+        LocalIncidents { incidents: Mutex::new(Incidents::new(settings)) }
+    }
+
+    /// Goes on where [`LocalIncidents::snapshot`] was taken.
+    pub fn restore(bytes: &[u8], settings: &Settings) -> Result<LocalIncidents, RestoreError> {
+        Ok(LocalIncidents { incidents: Mutex::new(Incidents::restore(bytes, settings)?) })
+    }
+
+    /// The whole state.
+    pub fn snapshot(&self) -> Vec<u8> {
+        self.lock().snapshot()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Incidents> {
+        // A fold that panicked left whole incidents behind, for each is replaced as one; the others are not to suffer.
+        self.incidents.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl IncidentStore for LocalIncidents {
+    async fn fold(&self, shard: &ShardId, findings: &[Finding]) -> Result<Vec<Incident>, CorrelationError> {
+        Ok(self.lock().fold(&shard.0, findings))
+    }
+
+    async fn expire(&self, watermark: EventTime) -> Result<Vec<Incident>, CorrelationError> {
+        Ok(self.lock().expire(watermark))
+    }
+
+    async fn get(&self, id: Uuid) -> Result<Option<Incident>, CorrelationError> {
+        Ok(self.lock().get(id).cloned())
+    }
+}

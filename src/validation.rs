@@ -1,0 +1,499 @@
+//! Tier 4: an incident becomes an [`Anomaly`], or a kept reason for silence.
+//!
+//! Stages stand in a fixed order, each passing or refusing with a reason that is stored and counted; the first refusal
+//! ends the matter for now, and more evidence may reopen it:
+//!
+//! | stage | refuses |
+//! | --- | --- |
+//! | `evidence` | what carries no number that was held against a threshold |
+//! | `allow_list` | what trusted addresses do, or is done with them ([`allow_list`]) |
+//! | `suppression` | what somebody named, dated and answers for ([`suppression`]) |
+//! | `known_benign` | resolvers, time, health checks and the like ([`known_benign`]) |
+//! | `baseline` | what the host has always done |
+//! | `corroboration` | one uncertain judgement that nothing else supports ([`corroboration`]) |
+//! | `confidence` | what is less probable than the threat's threshold ([`calibration`]) |
+//! | `storm` | the hundredth anomaly of one threat in ten minutes, which is told with the rest as one ([`storm`]) |
+//!
+//! Pure: time is event time, so a replay judges as the live run did. What was told once stays told: later evidence
+//! updates it, and a stage that would refuse it now cannot take it back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::anomaly::{Anomaly, MlContribution, SCHEMA, Stage, Status, Tiers, Validation};
+use crate::correlation::{Account, Incident};
+use crate::finding::{Actor, Evidence, Severity, Subject, Target, Threat, Tier};
+use crate::flow::EventTime;
+use crate::flow::network::Network;
+use crate::publish::{Silence, Verdict};
+
+pub mod allow_list;
+pub mod calibration;
+pub mod corroboration;
+pub mod known_benign;
+pub mod matching;
+pub mod mitre;
+pub mod storm;
+pub mod summary;
+pub mod suppression;
+
+use calibration::Calibration;
+use storm::Storms;
+use suppression::Suppressions;
+
+/// Settings of the tier, `[validation]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// How much event time passes between two updates of one anomaly, unless something important changes.
+    pub update_interval: SignedDuration,
+    /// When an uncertain judgement needs a second one.
+    pub corroboration: corroboration::Settings,
+    /// From the detectors' scores to probabilities, and the thresholds on these.
+    pub calibration: calibration::Settings,
+    /// When many are told as one.
+    pub storm: storm::Settings,
+    /// Trusted addresses.
+    pub allow_list: Vec<allow_list::Entry>,
+    /// What somebody asked to be quiet about.
+    pub suppressions: Vec<suppression::Suppression>,
+    /// Services that look like threats and are none.
+    pub known_benign: Vec<known_benign::Service>,
+}
+
+/// An incident with its account worked out once, for all stages.
+#[derive(Debug)]
+pub struct Case<'a> {
+    /// The incident.
+    pub incident: &'a Incident,
+    /// What its findings say together.
+    pub account: Account,
+    /// Its numbers.
+    pub evidence: Vec<Evidence>,
+    /// Its targets.
+    pub targets: Vec<Target>,
+    /// Who acts.
+    pub actor: Actor,
+}
+
+impl<'a> Case<'a> {
+    /// Works out the account of an incident.
+    pub fn new(incident: &'a Incident) -> Case<'a> {
+        let account = incident.account();
+        let actor = match incident.actor() {
+            Some(address) => Actor::One(address),
+            None => account.actor.unwrap_or(Actor::Many),
+        };
+        Case { incident, evidence: account.evidence(), targets: account.targets(), account, actor }
+    }
+
+    /// What kind of trouble.
+    pub fn threat(&self) -> Threat {
+        self.incident.key.threat
+    }
+
+    /// One number by name.
+    pub fn number(&self, name: &str) -> Option<&Evidence> {
+        self.evidence.iter().find(|evidence| evidence.name == name)
+    }
+}
+
+/// What became of an incident.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Outcome {
+    /// Confirmed, or more is known of what was confirmed. Whether it is new is the store's to say.
+    Told(Box<Anomaly>),
+    /// Not told, and why. Given again only when the reason changes.
+    Silent(Silence),
+}
+
+/// What the judge remembers of an anomaly that it told.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Told {
+    anomaly: Anomaly,
+    /// Its severity before the company it keeps was looked at.
+    own_severity: Severity,
+}
+
+/// Counts of a judge's life, for metrics.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Counts {
+    /// Incidents that were confirmed, by threat.
+    pub confirmed: BTreeMap<String, u64>,
+    /// Incidents that were refused for the first time, by stage.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// Goes through the stages with every incident. One per task.
+#[derive(Debug)]
+pub struct Judge {
+    settings: Settings,
+    network: Network,
+    suppressions: Suppressions,
+    calibration: Calibration,
+    storms: Storms,
+    told: BTreeMap<Uuid, Told>,
+    /// The stage that last refused an incident, so that its silence is not told again with every window.
+    silent: BTreeMap<Uuid, String>,
+    counts: Counts,
+}
+
+/// The part of a judge's state that a snapshot holds.
+#[derive(Serialize, Deserialize)]
+struct Snapshot {
+    told: Vec<Told>,
+    silent: BTreeMap<Uuid, String>,
+    counts: Counts,
+    storms: Storms,
+    calibration: calibration::Feedbacks,
+}
+
+impl Judge {
+    /// A judge that has told nothing yet.
+    pub fn new(settings: &Settings, network: &Network) -> Judge {
+        Judge {
+            network: network.clone(),
+            suppressions: Suppressions::new(settings.suppressions.clone()),
+            calibration: Calibration::new(&settings.calibration),
+            storms: Storms::new(&settings.storm),
+            settings: settings.clone(),
+            told: BTreeMap::new(),
+            silent: BTreeMap::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Judges incidents in order. Closed ones are forgotten afterwards.
+    pub fn judge(&mut self, incidents: &[Incident]) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        let mut confirmed = BTreeSet::new();
+        for incident in incidents {
+            let case = Case::new(incident);
+            let was_told = self.told.contains_key(&incident.id);
+            match self.examine(&case) {
+                Ok(validation) => {
+                    self.tell(&case, validation, &mut outcomes);
+                    if !was_told {
+                        confirmed.insert(incident.id);
+                    }
+                }
+                // What was told stays told; it only no longer grows, and is closed when its time comes.
+                Err(_) if was_told => self.close_quietly(incident, &mut outcomes),
+                Err(refusal) => self.keep_silent(&case, refusal, &mut outcomes),
+            }
+        }
+        self.tell_company(&confirmed, &mut outcomes);
+        for incident in incidents.iter().filter(|incident| incident.closed) {
+            self.told.remove(&incident.id);
+            self.silent.remove(&incident.id);
+        }
+        outcomes
+    }
+
+    /// Takes a case through the stages: all of them with what they found, or the one that refused.
+    fn examine(&mut self, case: &Case<'_>) -> Result<Validation, Stage> {
+        let settings = &self.settings;
+        let mut stages = Vec::with_capacity(8);
+        let mut pass = |stage: Stage| {
+            if !stage.passed {
+                return Err(stage);
+            }
+            stages.push(stage);
+            Ok(())
+        };
+        pass(enough_evidence(case))?;
+        pass(allow_list::stage(case, &settings.allow_list))?;
+        pass(self.suppressions.stage(case))?;
+        pass(known_benign::stage(case, &settings.known_benign, &self.network))?;
+        pass(consistent_with_baseline(case))?;
+        if !self.told.contains_key(&case.incident.id) {
+            pass(corroboration::stage(case, &settings.corroboration))?;
+            pass(self.calibration.stage(case))?;
+            pass(self.storms.stage(case))?;
+        } else if let Some(told) = self.told.get(&case.incident.id) {
+            let kept = ["corroboration", "confidence", "storm"];
+            stages.extend(told.anomaly.tiers.validation.stages.iter().filter(|s| kept.contains(&&*s.name)).cloned());
+        }
+        Ok(Validation { stages })
+    }
+
+    /// Makes the anomaly, and hands it out if it says something new.
+    fn tell(&mut self, case: &Case<'_>, validation: Validation, outcomes: &mut Vec<Outcome>) {
+        let id = case.incident.id;
+        let before = self.told.get(&id);
+        let own_severity = case.account.severity.unwrap_or(Severity::Low).max(before.map_or(Severity::Low, |t| t.own_severity));
+        let mut anomaly = self.anomaly(case, validation, before);
+        self.keep_company(&mut anomaly, own_severity, case.incident.related.keys());
+        let interval = u32::try_from(self.settings.update_interval.as_secs()).unwrap_or(0);
+        let news = before.is_none_or(|told| is_news(&told.anomaly, &anomaly, interval));
+        if before.is_none() {
+            *self.counts.confirmed.entry(anomaly.threat.name().to_owned()).or_default() += 1;
+            self.silent.remove(&id);
+        }
+        if news {
+            outcomes.push(Outcome::Told(Box::new(anomaly.clone())));
+            self.told.insert(id, Told { anomaly, own_severity });
+        }
+    }
+
+    /// The anomaly as everyone will see it.
+    fn anomaly(&self, case: &Case<'_>, validation: Validation, before: Option<&Told>) -> Anomaly {
+        let account = &case.account;
+        let confidence = self.calibration.confidence(case);
+        let mut degraded: BTreeSet<String> = BTreeSet::new();
+        if let Some(told) = before {
+            degraded.extend(told.anomaly.degraded.iter().cloned());
+        }
+        Anomaly {
+            anomaly_id: case.incident.id,
+            schema: SCHEMA.to_owned(),
+            threat: case.threat(),
+            status: if case.incident.closed { Status::Closed } else { Status::Open },
+            severity: account.severity.unwrap_or(Severity::Low),
+            confidence: before.map_or(confidence, |told| told.anomaly.confidence.max(confidence)),
+            actor: case.actor,
+            targets: case.targets.clone(),
+            target_count: account.target_count(),
+            first_seen: account.first_seen,
+            last_seen: account.last_seen,
+            detection_timestamp: before.map_or(account.last_window_end, |told| told.anomaly.detection_timestamp),
+            window_seconds: account.window_seconds,
+            summary: summary::of(case),
+            evidence: told_evidence(case),
+            tiers: Tiers {
+                statistical: account.methods.clone(),
+                ml: ml_contribution(case),
+                correlation: BTreeMap::new(),
+                validation,
+            },
+            mitre: mitre::techniques(case, &self.network),
+            account_id: account.account.clone(),
+            interface_ids: account.interfaces.iter().cloned().collect(),
+            related: Vec::new(),
+            degraded: degraded.into_iter().collect(),
+            updates: case.incident.windows(),
+        }
+    }
+
+    /// Names the confirmed anomalies of the same story, and raises the severity where the actor did several things.
+    fn keep_company<'i>(&self, anomaly: &mut Anomaly, own: Severity, related: impl Iterator<Item = &'i Uuid>) {
+        let mut threats = BTreeSet::from([anomaly.threat]);
+        let mut by_threat: BTreeMap<String, u32> = BTreeMap::new();
+        let mut ids = Vec::new();
+        for id in related {
+            let Some(other) = self.told.get(id) else { continue };
+            ids.push(*id);
+            *by_threat.entry(other.anomaly.threat.name().to_owned()).or_default() += 1;
+            if other.anomaly.actor == anomaly.actor && anomaly.actor != Actor::Many {
+                threats.insert(other.anomaly.threat);
+            }
+        }
+        anomaly.updates += ids.len() as u32;
+        anomaly.related = ids;
+        anomaly.tiers.correlation = by_threat;
+        // One actor's several threats are steps of one attack (kill chain): two of them make it urgent, three leave no doubt.
+        anomaly.severity = match threats.len() {
+            0 | 1 => own,
+            2 => own.max(Severity::High),
+            _ => Severity::Critical,
+        };
+    }
+
+    /// Tells the relatives of what was just confirmed about it: they may now be worse.
+    fn tell_company(&mut self, confirmed: &BTreeSet<Uuid>, outcomes: &mut Vec<Outcome>) {
+        let mut relatives: BTreeMap<Uuid, BTreeSet<Uuid>> = BTreeMap::new();
+        for id in confirmed {
+            for other in self.told.get(id).map_or(&[][..], |told| &told.anomaly.related) {
+                relatives.entry(*other).or_default().insert(*id);
+            }
+        }
+        for (id, new) in relatives {
+            let Some(told) = self.told.get(&id).cloned() else { continue };
+            let mut ids: BTreeSet<Uuid> = told.anomaly.related.iter().copied().collect();
+            let known = ids.len();
+            ids.extend(new);
+            if ids.len() == known {
+                continue;
+            }
+            let mut anomaly = told.anomaly.clone();
+            anomaly.updates -= anomaly.related.len() as u32;
+            self.keep_company(&mut anomaly, told.own_severity, ids.iter());
+            outcomes.push(Outcome::Told(Box::new(anomaly.clone())));
+            self.told.insert(id, Told { anomaly, ..told });
+        }
+    }
+
+    /// Closes what was told and would be refused today.
+    fn close_quietly(&mut self, incident: &Incident, outcomes: &mut Vec<Outcome>) {
+        if let Some(told) = self.told.get_mut(&incident.id)
+            && incident.closed
+            && told.anomaly.status == Status::Open
+        {
+            told.anomaly.status = Status::Closed;
+            outcomes.push(Outcome::Told(Box::new(told.anomaly.clone())));
+        }
+    }
+
+    /// Keeps the reason, and hands it out when it is another than before.
+    fn keep_silent(&mut self, case: &Case<'_>, refusal: Stage, outcomes: &mut Vec<Outcome>) {
+        let id = case.incident.id;
+        if refusal.name == storm::NAME
+            && let Some(anomaly) = self.storms.join(case, &refusal)
+        {
+            outcomes.push(Outcome::Told(Box::new(anomaly)));
+        }
+        if self.silent.get(&id) == Some(&refusal.name) && !case.incident.closed {
+            return;
+        }
+        if self.silent.insert(id, refusal.name.clone()).is_none() {
+            *self.counts.refused.entry(refusal.name.clone()).or_default() += 1;
+        }
+        outcomes.push(Outcome::Silent(Silence {
+            anomaly_id: id,
+            threat: case.threat(),
+            actor: case.actor,
+            first_seen: case.account.first_seen,
+            last_seen: case.account.last_seen,
+            stage: refusal.name,
+            reason: refusal.reason,
+            summary: summary::of(case),
+        }));
+    }
+
+    /// Learns from an analyst's verdict on an anomaly of a threat.
+    pub fn learn(&mut self, threat: Threat, verdict: Verdict) {
+        self.calibration.learn(threat, verdict);
+    }
+
+    /// Replaces the suppressions; their match counts live on by name.
+    pub fn suppress(&mut self, suppressions: Vec<suppression::Suppression>) {
+        self.suppressions.replace(suppressions);
+    }
+
+    /// The suppressions with their match counts.
+    pub fn suppressions(&self) -> &Suppressions {
+        &self.suppressions
+    }
+
+    /// Counts so far.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Takes note of an anomaly that the store knows from before, so that it goes on under its first timestamp.
+    pub fn remember(&mut self, anomaly: &Anomaly) {
+        let told = Told { anomaly: anomaly.clone(), own_severity: anomaly.severity };
+        self.told.entry(anomaly.anomaly_id).or_insert(told);
+    }
+
+    /// The whole state apart from settings.
+    pub fn snapshot(&self) -> Vec<u8> {
+        let snapshot = Snapshot {
+            told: self.told.values().cloned().collect(),
+            silent: self.silent.clone(),
+            counts: self.counts.clone(),
+            storms: self.storms.clone(),
+            calibration: self.calibration.feedbacks().clone(),
+        };
+        serde_json::to_vec(&snapshot).expect("an anomaly holds nothing that JSON cannot write")
+    }
+
+    /// A judge that goes on where [`Judge::snapshot`] was taken.
+    pub fn restore(bytes: &[u8], settings: &Settings, network: &Network) -> Result<Judge, serde_json::Error> {
+        let snapshot: Snapshot = serde_json::from_slice(bytes)?;
+        let mut judge = Judge::new(settings, network);
+        judge.told = snapshot.told.into_iter().map(|told| (told.anomaly.anomaly_id, told)).collect();
+        judge.silent = snapshot.silent;
+        judge.counts = snapshot.counts;
+        judge.storms = snapshot.storms.with(&settings.storm);
+        judge.calibration.resume(snapshot.calibration);
+        Ok(judge)
+    }
+}
+
+/// Whether an anomaly says enough more than before to be told again.
+fn is_news(before: &Anomaly, now: &Anomaly, interval: u32) -> bool {
+    before.status != now.status
+        || before.severity != now.severity
+        || before.related != now.related
+        // Ten times as many targets is another scale of trouble (Slips' log10 rule, without its hiding of repeats).
+        || now.target_count / 10 >= before.target_count.max(1)
+        || now.last_seen.since(before.last_seen) >= interval.max(1)
+}
+
+/// The first stage: at least one number that was held against a threshold, in a span that makes sense.
+fn enough_evidence(case: &Case<'_>) -> Stage {
+    let judged = case.evidence.iter().filter(|evidence| evidence.threshold.is_some()).count();
+    let sane = case.account.first_seen <= case.account.last_seen && case.account.score() > 0.0;
+    let reason = format!("{judged} numbers held against thresholds, highest score {:.2}", case.account.score());
+    stage("evidence", judged > 0 && sane, reason)
+}
+
+/// The baseline stage: where the detector told how far from its own history the host is, that must be far enough.
+fn consistent_with_baseline(case: &Case<'_>) -> Stage {
+    let told = case.evidence.iter().find(|e| e.name.starts_with("baseline") && e.threshold.is_some());
+    let Some(evidence) = told else {
+        return stage("baseline", true, "not judged against a baseline by this method".to_owned());
+    };
+    let (value, threshold) = (evidence.value, evidence.threshold.unwrap_or_default());
+    let reason = format!("{} is {value:.2} {} against {threshold:.2}", evidence.name, evidence.unit);
+    stage("baseline", value >= threshold, reason)
+}
+
+/// A stage with what it found.
+pub(crate) fn stage(name: &str, passed: bool, reason: String) -> Stage {
+    Stage { name: name.to_owned(), passed, reason }
+}
+
+/// The incident's numbers, and what correlation knows beside them.
+fn told_evidence(case: &Case<'_>) -> Vec<Evidence> {
+    let mut evidence = case.evidence.clone();
+    let mut told = |name: &str, value: f64, unit: &str| {
+        let tier = Tier::Correlation;
+        let (name, unit) = (name.to_owned(), unit.to_owned());
+        evidence.push(Evidence { tier, name, value, threshold: None, unit, merge: crate::finding::Merge::Max });
+    };
+    told("windows", f64::from(case.incident.windows().max(1)), "windows");
+    if case.incident.actors_on_target > 1 {
+        told("actors_on_target", f64::from(case.incident.actors_on_target), "actors");
+    }
+    evidence
+}
+
+/// What the models said, where a finding carries it.
+fn ml_contribution(case: &Case<'_>) -> Option<MlContribution> {
+    let score = case.evidence.iter().filter(|e| e.tier == Tier::Ml && e.name.ends_with("score")).map(|e| e.value);
+    let score = score.reduce(f64::max)?;
+    let variant = case.account.methods.keys().next().cloned().unwrap_or_default();
+    Some(MlContribution { model_version: String::new(), variant, score })
+}
+
+/// The address that an episode is about, for sentences and queries.
+pub fn principal(subject: Subject) -> crate::flow::Address {
+    match subject {
+        Subject::Actor(address) | Subject::Victim(address) | Subject::Pair(address, _) => address,
+    }
+}
+
+/// Seconds of an event-time span as people say it: `47 s`, `12 min`, `3 h 20 min`, `2 d 4 h`.
+pub fn spoken_span(first: EventTime, last: EventTime) -> String {
+    let seconds = last.since(first);
+    match seconds {
+        0..=119 => format!("{} s", seconds.max(1)),
+        120..=7199 => format!("{} min", seconds / 60),
+        7200..=172_799 => match seconds % 3600 / 60 {
+            0 => format!("{} h", seconds / 3600),
+            minutes => format!("{} h {minutes} min", seconds / 3600),
+        },
+        _ => match seconds % 86_400 / 3600 {
+            0 => format!("{} d", seconds / 86_400),
+            hours => format!("{} d {hours} h", seconds / 86_400),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

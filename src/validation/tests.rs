@@ -1,0 +1,315 @@
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::*;
+use crate::correlation::{self, Incidents};
+use crate::finding::{Finding, Merge};
+use crate::flow::{Address, network};
+
+#[derive(Deserialize)]
+struct File {
+    correlation: correlation::Settings,
+    validation: Settings,
+}
+
+fn defaults() -> File {
+    toml::from_str(include_str!("../defaults.toml")).unwrap()
+}
+
+fn network() -> Network {
+    Network::new(&network::Settings { internal: vec!["10.0.0.0/8".parse().unwrap()] })
+}
+
+/// Tiers 3 and 4 together.
+struct Bench {
+    incidents: Incidents,
+    judge: Judge,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Settings)) -> Bench {
+        let File { correlation, mut validation } = defaults();
+        change(&mut validation);
+        Bench { incidents: Incidents::new(&correlation), judge: Judge::new(&validation, &network()) }
+    }
+
+    fn fold(&mut self, findings: &[Finding]) -> Vec<Outcome> {
+        let shard: Arc<str> = Arc::from("s");
+        let incidents = self.incidents.fold(&shard, findings);
+        self.judge.judge(&incidents)
+    }
+
+    fn finish(&mut self) -> Vec<Outcome> {
+        let closed = self.incidents.finish();
+        self.judge.judge(&closed)
+    }
+}
+
+fn address(text: &str) -> Address {
+    text.parse().unwrap()
+}
+
+/// A finding of one actor on one target and port.
+fn finding(threat: Threat, actor: &str, target: &str, port: u16, window: u32, score: f64) -> Finding {
+    let (actor, target) = (address(actor), address(target));
+    let subject = match threat {
+        Threat::C2Beacon => Subject::Pair(actor, target),
+        Threat::Ddos => Subject::Victim(target),
+        _ => Subject::Actor(actor),
+    };
+    Finding {
+        threat,
+        method: "method".to_owned(),
+        actor: Actor::One(actor),
+        subject,
+        targets: vec![Target { address: target, ports: vec![port], port_count: 1 }],
+        target_count: 1,
+        target_sketch: Vec::new(),
+        first_seen: EventTime(window),
+        last_seen: EventTime(window + 59),
+        window: EventTime(window),
+        window_seconds: 60,
+        score,
+        severity: Severity::Medium,
+        evidence: vec![Evidence::judged("amount", 200.0, 100.0, "things", Merge::Max)],
+        summary: "it did something".to_owned(),
+        interfaces: Vec::new(),
+        account: String::new(),
+        provisional: false,
+    }
+}
+
+fn told(outcomes: &[Outcome]) -> Vec<&Anomaly> {
+    outcomes.iter().filter_map(|o| if let Outcome::Told(a) = o { Some(&**a) } else { None }).collect()
+}
+
+fn refused_by(outcomes: &[Outcome]) -> Vec<&str> {
+    outcomes.iter().filter_map(|o| if let Outcome::Silent(s) = o { Some(&*s.stage) } else { None }).collect()
+}
+
+#[test]
+fn a_sure_finding_is_told_with_every_stage_it_went_through() {
+    let outcomes = Bench::new().fold(&[finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 600, 0.95)]);
+    let anomaly = told(&outcomes)[0];
+    let names: Vec<&str> = anomaly.tiers.validation.stages.iter().map(|s| &*s.name).collect();
+    let order =
+        ["evidence", "allow_list", "suppression", "known_benign", "baseline", "corroboration", "confidence", "storm"];
+    assert_eq!(names, order);
+    assert!(anomaly.tiers.validation.stages.iter().all(|s| s.passed));
+    assert_eq!(anomaly.detection_timestamp, EventTime(660));
+    assert_eq!(anomaly.mitre, ["T1595.001"]);
+    assert_eq!(anomaly.confidence, 0.95);
+}
+
+#[test]
+fn a_finding_without_a_judged_number_is_refused() {
+    let mut bare = finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 600, 0.95);
+    bare.evidence[0].threshold = None;
+    assert_eq!(refused_by(&Bench::new().fold(&[bare])), ["evidence"]);
+}
+
+#[test]
+fn an_unsure_finding_waits_for_a_second_window_and_keeps_its_id() {
+    let mut bench = Bench::new();
+    let early = bench.fold(&[finding(Threat::C2Beacon, "10.0.0.5", "198.51.100.1", 443, 600, 0.6)]);
+    assert_eq!(refused_by(&early), ["corroboration"]);
+    let later = bench.fold(&[finding(Threat::C2Beacon, "10.0.0.5", "198.51.100.1", 443, 660, 0.6)]);
+    let Outcome::Silent(silence) = &early[0] else { panic!() };
+    assert_eq!(told(&later)[0].anomaly_id, silence.anomaly_id);
+    assert_eq!(told(&later)[0].detection_timestamp, EventTime(720));
+}
+
+#[test]
+fn a_silence_is_told_once_per_reason() {
+    let mut bench = Bench::new();
+    let weak = |window| finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, window, 0.1);
+    assert_eq!(refused_by(&bench.fold(&[weak(0)])), ["corroboration"]);
+    assert_eq!(refused_by(&bench.fold(&[weak(60)])), ["confidence"]);
+    assert!(bench.fold(&[weak(120)]).is_empty());
+    assert_eq!(bench.judge.counts().refused["corroboration"], 1);
+}
+
+#[test]
+fn known_services_are_refused_by_name_and_only_when_they_look_exactly_so() {
+    for (actor, target, port, benign) in [
+        ("10.0.0.5", "198.51.100.1", 123, true),
+        ("10.0.0.5", "8.8.8.8", 53, true),
+        ("10.0.0.5", "8.8.8.8", 4444, false),
+        ("10.0.0.5", "198.51.100.1", 53, false),
+        ("10.0.0.5", "10.0.0.2", 53, true),
+        ("15.177.0.7", "10.0.0.5", 80, true),
+        ("10.0.0.5", "17.57.144.20", 5223, true),
+        ("10.0.0.5", "17.57.144.20", 22, false),
+    ] {
+        let outcomes = Bench::new().fold(&[finding(Threat::C2Beacon, actor, target, port, 0, 0.99)]);
+        let expected: &[&str] = if benign { &["known_benign"] } else { &[] };
+        assert_eq!(refused_by(&outcomes), expected, "{actor} {target} {port}");
+    }
+}
+
+#[test]
+fn trusted_addresses_are_refused_as_actors_and_as_peers_but_not_as_victims() {
+    let trust = |s: &mut Settings| {
+        s.allow_list = vec![toml::from_str("name = 'ours'\naddresses = ['203.0.113.0/24']").unwrap()];
+    };
+    for (threat, actor, target, refused) in [
+        (Threat::PortScan, "203.0.113.9", "10.0.0.5", true),
+        (Threat::C2Beacon, "10.0.0.5", "203.0.113.9", true),
+        (Threat::PortScan, "10.0.0.5", "203.0.113.9", false),
+        (Threat::C2Beacon, "10.0.0.5", "198.51.100.1", false),
+    ] {
+        let outcomes = Bench::with(trust).fold(&[finding(threat, actor, target, 443, 0, 0.99)]);
+        assert_eq!(refused_by(&outcomes) == ["allow_list"], refused, "{threat} {actor} {target}");
+    }
+}
+
+fn suppression(text: &str) -> suppression::Suppression {
+    let head = "name = 'n'\nowner = 'o'\nreason = 'r'\ncreated = '1970-01-01T00:01:00Z'\n";
+    toml::from_str(&format!("{head}{text}")).unwrap()
+}
+
+#[test]
+fn a_suppression_counts_from_its_creation_until_it_expires() {
+    let quiet = suppression("expires = '1970-01-01T01:00:00Z'\nmatch = { actors = ['203.0.113.9'] }");
+    for (window, refused) in [(0, false), (60, true), (3_500, true), (3_600, false)] {
+        let mut bench = Bench::with(|s| s.suppressions = vec![quiet.clone()]);
+        let mut one = finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, window, 0.99);
+        one.last_seen = one.first_seen;
+        assert_eq!(refused_by(&bench.fold(&[one])) == ["suppression"], refused, "{window}");
+        let matches = bench.judge.suppressions().iter().next().unwrap().1;
+        assert_eq!(matches.count, u64::from(refused));
+    }
+}
+
+#[test]
+fn a_suppression_never_covers_what_is_known_only_in_part() {
+    let quiet = suppression("match = { targets = ['10.0.0.0/8'], ports = [22] }");
+    let known = finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 60, 0.99);
+    let mut more_targets = known.clone();
+    more_targets.target_count = 300;
+    let mut more_ports = known.clone();
+    more_ports.targets[0].port_count = 300;
+    for (finding, refused) in [(known, true), (more_targets, false), (more_ports, false)] {
+        let outcomes = Bench::with(|s| s.suppressions = vec![quiet.clone()]).fold(&[finding]);
+        assert_eq!(refused_by(&outcomes) == ["suppression"], refused);
+    }
+}
+
+#[test]
+fn a_suppression_must_be_signed_and_bounded() {
+    use suppression::SuppressionError::{Boundless, Inverted, Unsigned};
+    assert!(suppression("match = { ports = [22] }").check().is_ok());
+    assert!(matches!(suppression("match = {}").check(), Err(Boundless(_))));
+    let inverted = suppression("expires = '1970-01-01T00:00:30Z'\nmatch = { ports = [22] }");
+    assert!(matches!(inverted.check(), Err(Inverted(_))));
+    let mut unsigned = suppression("match = { ports = [22] }");
+    unsigned.owner = " ".to_owned();
+    assert!(matches!(unsigned.check(), Err(Unsigned { field: "owner", .. })));
+}
+
+#[test]
+fn a_dry_run_says_what_would_have_been_hidden() {
+    let outcomes = Bench::new().fold(&[
+        finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 0, 0.99),
+        finding(Threat::PortScan, "203.0.113.10", "10.0.0.5", 22, 0, 0.99),
+    ]);
+    let run = suppression("match = { actors = ['203.0.113.9'] }").dry_run(told(&outcomes), |_| true);
+    assert_eq!((run.tried, run.hidden.len(), run.hidden_true), (2, 1, 1));
+}
+
+#[test]
+fn three_threats_of_one_actor_are_critical_and_the_first_is_told_again() {
+    let mut bench = Bench::new();
+    let host = "10.0.0.5";
+    let scan = bench.fold(&[finding(Threat::PortScan, host, "10.0.0.9", 22, 0, 0.99)]);
+    let scan_id = told(&scan)[0].anomaly_id;
+    let beacon = bench.fold(&[finding(Threat::C2Beacon, host, "198.51.100.1", 443, 600, 0.99)]);
+    let again = *told(&beacon).iter().find(|a| a.anomaly_id == scan_id).unwrap();
+    assert_eq!(again.severity, Severity::High);
+    assert!(again.updates > told(&scan)[0].updates);
+    let third = bench.fold(&[finding(Threat::Behavior, host, "198.51.100.1", 443, 1_200, 0.99)]);
+    assert_eq!(told(&third).len(), 3);
+    assert!(told(&third).iter().all(|a| a.severity == Severity::Critical), "{third:#?}");
+    assert_eq!(told(&third)[0].related.len(), 2);
+}
+
+#[test]
+fn what_was_told_stays_told_and_is_closed_at_the_end() {
+    let mut bench = Bench::new();
+    let one = finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 60, 0.99);
+    bench.fold(std::slice::from_ref(&one));
+    bench.judge.suppress(vec![suppression("match = { actors = ['203.0.113.9'] }")]);
+    assert!(bench.fold(&[finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 120, 0.99)]).is_empty());
+    let closed = bench.finish();
+    assert_eq!(told(&closed)[0].status, Status::Closed);
+}
+
+#[test]
+fn updates_are_spaced_in_event_time() {
+    let mut bench = Bench::new();
+    let mut updates = 0;
+    for minute in 0..20 {
+        let scan = finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, minute * 60, 0.99);
+        updates += told(&bench.fold(&[scan])).len();
+    }
+    assert_eq!(updates, 4);
+}
+
+#[test]
+fn a_storm_is_told_as_one_and_each_of_it_is_kept() {
+    let mut bench = Bench::with(|s| s.storm.anomalies_max = 5);
+    let findings: Vec<Finding> =
+        (0..30).map(|n| finding(Threat::PortScan, &format!("203.0.113.{n}"), "10.0.0.5", 22, 0, 0.99)).collect();
+    let outcomes = bench.fold(&findings);
+    let single = told(&outcomes).into_iter().filter(|a| a.actor != Actor::Many).count();
+    let summary = told(&outcomes).into_iter().rfind(|a| a.actor == Actor::Many).unwrap();
+    assert_eq!(single, 5);
+    assert_eq!(refused_by(&outcomes).len(), 25);
+    assert_eq!(summary.updates, 16);
+    let calm = finding(Threat::PortScan, "203.0.113.99", "10.0.0.5", 22, 660, 0.99);
+    assert_eq!(told(&bench.fold(&[calm])).len(), 1);
+}
+
+#[test]
+fn confidence_grows_with_score_and_support_and_verdicts_move_it_only_when_there_are_enough() {
+    let mut calibration = Calibration::new(&defaults().validation.calibration);
+    let p = |c: &Calibration, score, support| c.probability(Threat::C2Beacon, score, support);
+    let steps: Vec<f64> = (0..=10).map(|n| p(&calibration, f64::from(n) / 10.0, 0.0)).collect();
+    assert!(steps.windows(2).all(|w| w[0] < w[1]), "{steps:?}");
+    assert!(p(&calibration, 0.5, 0.5) > p(&calibration, 0.5, 0.0));
+    for n in 0..5 {
+        assert_eq!(p(&calibration, 0.5, 0.0), 0.5, "after {n} verdicts");
+        calibration.learn(Threat::C2Beacon, Verdict::FalsePositive);
+    }
+    assert!(p(&calibration, 0.5, 0.0) < 0.2);
+    assert_eq!(calibration.probability(Threat::Ddos, 0.5, 0.0), 0.5);
+}
+
+#[test]
+fn a_judge_restored_goes_on_as_if_nothing_had_happened() {
+    let mut whole = Bench::new();
+    let mut cut = Bench::new();
+    for minute in 0..30 {
+        let findings = [
+            finding(Threat::PortScan, "10.0.0.5", "10.0.0.9", 22, minute * 60, 0.61),
+            finding(Threat::C2Beacon, "10.0.0.5", "198.51.100.1", 443, minute * 60, 0.3),
+        ];
+        cut.judge = Judge::restore(&cut.judge.snapshot(), &defaults().validation, &network()).unwrap();
+        assert_eq!(whole.fold(&findings), cut.fold(&findings));
+    }
+    assert_eq!(whole.finish(), cut.finish());
+}
+
+#[test]
+fn spans_are_spoken_as_people_say_them() {
+    for (seconds, spoken) in
+        [(0, "1 s"), (47, "47 s"), (720, "12 min"), (12_000, "3 h 20 min"), (7_200, "2 h"), (187_200, "2 d 4 h")]
+    {
+        assert_eq!(spoken_span(EventTime(10), EventTime(10 + seconds)), spoken);
+    }
+}
