@@ -7,6 +7,7 @@
 //! How a record is read from bytes is told in [`text`] (lines), [`parquet`] and [`envelope`] (what wraps lines on a stream).
 
 pub mod interfaces;
+pub mod kpl;
 pub mod network;
 pub mod text;
 

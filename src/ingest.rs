@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::flow::text::{Format, FormatError};
 use crate::flow::{Blindness, FlowRecord, Interface};
 
+pub mod kinesis;
 pub mod lease;
 pub mod local;
 pub mod snapshot;

@@ -1,3 +1,5 @@
 //! All integration tests, one binary; a module per capability. `tests/run NAME` runs the capability of that name.
 
 mod config;
+mod kinesis;
+mod servers;
