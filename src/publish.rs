@@ -11,6 +11,9 @@ use crate::anomaly::{Anomaly, Status};
 use crate::finding::{Severity, Threat};
 use crate::flow::{Address, EventTime};
 
+pub mod dead_letter;
+pub mod dynamodb;
+pub mod eventbridge;
 pub mod local;
 
 /// Why a backend did not do what it was asked.
@@ -32,6 +35,14 @@ pub enum PublishError {
         /// What came back.
         cause: String,
     },
+}
+
+impl PublishError {
+    /// What a call to AWS came to.
+    pub(crate) fn of(context: impl Into<String>, fault: crate::aws::Fault) -> PublishError {
+        let (context, cause) = (context.into(), fault.cause);
+        if fault.retry { PublishError::Retry { context, cause } } else { PublishError::Fatal { context, cause } }
+    }
 }
 
 /// What recording an anomaly changed.

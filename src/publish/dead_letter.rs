@@ -1,0 +1,274 @@
+//! Dead letters: what could not be announced waits in an SQS queue, with its cause, until a sweep announces it.
+//!
+//! [`WithDeadLetters`] stands before an announcer. What the announcer gives back goes to the queue, and is then as good
+//! as announced: the queue keeps it, and [`WithDeadLetters::sweep`] tries again. Only where the queue is away too does the
+//! caller get the error, and holds. A letter that is never taken stays in the queue until the queue's own redrive policy
+//! or retention ends it, where a person can read its cause.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, SendMessageBatchRequestEntry};
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use crate::anomaly::Anomaly;
+use crate::aws::{Fault, deadlines};
+use crate::ingest::{Refusal, ShardId};
+use crate::publish::{Announcement, Announcer, PublishError};
+
+/// Settings of the backend, `[publish.dead_letter]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// URL of the SQS queue.
+    pub queue_url: String,
+    /// How often the queue is swept.
+    pub sweep_every: SignedDuration,
+    /// Letters that one sweep takes at most.
+    pub sweep_max: usize,
+    /// How long a letter that was taken is hidden from other sweepers.
+    pub hidden: SignedDuration,
+    /// Deadline of one attempt of a call.
+    pub timeout: SignedDuration,
+}
+
+/// What lies in the queue.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Letter {
+    /// An announcement that nobody took.
+    Announcement {
+        /// What was to be announced.
+        announcement: Announcement,
+        /// About which anomaly.
+        anomaly: Box<Anomaly>,
+        /// Why it was not.
+        cause: String,
+    },
+    /// Input that could not be read. The payload is not kept: flow logs do not belong into queues.
+    Refusal {
+        /// The shard it came from.
+        shard: ShardId,
+        /// Where and why.
+        refusal: Refusal,
+    },
+}
+
+/// A dead-letter queue.
+#[derive(Clone, Debug)]
+pub struct DeadLetters {
+    client: Client,
+    settings: Settings,
+}
+
+impl DeadLetters {
+    /// A queue that exists.
+    pub fn new(aws: &SdkConfig, settings: &Settings) -> DeadLetters {
+        let config = aws_sdk_sqs::config::Builder::from(aws).timeout_config(deadlines(settings.timeout)).build();
+        DeadLetters { client: Client::from_conf(config), settings: settings.clone() }
+    }
+
+    /// Puts letters into the queue; answers what became of each.
+    pub async fn put(&self, letters: &[Letter]) -> Vec<Result<(), PublishError>> {
+        let mut outcomes = Vec::with_capacity(letters.len());
+        for letter in letters {
+            outcomes.push(serde_json::to_string(letter).map_err(|e| PublishError::Fatal {
+                context: "write a dead letter as JSON".to_owned(),
+                cause: e.to_string(),
+            }));
+        }
+        let bodies: Vec<(usize, String)> = outcomes
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(i, o)| Some((i, o.as_mut().ok().map(std::mem::take)?)))
+            .collect();
+        let mut results: Vec<Result<(), PublishError>> = outcomes.into_iter().map(|o| o.map(drop)).collect();
+        for part in packed(bodies) {
+            self.send(part, &mut results).await;
+        }
+        results
+    }
+
+    async fn send(&self, part: Vec<(usize, String)>, results: &mut [Result<(), PublishError>]) {
+        const CONTEXT: &str = "put a dead letter into the queue";
+        let entry = |(index, body): &(usize, String)| {
+            SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(body).build()
+        };
+        let entries = match part.iter().map(entry).collect::<Result<Vec<_>, _>>() {
+            Ok(entries) => entries,
+            Err(error) => {
+                for (index, _) in part {
+                    results[index] = Err(PublishError::Fatal { context: CONTEXT.to_owned(), cause: error.to_string() });
+                }
+                return;
+            }
+        };
+        let sent =
+            self.client.send_message_batch().queue_url(&self.settings.queue_url).set_entries(Some(entries)).send();
+        match sent.await {
+            Ok(answer) => {
+                for failed in answer.failed() {
+                    let cause = format!("{}: {}", failed.code(), failed.message().unwrap_or_default());
+                    let fault = Fault { code: failed.code().to_owned(), cause, retry: !failed.sender_fault() };
+                    if let Some(result) = failed.id().parse::<usize>().ok().and_then(|i| results.get_mut(i)) {
+                        *result = Err(PublishError::of(CONTEXT, fault));
+                    }
+                }
+            }
+            Err(error) => {
+                let fault = Fault::of(&error);
+                for (index, _) in part {
+                    results[index] = Err(PublishError::of(CONTEXT, fault.clone()));
+                }
+            }
+        }
+    }
+
+    async fn receive(&self) -> Result<Vec<(Message, Letter)>, PublishError> {
+        let hidden = i32::try_from(self.settings.hidden.as_secs()).unwrap_or(i32::MAX).max(1);
+        let answer = self
+            .client
+            .receive_message()
+            .queue_url(&self.settings.queue_url)
+            .max_number_of_messages(BATCH as i32)
+            .visibility_timeout(hidden)
+            .send()
+            .await
+            .map_err(|e| PublishError::of("read the dead-letter queue", Fault::of(&e)))?;
+        let read = |message: Message| {
+            let letter = serde_json::from_str(message.body().unwrap_or_default()).ok()?;
+            Some((message, letter))
+        };
+        Ok(answer.messages.unwrap_or_default().into_iter().filter_map(read).collect())
+    }
+
+    async fn delete(&self, messages: &[&Message]) -> Result<(), PublishError> {
+        const CONTEXT: &str = "remove dead letters that were announced";
+        let entry = |(index, message): (usize, &&Message)| {
+            DeleteMessageBatchRequestEntry::builder()
+                .id(index.to_string())
+                .receipt_handle(message.receipt_handle().unwrap_or_default())
+                .build()
+        };
+        let entries: Vec<_> = messages
+            .iter()
+            .enumerate()
+            .map(entry)
+            .collect::<Result<_, _>>()
+            .map_err(|e| PublishError::Fatal { context: CONTEXT.to_owned(), cause: e.to_string() })?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let queue = &self.settings.queue_url;
+        // A letter whose removal fails is announced again, which is harmless.
+        self.client
+            .delete_message_batch()
+            .queue_url(queue)
+            .set_entries(Some(entries))
+            .send()
+            .await
+            .map_err(|e| PublishError::of(CONTEXT, Fault::of(&e)))?;
+        Ok(())
+    }
+}
+
+/// Messages of one request (SQS API reference, `SendMessageBatch` and `ReceiveMessage`).
+const BATCH: usize = 10;
+
+/// Bytes of one request: under the older limit of 256 KiB, which some regions and emulators still keep.
+const BATCH_BYTES: usize = 250 * 1024;
+
+fn packed(bodies: Vec<(usize, String)>) -> Vec<Vec<(usize, String)>> {
+    let mut parts: Vec<Vec<(usize, String)>> = Vec::new();
+    let mut bytes = 0;
+    for (index, body) in bodies {
+        match parts.last_mut() {
+            Some(part) if part.len() < BATCH && bytes + body.len() <= BATCH_BYTES => {
+                bytes += body.len();
+                part.push((index, body));
+            }
+            _ => {
+                bytes = body.len();
+                parts.push(vec![(index, body)]);
+            }
+        }
+    }
+    parts
+}
+
+/// An announcer whose failures are kept as dead letters.
+pub struct WithDeadLetters {
+    inner: Arc<dyn Announcer>,
+    letters: DeadLetters,
+}
+
+impl WithDeadLetters {
+    /// Puts what `inner` gives back into the queue.
+    pub fn new(inner: Arc<dyn Announcer>, letters: DeadLetters) -> WithDeadLetters {
+        WithDeadLetters { inner, letters }
+    }
+
+    /// Announces what lies in the queue; answers how many letters were announced. Letters that are no announcements, and
+    /// those that are not taken this time either, stay.
+    pub async fn sweep(&self) -> Result<usize, PublishError> {
+        let mut announced = 0;
+        let mut seen = 0;
+        while seen < self.letters.settings.sweep_max {
+            let received = self.letters.receive().await?;
+            if received.is_empty() {
+                break;
+            }
+            seen += received.len();
+            let mut due = Vec::new();
+            let mut batch = Vec::new();
+            for (message, letter) in &received {
+                if let Letter::Announcement { announcement, anomaly, .. } = letter {
+                    due.push(message);
+                    batch.push((*announcement, (**anomaly).clone()));
+                }
+            }
+            let outcomes = self.inner.announce(&batch).await;
+            let done: Vec<&Message> =
+                due.into_iter().zip(&outcomes).filter(|(_, o)| o.is_ok()).map(|(m, _)| m).collect();
+            self.letters.delete(&done).await?;
+            announced += done.len();
+            if outcomes.iter().any(|o| matches!(o, Err(PublishError::Retry { .. }))) {
+                break;
+            }
+        }
+        Ok(announced)
+    }
+}
+
+#[async_trait]
+impl Announcer for WithDeadLetters {
+    async fn announce(&self, batch: &[(Announcement, Anomaly)]) -> Vec<Result<(), PublishError>> {
+        let mut results = self.inner.announce(batch).await;
+        let mut letters = Vec::new();
+        let mut failed = Vec::new();
+        for (index, (result, (announcement, anomaly))) in results.iter().zip(batch).enumerate() {
+            if let Err(error) = result {
+                failed.push(index);
+                let (anomaly, cause) = (Box::new(anomaly.clone()), error.to_string());
+                letters.push(Letter::Announcement { announcement: *announcement, anomaly, cause });
+            }
+        }
+        for (index, outcome) in failed.into_iter().zip(self.letters.put(&letters).await) {
+            match outcome {
+                Ok(()) => {
+                    if let Err(error) = &results[index] {
+                        warn!(anomaly = %batch[index].1.anomaly_id, error = %error, "announcement kept as a dead letter");
+                    }
+                    results[index] = Ok(());
+                }
+                // The queue is away too: the announcer's own error says whether to hold or to give up.
+                Err(error) => warn!(error = %error, "keep a dead letter"),
+            }
+        }
+        results
+    }
+}

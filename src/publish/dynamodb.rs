@@ -1,0 +1,516 @@
+//! The anomaly store in DynamoDB.
+//!
+//! One table holds all that is kept about anomalies, by hash `anomaly_id` and range `detection_timestamp`:
+//!
+//! | row | `anomaly_id` | `detection_timestamp` |
+//! | --- | --- | --- |
+//! | an anomaly | its id | RFC 3339, as in the anomaly |
+//! | an analyst's verdict | the anomaly's id | `feedback#` and the analyst |
+//! | a silence | `silence#` and the id | `silence` |
+//! | the days that have anomalies | `days` | `days` |
+//!
+//! `anomaly` holds the whole as JSON; what stands beside it serves conditions, indexes and filters. Every write is
+//! conditional on the revision it replaces, so writing twice, or an old revision after a newer one, changes nothing. No
+//! query scans: `by_day`, `by_actor`, `by_threat` and `by_status` are hashed by what they are named after and ordered by
+//! `sort` (time of detection, then id), and `by_pending` holds only what has not been announced yet.
+//!
+//! Indexes follow the table within a fraction of a second; whoever asks by id reads what was last written.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_config::retry::RetryConfig;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
+use jiff::SignedDuration;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::anomaly::{Anomaly, Status};
+use crate::aws::{Fault, deadlines};
+use crate::finding::Actor;
+use crate::flow::{Address, EventTime};
+use crate::publish::{AnomalyStore, Feedback, Page, PublishError, Query, Recorded, Silence};
+
+pub mod schema;
+
+type Row = HashMap<String, AttributeValue>;
+
+/// Settings of the backend, `[publish.dynamodb]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Name of the table of anomalies.
+    pub table: String,
+    /// Name of the table of model settings.
+    pub models_table: String,
+    /// How long a row is kept after it was last written.
+    pub retention: SignedDuration,
+    /// Deadline of one attempt of a call.
+    pub timeout: SignedDuration,
+}
+
+/// Anomalies in DynamoDB.
+#[derive(Clone, Debug)]
+pub struct DynamoStore {
+    client: Client,
+    settings: Settings,
+}
+
+/// How often a conditional put is tried. The SDK's own retries are off for it: a put whose answer was lost finds itself
+/// in the table, and only we can tell that from somebody else's.
+const PUT_ATTEMPTS: u32 = 3;
+
+impl DynamoStore {
+    /// A store on a table that exists; see [`schema`] and `flowvigil migrate`.
+    pub fn new(aws: &SdkConfig, settings: &Settings) -> DynamoStore {
+        let config = aws_sdk_dynamodb::config::Builder::from(aws).timeout_config(deadlines(settings.timeout)).build();
+        DynamoStore { client: Client::from_conf(config), settings: settings.clone() }
+    }
+
+    /// The row of an anomaly as it was last written.
+    async fn row(&self, id: Uuid) -> Result<Option<Row>, PublishError> {
+        let answer = self
+            .client
+            .query()
+            .table_name(&self.settings.table)
+            .consistent_read(true)
+            // Moments begin with a digit; the rows of feedback do not.
+            .key_condition_expression("anomaly_id = :id AND detection_timestamp BETWEEN :from AND :to")
+            .expression_attribute_values(":id", text(id.to_string()))
+            .expression_attribute_values(":from", text("0"))
+            .expression_attribute_values(":to", text(":"))
+            .send()
+            .await
+            .map_err(|e| PublishError::of("look up an anomaly", Fault::of(&e)))?;
+        Ok(answer.items.unwrap_or_default().into_iter().max_by_key(|row| word(row, "rev").unwrap_or_default()))
+    }
+
+    /// Puts a row unless it holds this or a later `rev`; answers what it held before, or `None` for "unchanged".
+    async fn put_newer(&self, row: Row, context: &str) -> Result<Option<Row>, PublishError> {
+        let rev = row["rev"].clone();
+        let mut fault = None;
+        for _ in 0..PUT_ATTEMPTS {
+            let put = self
+                .client
+                .put_item()
+                .table_name(&self.settings.table)
+                .set_item(Some(row.clone()))
+                .condition_expression("attribute_not_exists(anomaly_id) OR rev < :rev")
+                .expression_attribute_values(":rev", rev.clone())
+                .return_values(ReturnValue::AllOld)
+                .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+                .customize()
+                .config_override(aws_sdk_dynamodb::config::Builder::new().retry_config(RetryConfig::disabled()))
+                .send()
+                .await;
+            let error = match put {
+                Ok(done) => return Ok(Some(done.attributes.unwrap_or_default())),
+                Err(error) => error,
+            };
+            if let Some(PutItemError::ConditionalCheckFailedException(failed)) = error.as_service_error() {
+                // Our own put may have arrived although its answer did not. What it replaced is not known any more, but
+                // that it was ours is: the first attempt would have been told of anybody else's.
+                let ours = fault.is_some() && failed.item().and_then(|old| old.get("rev")) == Some(&rev);
+                return Ok(ours.then(Row::new));
+            }
+            let told = Fault::of(&error);
+            if !told.retry {
+                return Err(PublishError::of(context, told));
+            }
+            tokio::time::sleep(PUT_PAUSE).await;
+            fault = Some(told);
+        }
+        Err(PublishError::of(context, fault.expect("an attempt without a fault has returned")))
+    }
+
+    fn expires(&self) -> AttributeValue {
+        number(now() + self.settings.retention.as_secs())
+    }
+
+    fn anomaly_row(&self, anomaly: &Anomaly, detected: &str) -> Result<Row, PublishError> {
+        let body = serde_json::to_string(anomaly).map_err(|e| PublishError::Fatal {
+            context: "write an anomaly as JSON".to_owned(),
+            cause: e.to_string(),
+        })?;
+        let mut row = Row::from([
+            ("anomaly_id".to_owned(), text(anomaly.anomaly_id.to_string())),
+            ("detection_timestamp".to_owned(), text(detected)),
+            ("kind".to_owned(), text("anomaly")),
+            ("rev".to_owned(), text(revision(anomaly))),
+            ("anomaly".to_owned(), text(body)),
+            ("threat".to_owned(), text(anomaly.threat.name())),
+            ("status".to_owned(), text(status(anomaly.status))),
+            ("severity".to_owned(), number(anomaly.severity as i64)),
+            ("actor".to_owned(), text(anomaly.actor.to_string())),
+            ("first_seen".to_owned(), number(i64::from(anomaly.first_seen.0))),
+            ("last_seen".to_owned(), number(i64::from(anomaly.last_seen.0))),
+            ("day".to_owned(), text(day(detected))),
+            ("sort".to_owned(), text(sort(detected, anomaly.anomaly_id))),
+            ("pending".to_owned(), text("announcement")),
+            ("expires".to_owned(), self.expires()),
+        ]);
+        let mut addresses: BTreeSet<String> = anomaly.targets.iter().map(|t| t.address.to_string()).collect();
+        if let Actor::One(actor) = anomaly.actor {
+            addresses.insert(actor.to_string());
+        }
+        if !addresses.is_empty() {
+            row.insert("addresses".to_owned(), AttributeValue::Ss(addresses.into_iter().collect()));
+        }
+        Ok(row)
+    }
+
+    async fn note_day(&self, detected: &str) -> Result<(), PublishError> {
+        self.client
+            .update_item()
+            .table_name(&self.settings.table)
+            .key("anomaly_id", text("days"))
+            .key("detection_timestamp", text("days"))
+            .update_expression("ADD #days :day")
+            .expression_attribute_names("#days", "days")
+            .expression_attribute_values(":day", AttributeValue::Ss(vec![day(detected).to_owned()]))
+            .send()
+            .await
+            .map_err(|e| PublishError::of("note the day of an anomaly", Fault::of(&e)))?;
+        Ok(())
+    }
+
+    /// Days that have anomalies, newest first.
+    async fn days(&self) -> Result<Vec<String>, PublishError> {
+        let answer = self
+            .client
+            .get_item()
+            .table_name(&self.settings.table)
+            .key("anomaly_id", text("days"))
+            .key("detection_timestamp", text("days"))
+            .send()
+            .await
+            .map_err(|e| PublishError::of("look up the days that have anomalies", Fault::of(&e)))?;
+        let mut days: Vec<String> =
+            answer.item.as_ref().and_then(|row| row.get("days")?.as_ss().ok()).cloned().unwrap_or_default();
+        days.sort_unstable_by_key(|day| Reverse(day.clone()));
+        Ok(days)
+    }
+
+    /// Rows of one hash of an index, newest first, at most `limit` of those that pass.
+    async fn indexed(&self, index: &Index, filter: &Filter, limit: usize) -> Result<Vec<Row>, PublishError> {
+        let mut rows = Vec::new();
+        let mut from = None;
+        while rows.len() < limit {
+            let condition = if index.before.is_some() { "#hash = :hash AND #sort < :before" } else { "#hash = :hash" };
+            let mut query = self
+                .client
+                .query()
+                .table_name(&self.settings.table)
+                .index_name(index.name)
+                .key_condition_expression(condition)
+                .expression_attribute_names("#hash", index.hash)
+                .expression_attribute_values(":hash", text(&index.value))
+                .scan_index_forward(index.oldest_first)
+                .set_exclusive_start_key(from);
+            if let Some(before) = &index.before {
+                query = query
+                    .expression_attribute_names("#sort", "sort")
+                    .expression_attribute_values(":before", text(before));
+            }
+            query = match filter.expression() {
+                Some(expression) => query.filter_expression(expression).limit(FILTERED_PAGE),
+                None => query.limit(i32::try_from(limit - rows.len()).unwrap_or(i32::MAX)),
+            };
+            for (name, attribute) in &filter.names {
+                query = query.expression_attribute_names(*name, *attribute);
+            }
+            for (name, value) in &filter.values {
+                query = query.expression_attribute_values(*name, value.clone());
+            }
+            let page = query.send().await.map_err(|e| PublishError::of("query anomalies", Fault::of(&e)))?;
+            rows.extend(page.items.unwrap_or_default());
+            from = page.last_evaluated_key;
+            if from.is_none() {
+                break;
+            }
+        }
+        rows.truncate(limit);
+        Ok(rows)
+    }
+}
+
+/// Pause before a put is tried again.
+const PUT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Rows that one request looks at where most may be filtered out; 1 MB is the page's own limit.
+const FILTERED_PAGE: i32 = 300;
+
+/// Which part of which index is read.
+struct Index {
+    name: &'static str,
+    hash: &'static str,
+    value: String,
+    before: Option<String>,
+    oldest_first: bool,
+}
+
+impl Index {
+    fn new(name: &'static str, hash: &'static str, value: impl Into<String>, before: Option<String>) -> Index {
+        Index { name, hash, value: value.into(), before, oldest_first: false }
+    }
+}
+
+/// Conditions on rows that an index alone does not decide.
+#[derive(Default)]
+struct Filter {
+    clauses: Vec<&'static str>,
+    names: Vec<(&'static str, &'static str)>,
+    values: Vec<(&'static str, AttributeValue)>,
+}
+
+impl Filter {
+    fn of(query: &Query) -> Filter {
+        let mut filter = Filter::default();
+        if let Some(threat) = query.threat {
+            filter.require("threat = :threat", ":threat", text(threat.name()));
+        }
+        if let Some(severity) = query.min_severity {
+            filter.require("severity >= :severity", ":severity", number(severity as i64));
+        }
+        if let Some(wanted) = query.status {
+            filter.require("#status = :status", ":status", text(status(wanted)));
+            filter.names.push(("#status", "status"));
+        }
+        if let Some(actor) = query.actor {
+            filter.require("actor = :actor", ":actor", text(actor.to_string()));
+        }
+        if let Some(since) = query.since {
+            filter.require("last_seen >= :since", ":since", number(i64::from(since.0)));
+        }
+        if let Some(until) = query.until {
+            filter.require("first_seen < :until", ":until", number(i64::from(until.0)));
+        }
+        filter.on(query.address);
+        filter
+    }
+
+    fn on(&mut self, address: Option<Address>) {
+        if let Some(address) = address {
+            self.require("contains(addresses, :address)", ":address", text(address.to_string()));
+        }
+    }
+
+    fn require(&mut self, clause: &'static str, name: &'static str, value: AttributeValue) {
+        self.clauses.push(clause);
+        self.values.push((name, value));
+    }
+
+    fn expression(&self) -> Option<String> {
+        (!self.clauses.is_empty()).then(|| self.clauses.join(" AND "))
+    }
+}
+
+#[async_trait]
+impl AnomalyStore for DynamoStore {
+    async fn record(&self, anomaly: &Anomaly) -> Result<Recorded, PublishError> {
+        let known = self.row(anomaly.anomaly_id).await?;
+        // An id has one row. Should a later revision know an earlier detection, the row keeps the key that it has.
+        let detected = known
+            .as_ref()
+            .and_then(|row| word(row, "detection_timestamp"))
+            .unwrap_or_else(|| anomaly.detection_timestamp.to_string());
+        if known.is_none() {
+            self.note_day(&detected).await?;
+        }
+        let row = self.anomaly_row(anomaly, &detected)?;
+        Ok(match self.put_newer(row, "record an anomaly").await? {
+            None => Recorded::Unchanged,
+            Some(_) if known.is_none() => Recorded::New,
+            Some(_) => Recorded::Updated,
+        })
+    }
+
+    async fn announced(&self, anomaly: &Anomaly) -> Result<(), PublishError> {
+        let Some(known) = self.row(anomaly.anomaly_id).await? else { return Ok(()) };
+        let detected = word(&known, "detection_timestamp").unwrap_or_default();
+        let marked = self
+            .client
+            .update_item()
+            .table_name(&self.settings.table)
+            .key("anomaly_id", text(anomaly.anomaly_id.to_string()))
+            .key("detection_timestamp", text(detected))
+            .update_expression("REMOVE #pending")
+            .condition_expression("rev = :rev")
+            .expression_attribute_names("#pending", "pending")
+            .expression_attribute_values(":rev", text(revision(anomaly)))
+            .send()
+            .await;
+        match marked {
+            Ok(_) => Ok(()),
+            // A later revision was recorded meanwhile; it is announced on its own.
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(()),
+            Err(error) => Err(PublishError::of("mark an anomaly as announced", Fault::of(&error))),
+        }
+    }
+
+    async fn unannounced(&self, limit: usize) -> Result<Vec<Anomaly>, PublishError> {
+        let index = Index { oldest_first: true, ..Index::new("by_pending", "pending", "announcement", None) };
+        self.indexed(&index, &Filter::default(), limit).await?.iter().map(read_anomaly).collect()
+    }
+
+    async fn get(&self, id: Uuid) -> Result<Option<Anomaly>, PublishError> {
+        self.row(id).await?.as_ref().map(read_anomaly).transpose()
+    }
+
+    async fn query(&self, query: &Query) -> Result<Page, PublishError> {
+        let filter = Filter::of(query);
+        let cursor = query.cursor.clone();
+        // One more than asked for says whether there is another page.
+        let limit = query.limit + 1;
+        let mut rows = if let Some(actor) = query.actor {
+            self.indexed(&Index::new("by_actor", "actor", actor.to_string(), cursor), &filter.without("actor"), limit)
+                .await?
+        } else if let Some(wanted) = query.status {
+            let index = Index::new("by_status", "status", status(wanted), cursor);
+            self.indexed(&index, &filter.without("#status"), limit).await?
+        } else if let Some(threat) = query.threat {
+            let index = Index::new("by_threat", "threat", threat.name(), cursor);
+            self.indexed(&index, &filter.without("threat"), limit).await?
+        } else {
+            let mut rows = Vec::new();
+            for day in self.days().await? {
+                if rows.len() >= limit {
+                    break;
+                }
+                if cursor.as_deref().is_some_and(|before| *day > *before) {
+                    continue;
+                }
+                let index = Index::new("by_day", "day", day, cursor.clone());
+                rows.extend(self.indexed(&index, &filter, limit - rows.len()).await?);
+            }
+            rows
+        };
+        let more = rows.len() > query.limit;
+        rows.truncate(query.limit);
+        let next = rows.last().filter(|_| more).and_then(|row| word(row, "sort"));
+        let anomalies = rows.iter().map(read_anomaly).collect::<Result<_, _>>()?;
+        Ok(Page { anomalies, next })
+    }
+
+    async fn silence(&self, silence: &Silence) -> Result<(), PublishError> {
+        let detected = silence.last_seen.to_string();
+        let mut row = Row::from([
+            ("anomaly_id".to_owned(), text(format!("silence#{}", silence.anomaly_id))),
+            ("detection_timestamp".to_owned(), text("silence")),
+            ("kind".to_owned(), text("silence")),
+            ("rev".to_owned(), text(format!("{:010}", silence.last_seen.0))),
+            ("silence".to_owned(), json(silence)?),
+            ("day".to_owned(), text("silence")),
+            ("sort".to_owned(), text(sort(&detected, silence.anomaly_id))),
+            ("expires".to_owned(), self.expires()),
+        ]);
+        if let crate::finding::Actor::One(actor) = silence.actor {
+            row.insert("addresses".to_owned(), AttributeValue::Ss(vec![actor.to_string()]));
+        }
+        self.put_newer(row, "keep a silence").await?;
+        Ok(())
+    }
+
+    async fn silences(&self, address: Option<Address>, limit: usize) -> Result<Vec<Silence>, PublishError> {
+        let mut filter = Filter::default();
+        filter.on(address);
+        let rows = self.indexed(&Index::new("by_day", "day", "silence", None), &filter, limit).await?;
+        rows.iter().map(|row| parse(row, "silence")).collect()
+    }
+
+    async fn feedback(&self, feedback: &Feedback) -> Result<(), PublishError> {
+        let row = Row::from([
+            ("anomaly_id".to_owned(), text(feedback.anomaly_id.to_string())),
+            ("detection_timestamp".to_owned(), text(format!("feedback#{}", feedback.by))),
+            ("kind".to_owned(), text("feedback")),
+            ("rev".to_owned(), text(format!("{:010}", feedback.at.0))),
+            ("feedback".to_owned(), json(feedback)?),
+            ("day".to_owned(), text("feedback")),
+            ("sort".to_owned(), text(sort(&feedback.at.to_string(), feedback.anomaly_id))),
+            ("expires".to_owned(), self.expires()),
+        ]);
+        self.put_newer(row, "keep feedback").await?;
+        Ok(())
+    }
+
+    async fn feedbacks(&self, since: EventTime) -> Result<Vec<Feedback>, PublishError> {
+        let mut filter = Filter::default();
+        filter.require("rev >= :since", ":since", text(format!("{:010}", since.0)));
+        let index = Index { oldest_first: true, ..Index::new("by_day", "day", "feedback", None) };
+        let rows = self.indexed(&index, &filter, usize::MAX).await?;
+        rows.iter().map(|row| parse(row, "feedback")).collect()
+    }
+}
+
+impl Filter {
+    /// Without the clause on an attribute that the index decides already (DynamoDB refuses a filter on a key).
+    fn without(self, attribute: &str) -> Filter {
+        let keep = |clause: &str| clause.split(' ').next() != Some(attribute);
+        let value = format!(":{}", attribute.trim_start_matches('#'));
+        Filter {
+            clauses: self.clauses.into_iter().filter(|c| keep(c)).collect(),
+            names: self.names.into_iter().filter(|(name, _)| *name != attribute).collect(),
+            values: self.values.into_iter().filter(|(name, _)| *name != value).collect(),
+        }
+    }
+}
+
+/// Orders the revisions of one anomaly as text: updates, then last moment, then closed after open.
+fn revision(anomaly: &Anomaly) -> String {
+    format!("{:010}.{:010}.{}", anomaly.updates, anomaly.last_seen.0, anomaly.status as u8)
+}
+
+/// Orders anomalies by detection and, read backwards, those of one moment by ascending id: the id's complement follows.
+fn sort(detected: &str, id: Uuid) -> String {
+    format!("{detected}#{:032x}", !id.as_u128())
+}
+
+fn day(detected: &str) -> &str {
+    detected.split('T').next().unwrap_or(detected)
+}
+
+const fn status(status: Status) -> &'static str {
+    match status {
+        Status::Open => "open",
+        Status::Closed => "closed",
+    }
+}
+
+fn text(value: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(value.into())
+}
+
+fn number(value: i64) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}
+
+fn word(row: &Row, name: &str) -> Option<String> {
+    row.get(name).and_then(|v| v.as_s().ok()).cloned()
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<AttributeValue, PublishError> {
+    serde_json::to_string(value)
+        .map(AttributeValue::S)
+        .map_err(|e| PublishError::Fatal { context: "write a row as JSON".to_owned(), cause: e.to_string() })
+}
+
+fn read_anomaly(row: &Row) -> Result<Anomaly, PublishError> {
+    parse(row, "anomaly")
+}
+
+fn parse<T: serde::de::DeserializeOwned>(row: &Row, name: &str) -> Result<T, PublishError> {
+    let body = word(row, name).unwrap_or_default();
+    serde_json::from_str(&body)
+        .map_err(|e| PublishError::Fatal { context: format!("read the {name} of a row"), cause: e.to_string() })
+}
+
+/// Rows expire by the wall clock: an old log that is replayed today is not to vanish tomorrow.
+#[allow(clippy::disallowed_methods)]
+fn now() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+}
