@@ -9,6 +9,7 @@
 pub mod interfaces;
 pub mod kpl;
 pub mod network;
+pub mod simd;
 pub mod text;
 
 use std::fmt;

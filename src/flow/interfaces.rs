@@ -1,9 +1,9 @@
 //! The names behind interface numbers, one table per shard.
 //!
 //! Every record names its interface and account in text; the engine wants a number. Looking that text up is a random
-//! memory access per record, so the common case is one cache line: a direct-mapped table of recently seen
-//! `account interface` pairs with the whole text inline, compared exactly. What it does not hold goes to a hash table
-//! over the names themselves.
+//! memory access per record, so the common case is one cache line: a table of `account interface` pairs as lines spell
+//! them, with the whole text inline, compared exactly. What it does not hold (longer pairs, more than a quarter of a
+//! million of them) goes to a hash table over the names themselves.
 
 use std::hash::BuildHasher;
 
@@ -12,16 +12,16 @@ use hashbrown::HashTable;
 
 use crate::flow::{Interface, InterfaceId};
 
-/// Longest `account` + `interface` text that a line of the recent table holds inline; a real pair is 12 + 21 bytes.
+/// Longest `account` + `interface` text that a slot holds inline; a real pair is 12 + 21 bytes.
 const INLINE: usize = 56;
 
-/// Slots of the recent table at the start, and the most it grows to (16 MiB).
-const RECENT_MIN: usize = 1 << 10;
-const RECENT_MAX: usize = 1 << 18;
+/// Slots at the start, and the most there are (32 MiB, for a quarter of a million interfaces); always a power of two.
+const SLOTS_MIN: usize = 1 << 10;
+const SLOTS_MAX: usize = 1 << 19;
 
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Recent {
+struct Slot {
     text: [u8; INLINE],
     account_len: u8,
     name_len: u8,
@@ -29,13 +29,41 @@ struct Recent {
     id: u32,
 }
 
-const EMPTY: Recent = Recent { text: [0; INLINE], account_len: 0, name_len: 0, used: false, id: 0 };
+const EMPTY: Slot = Slot { text: [0; INLINE], account_len: 0, name_len: 0, used: false, id: 0 };
+
+impl Slot {
+    fn new(account: &[u8], name: &[u8], id: InterfaceId) -> Slot {
+        let lengths = (account.len() as u8, name.len() as u8);
+        let mut slot = Slot { account_len: lengths.0, name_len: lengths.1, used: true, id: id.0, ..EMPTY };
+        slot.text[..account.len()].copy_from_slice(account);
+        slot.text[account.len()..account.len() + name.len()].copy_from_slice(name);
+        slot
+    }
+
+    #[inline]
+    fn is(&self, account: &[u8], name: &[u8]) -> bool {
+        usize::from(self.account_len) == account.len()
+            && usize::from(self.name_len) == name.len()
+            && equal(self.name(), name)
+            && equal(self.account(), account)
+    }
+
+    fn account(&self) -> &[u8] {
+        &self.text[..usize::from(self.account_len)]
+    }
+
+    fn name(&self) -> &[u8] {
+        &self.text[usize::from(self.account_len)..][..usize::from(self.name_len)]
+    }
+}
 
 /// Interns (account, interface) pairs; ids count up from 1 in order of first sight.
 pub struct Interfaces {
     hasher: FixedState,
-    recent: Vec<Recent>,
-    /// Indexes into `known`.
+    /// Open addressing, at most half full: what a line says, as it says it.
+    slots: Vec<Slot>,
+    filled: usize,
+    /// Indexes into `known`, for pairs that are longer or more than the slots hold.
     table: HashTable<u32>,
     known: Vec<Interface>,
     /// How many of `known` were already handed out by [`Interfaces::take_new`].
@@ -49,7 +77,8 @@ impl Interfaces {
     pub fn new(cap: usize) -> Interfaces {
         Interfaces {
             hasher: FixedState::default(),
-            recent: vec![EMPTY; RECENT_MIN],
+            slots: vec![EMPTY; SLOTS_MIN],
+            filled: 0,
             table: HashTable::new(),
             known: Vec::new(),
             told: 0,
@@ -75,50 +104,67 @@ impl Interfaces {
     /// The number of an interface. Both texts as they stand in the log: `-` and `unknown` mean absent.
     #[inline]
     pub fn intern(&mut self, account: &[u8], name: &[u8]) -> InterfaceId {
-        let length = account.len() + name.len();
-        if length > INLINE {
+        self.intern_hashed(account, name, hash(account, name))
+    }
+
+    /// The first half of [`Interfaces::intern`]: fetches the slot into the cache, for use some records later.
+    #[inline]
+    pub(crate) fn prefetch(&self, account: &[u8], name: &[u8]) -> u64 {
+        let hash = hash(account, name);
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let slot = &self.slots[hash as usize & (self.slots.len() - 1)];
+            // SAFETY: a hint about memory that is ours; SSE is part of x86-64.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(slot).cast()) };
+        }
+        hash
+    }
+
+    /// The second half of [`Interfaces::intern`], with what [`Interfaces::prefetch`] gave.
+    #[inline]
+    pub(crate) fn intern_hashed(&mut self, account: &[u8], name: &[u8], hash: u64) -> InterfaceId {
+        if account.len() + name.len() > INLINE {
             return self.find_or_insert(account, name);
         }
-        let slot = self.hash(account, name) as usize & (self.recent.len() - 1);
-        let recent = &self.recent[slot];
-        if recent.used
-            && usize::from(recent.account_len) == account.len()
-            && usize::from(recent.name_len) == name.len()
-            && recent.text[account.len()..length] == *name
-            && recent.text[..account.len()] == *account
-        {
-            return InterfaceId(recent.id);
+        let mask = self.slots.len() - 1;
+        let mut at = hash as usize & mask;
+        loop {
+            let slot = &self.slots[at];
+            if slot.used && slot.is(account, name) {
+                return InterfaceId(slot.id);
+            }
+            if !slot.used {
+                return self.intern_afresh(account, name);
+            }
+            at = (at + 1) & mask;
         }
-        self.intern_afresh(account, name)
     }
 
     #[cold]
     fn intern_afresh(&mut self, account: &[u8], name: &[u8]) -> InterfaceId {
         let id = self.find_or_insert(account, name);
-        if self.known.len() > self.recent.len() && self.recent.len() < RECENT_MAX {
-            self.recent = vec![EMPTY; self.recent.len() * 4];
+        if self.filled * 2 >= self.slots.len() && self.slots.len() < SLOTS_MAX {
+            let larger = vec![EMPTY; self.slots.len() * 2];
+            for slot in std::mem::replace(&mut self.slots, larger).into_iter().filter(|slot| slot.used) {
+                self.place(slot);
+            }
         }
-        let slot = self.hash(account, name) as usize & (self.recent.len() - 1);
-        let mut recent =
-            Recent { account_len: account.len() as u8, name_len: name.len() as u8, used: true, id: id.0, ..EMPTY };
-        recent.text[..account.len()].copy_from_slice(account);
-        recent.text[account.len()..account.len() + name.len()].copy_from_slice(name);
-        self.recent[slot] = recent;
+        // The last slots stay empty, so that every search ends. A pair without a number may yet get none: not kept.
+        if self.filled * 2 < self.slots.len() && (id.0 > 0 || self.known.len() < self.cap) {
+            self.place(Slot::new(account, name, id));
+            self.filled += 1;
+        }
         id
     }
 
-    /// A cheap hash of both texts, good enough to spread a direct-mapped table: interface ids differ in their last
-    /// sixteen characters, accounts in their last eight.
-    #[inline]
-    fn hash(&self, account: &[u8], name: &[u8]) -> u64 {
-        let middle = name.len().saturating_sub(8);
-        let mixed = tail(name)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .wrapping_add(tail(&name[..middle]))
-            .wrapping_mul(0xd6e8_feb8_6659_fd93)
-            .wrapping_add(tail(account))
-            .wrapping_mul(0xa076_1d64_78bd_642f);
-        mixed ^ (mixed >> 32)
+    fn place(&mut self, slot: Slot) {
+        let mask = self.slots.len() - 1;
+        let mut at = hash(slot.account(), slot.name()) as usize & mask;
+        while self.slots[at].used {
+            at = (at + 1) & mask;
+        }
+        self.slots[at] = slot;
     }
 
     #[cold]
@@ -175,6 +221,29 @@ impl Interfaces {
     /// How many lookups found the table full and got id 0.
     pub fn overflowed(&self) -> u64 {
         self.overflowed
+    }
+}
+
+/// A cheap hash of both texts, good enough to spread a table: interface ids differ in their last sixteen characters,
+/// accounts in their last eight. Names come from AWS, not from whoever sends packets, so nobody aims at it.
+#[inline]
+fn hash(account: &[u8], name: &[u8]) -> u64 {
+    let middle = name.len().saturating_sub(8);
+    let mixed = tail(name)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .wrapping_add(tail(&name[..middle]))
+        .wrapping_mul(0xd6e8_feb8_6659_fd93)
+        .wrapping_add(tail(account))
+        .wrapping_mul(0xa076_1d64_78bd_642f);
+    mixed ^ (mixed >> 32)
+}
+
+/// Equality of short texts of equal length, by words instead of a call.
+#[inline]
+fn equal(a: &[u8], b: &[u8]) -> bool {
+    match (a.last_chunk::<8>(), b.last_chunk::<8>()) {
+        (Some(last), Some(other)) => last == other && a.chunks_exact(8).zip(b.chunks_exact(8)).all(|(a, b)| a == b),
+        _ => a == b,
     }
 }
 

@@ -410,6 +410,12 @@ impl Lines {
         self.header_or_refuse(line, out);
     }
 
+    /// Counts a line that was decoded elsewhere.
+    #[inline]
+    pub(crate) fn count_fast(&mut self) {
+        self.number += 1;
+    }
+
     /// Counts a line that was too long to be kept.
     pub fn refuse_long_line(&mut self, out: &mut Decoded) {
         self.number += 1;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::Interface;
 use crate::flow::interfaces::Interfaces;
+use crate::flow::simd::Fast;
 use crate::flow::text::{Decoded, Format, LINE_MAX, Lines};
 use crate::ingest::local::walk::Found;
 use crate::ingest::local::{ReadError, shown};
@@ -57,6 +58,7 @@ struct Decoder {
     format: Format,
     interfaces: Interfaces,
     decoded: Decoded,
+    fast: Fast,
     chunk: usize,
     buffer: Vec<u8>,
 }
@@ -67,6 +69,7 @@ impl Files {
             format: settings.format()?,
             interfaces: Interfaces::new(settings.interfaces_max),
             decoded: Decoded::default(),
+            fast: Fast::default(),
             chunk: settings.chunk_bytes.max(2 * LINE_MAX),
             buffer: Vec::new(),
         };
@@ -373,7 +376,7 @@ impl TextStream {
             (Some(end), _) => end + 1,
             (None, _) => 0,
         };
-        self.lines.decode_plainly(&text[..whole], &mut decoder.interfaces, &mut decoder.decoded);
+        decoder.fast.decode(&text[..whole], &mut self.lines, &mut decoder.interfaces, &mut decoder.decoded);
         self.keep_rest(from + whole, filled, decoder);
         if let Some(Err(error)) = &ended {
             let reason = damaged(error);
