@@ -1,13 +1,54 @@
 //! Tier 1: records fold into bounded state, windows close, detectors judge.
+//!
+//! The life of a record here: it folds into the conversation of its window ([`pane`]); when the watermark passes the
+//! window's end, the two directions of every conversation are paired, its opener is found and what two interfaces saw is
+//! counted once ([`conversation`]); conversations update what is remembered of addresses ([`host`]), of pairs
+//! ([`pair`]) and of sources that fail ([`port_scan::Suspect`]); then the detectors judge that shared state. A detector is a
+//! pure function from state and thresholds to a judgement; it reads no clock and keeps no table of its own.
+//!
+//! *Why windows are kept open instead of updating everything with every record:* whatever the order of records within the lateness,
+//! a window holds the same sums, minima, maxima and unions, so the findings are the same; a record costs one table look-up
+//! instead of four or five; and nothing is judged that is half known. An attack that cannot wait for the watermark is
+//! told by [`Engine::peek`], which judges open windows without changing anything.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use hashbrown::HashSet;
 use jiff::SignedDuration;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::finding::Finding;
+use crate::finding::{Finding, Threat};
 use crate::flow::network::Network;
-use crate::flow::{Address, Blindness, EventTime, FlowRecord, Interface};
+use crate::flow::{Address, Blindness, BlindnessKind, EventTime, FlowRecord, Interface, InterfaceId, Marks};
 use crate::ml::FeatureVector;
+use crate::ml::features::{Baseline, HostWindow, Opened, WINDOW_SECONDS};
 
-/// Settings of the tier, `[statistical]`.
+pub mod beacon;
+pub mod conversation;
+pub mod ddos;
+pub mod explain;
+pub mod host;
+pub mod intel;
+pub mod mining;
+pub mod pair;
+pub mod pane;
+pub mod port_scan;
+pub mod table;
+pub mod tor;
+
+use conversation::Conversation;
+use explain::Judgement;
+use host::Host;
+use pair::{Channel, Pair};
+use pane::Pane;
+use port_scan::Suspect;
+use table::Table;
+
+type Set<K> = HashSet<K, foldhash::fast::FixedState>;
+
+/// `[statistical]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -15,6 +56,42 @@ pub struct Settings {
     pub window: SignedDuration,
     /// How far behind the newest record a record may still arrive and be put into its own window.
     pub lateness: SignedDuration,
+    /// Caps of the tables.
+    pub tables: Caps,
+    /// Port scans.
+    pub port_scan: port_scan::Settings,
+    /// Floods.
+    pub ddos: ddos::Settings,
+    /// Command-and-control channels.
+    pub c2_beacon: beacon::Settings,
+    /// Crypto mining.
+    pub crypto_mining: mining::Settings,
+    /// Tor.
+    pub tor: tor::Settings,
+    /// Lists of addresses.
+    pub intel: intel::Settings,
+}
+
+/// Caps of the tables, in entries. What they cost is in `defaults.toml`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Caps {
+    /// Conversations in all open windows together.
+    pub conversations: u32,
+    /// Addresses of ours.
+    pub internal_hosts: u32,
+    /// Other addresses.
+    pub external_hosts: u32,
+    /// (host of ours, service) pairs.
+    pub pairs: u32,
+    /// Pairs whose sessions are remembered.
+    pub channels: u32,
+    /// Sources of ours with failures.
+    pub internal_suspects: u32,
+    /// Other sources with failures.
+    pub external_suspects: u32,
+    /// Hosts of ours with a behaviour baseline.
+    pub baselines: u32,
 }
 
 /// What closing windows, or a look at open ones, brought forth.
@@ -22,23 +99,29 @@ pub struct Settings {
 pub struct Output {
     /// What the detectors said, in a defined order.
     pub findings: Vec<Finding>,
-    /// Closed 5-minute windows of monitored hosts.
+    /// Closed 5-minute windows of monitored hosts, by window and host.
     pub vectors: Vec<FeatureVector>,
 }
 
 /// Counts of an engine's life, for metrics and the report.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Statistics {
     /// Records observed.
     pub records: u64,
     /// Of these, how many came after their window had closed (they joined the oldest open one).
     pub late: u64,
-    /// Of these, how many said again what another interface had said.
+    /// Conversations that said again what another interface had said.
     pub duplicates: u64,
+    /// Conversations judged.
+    pub conversations: u64,
     /// Windows closed.
     pub windows: u64,
+    /// Windows closed before the watermark, since the open windows were full.
+    pub early_closes: u64,
     /// Entries evicted from full tables, by table.
-    pub evictions: std::collections::BTreeMap<String, u64>,
+    pub evictions: BTreeMap<String, u64>,
+    /// Entries held, by table.
+    pub entries: BTreeMap<String, u64>,
     /// First event time seen.
     pub first: EventTime,
     /// Last event time seen.
@@ -49,11 +132,11 @@ pub struct Statistics {
     pub no_data_seconds: u64,
 }
 
-/// What one detector thought of a watched address at its closest approach to an alert.
-#[derive(Clone, Debug, serde::Serialize)]
+/// What one detector thought of a watched address at its closest approach to a finding.
+#[derive(Clone, Debug, Serialize)]
 pub struct Explanation {
     /// Which threat was judged.
-    pub threat: crate::finding::Threat,
+    pub threat: Threat,
     /// Which method of its.
     pub method: String,
     /// On or with whom, where it is about a pair.
@@ -68,68 +151,664 @@ pub struct Explanation {
     pub verdict: String,
 }
 
+/// All that an engine knows; a snapshot is this and nothing else.
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    version: u32,
+    hash_seed: u64,
+    statistics: Statistics,
+    interfaces: Vec<Interface>,
+    intermediaries: BTreeSet<InterfaceId>,
+    /// Open windows by ascending start.
+    panes: VecDeque<Pane>,
+    newest: EventTime,
+    /// Longest record seen, s: with a ten-minute aggregation interval a record begins ten minutes before it arrives.
+    longest: u32,
+    /// Windows before this have closed.
+    closed_until: EventTime,
+    internal: Table<Host>,
+    external: Table<Host>,
+    pairs: Table<Pair>,
+    channels: Table<Channel>,
+    internal_suspects: Table<Suspect>,
+    external_suspects: Table<Suspect>,
+    tor: BTreeMap<Address, tor::Contacts>,
+    /// Start of the open feature window.
+    feature_window: EventTime,
+    features: BTreeMap<Address, HostWindow>,
+    baselines: BTreeMap<Address, Baseline>,
+}
+
+/// The version of [`State`]; a snapshot of another one is refused.
+const SNAPSHOT_VERSION: u32 = 1;
+
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
 pub struct Engine {
-    statistics: Statistics,
+    settings: Settings,
+    network: Network,
+    lists: Arc<intel::Lists>,
+    window: u32,
+    seed: foldhash::fast::FixedState,
+    state: State,
+    watched: BTreeSet<Address>,
+    explanations: BTreeMap<(Address, Threat, Option<Address>), (f64, Explanation)>,
+    // Memory that is used again by every window.
+    conversations: Vec<Conversation>,
+    spare: Vec<Pane>,
 }
 
 impl Engine {
     /// An engine that has seen nothing.
-    pub fn new(_settings: &Settings, _network: &Network) -> Engine {
-        Engine { statistics: Statistics::default() }
+    pub fn new(settings: &Settings, network: &Network) -> Engine {
+        let caps = settings.tables;
+        let state = State {
+            version: SNAPSHOT_VERSION,
+            hash_seed: 0,
+            statistics: Statistics::default(),
+            interfaces: Vec::new(),
+            intermediaries: BTreeSet::new(),
+            panes: VecDeque::new(),
+            newest: EventTime(0),
+            longest: 0,
+            closed_until: EventTime(0),
+            internal: Table::new(caps.internal_hosts),
+            external: Table::new(caps.external_hosts),
+            pairs: Table::new(caps.pairs),
+            channels: Table::new(caps.channels),
+            internal_suspects: Table::new(caps.internal_suspects),
+            external_suspects: Table::new(caps.external_suspects),
+            tor: BTreeMap::new(),
+            feature_window: EventTime(0),
+            features: BTreeMap::new(),
+            baselines: BTreeMap::new(),
+        };
+        Engine::with(settings, network, state)
+    }
+
+    fn with(settings: &Settings, network: &Network, state: State) -> Engine {
+        Engine {
+            window: u32::try_from(settings.window.as_secs()).unwrap_or(60).clamp(1, WINDOW_SECONDS),
+            settings: settings.clone(),
+            network: network.clone(),
+            lists: Arc::default(),
+            seed: foldhash::fast::FixedState::with_seed(state.hash_seed),
+            state,
+            watched: BTreeSet::new(),
+            explanations: BTreeMap::new(),
+            conversations: Vec::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// Takes new lists into use, for the windows that close from here on.
+    pub fn set_lists(&mut self, lists: Arc<intel::Lists>) {
+        self.lists = lists;
     }
 
     /// Learns the names behind interface numbers.
-    pub fn name_interfaces(&mut self, _interfaces: &[Interface]) {}
+    pub fn name_interfaces(&mut self, interfaces: &[Interface]) {
+        for interface in interfaces {
+            if self.state.interfaces.last().is_none_or(|last| last.id < interface.id) {
+                self.state.interfaces.push(interface.clone());
+            }
+        }
+    }
 
-    /// Folds records in the order they arrived.
+    /// Folds records, in any order within the lateness.
     pub fn observe(&mut self, records: &[FlowRecord]) {
-        self.statistics.records += records.len() as u64;
+        let mut at = usize::MAX;
+        for record in records {
+            let window = record.start.window(self.window);
+            if self.state.panes.get(at).is_none_or(|pane| pane.start != window) {
+                at = self.pane_of(window);
+            }
+            self.state.newest = self.state.newest.max(record.end);
+            self.state.longest = self.state.longest.max(record.end.since(record.start));
+            let pane = &mut self.state.panes[at];
+            let hash = pane.hash(&self.seed, record);
+            pane.fold(&self.seed, hash, record);
+        }
+        let statistics = &mut self.state.statistics;
+        if let (true, Some(first)) = (statistics.records == 0, records.first()) {
+            statistics.first = first.start;
+        }
+        statistics.records += records.len() as u64;
+        statistics.first = records.iter().map(|r| r.start).min().unwrap_or(statistics.first).min(statistics.first);
+        statistics.last = self.state.newest;
+    }
+
+    /// The index of a window's pane; a window that has closed is joined to the oldest open one.
+    #[cold]
+    fn pane_of(&mut self, window: EventTime) -> usize {
+        let window = if window < self.state.closed_until {
+            self.state.statistics.late += 1;
+            self.state.closed_until
+        } else {
+            window
+        };
+        let at = self.state.panes.partition_point(|pane| pane.start < window);
+        if self.state.panes.get(at).is_none_or(|pane| pane.start != window) {
+            let mut pane = self.spare.pop().unwrap_or_else(|| Pane::new(window));
+            pane.reset(window);
+            self.state.panes.insert(at, pane);
+        }
+        at
     }
 
     /// Notes where the log says nothing.
-    pub fn note_blindness(&mut self, _blind: &[Blindness]) {}
+    pub fn note_blindness(&mut self, blind: &[Blindness]) {
+        for stretch in blind {
+            let seconds = u64::from(stretch.end.since(stretch.start)) + 1;
+            match stretch.kind {
+                BlindnessKind::NoData => self.state.statistics.no_data_seconds += seconds,
+                BlindnessKind::SkipData => self.state.statistics.skipped_seconds += seconds,
+            }
+        }
+    }
+
+    /// Everything before this has been judged.
+    pub fn watermark(&self) -> EventTime {
+        // One record that claims to span days must not hold all windows open: an aggregation interval is 600 s at most.
+        let lateness = u32::try_from(self.settings.lateness.as_secs()).unwrap_or(0) + self.state.longest.min(600);
+        self.state.newest.minus(lateness)
+    }
 
     /// Closes every window that the watermark (newest record minus lateness) has passed.
-    pub fn advance(&mut self, _out: &mut Output) {}
+    pub fn advance(&mut self, out: &mut Output) {
+        let watermark = self.watermark();
+        while self.state.panes.front().is_some_and(|pane| pane.start.plus(self.window) <= watermark) {
+            self.close_oldest(out);
+        }
+        while self.state.panes.iter().map(|p| p.views.len()).sum::<usize>()
+            > self.settings.tables.conversations as usize
+        {
+            self.state.statistics.early_closes += 1;
+            self.close_oldest(out);
+        }
+    }
 
     /// Moves the watermark on without records, for a shard that has fallen silent.
-    pub fn advance_to(&mut self, _newest: EventTime, _out: &mut Output) {}
-
-    /// Judges the hot entities of windows that are still open; what it says is provisional.
-    pub fn peek(&mut self, _out: &mut Output) {}
+    pub fn advance_to(&mut self, newest: EventTime, out: &mut Output) {
+        self.state.newest = self.state.newest.max(newest);
+        self.advance(out);
+    }
 
     /// Closes all windows: the input has ended.
-    pub fn finish(&mut self, _out: &mut Output) {}
+    pub fn finish(&mut self, out: &mut Output) {
+        while !self.state.panes.is_empty() {
+            self.close_oldest(out);
+        }
+        self.close_features(out);
+    }
+
+    /// Judges open windows without changing anything: what cannot wait is told now, marked provisional, and said again
+    /// with full knowledge when the window closes. Only what needs no answer to be awaited is judged: floods, and
+    /// scans that were refused.
+    pub fn peek(&mut self, out: &mut Output) {
+        for at in 0..self.state.panes.len() {
+            let pane = &self.state.panes[at];
+            if pane.views.len() == pane.peeked as usize || pane.views.len() < 100 {
+                continue;
+            }
+            let mut conversations = std::mem::take(&mut self.conversations);
+            conversations.clear();
+            let mut duplicates = 0;
+            conversation::conversations(
+                &pane.views,
+                |a| self.network.is_internal(a),
+                &mut conversations,
+                &mut duplicates,
+            );
+            let start = pane.start;
+            let from = out.findings.len();
+            self.judge_floods(&conversations, start, out);
+            self.peek_scans(&conversations, start, out);
+            for finding in &mut out.findings[from..] {
+                finding.provisional = true;
+            }
+            self.conversations = conversations;
+            let pane = &mut self.state.panes[at];
+            pane.peeked = pane.views.len() as u32;
+        }
+    }
+
+    fn peek_scans(&self, conversations: &[Conversation], window: EventTime, out: &mut Output) {
+        let mut suspects: BTreeMap<Address, Suspect> = BTreeMap::new();
+        for c in conversations {
+            if c.outcome == conversation::Outcome::Refused && Suspect::counts(c) {
+                suspects.entry(c.opener).or_insert_with(|| Suspect::new(c.opener, c.start())).note(c);
+            }
+        }
+        for (source, mut suspect) in suspects {
+            let ours = self.network.is_internal(source);
+            let judgement = suspect.judge(&self.settings.port_scan, ours, self.state.newest);
+            if judgement.passed {
+                let mut finding = suspect.finding(&judgement, ours, window, self.window);
+                self.sign(&mut finding, suspect.interface);
+                out.findings.push(finding);
+            }
+        }
+    }
+
+    fn close_oldest(&mut self, out: &mut Output) {
+        let Some(mut pane) = self.state.panes.pop_front() else { return };
+        let window = pane.start;
+        self.open_feature_window(window, out);
+        let mut conversations = std::mem::take(&mut self.conversations);
+        conversations.clear();
+        let network = &self.network;
+        conversation::conversations(
+            &pane.views,
+            |a| network.is_internal(a),
+            &mut conversations,
+            &mut self.state.statistics.duplicates,
+        );
+        let from = out.findings.len();
+        self.judge_window(&mut conversations, window, out);
+        sort(&mut out.findings[from..]);
+        self.state.statistics.conversations += conversations.len() as u64;
+        self.state.statistics.windows += 1;
+        self.conversations = conversations;
+        self.state.closed_until = self.state.closed_until.max(window.plus(self.window));
+        pane.reset(EventTime(0));
+        if self.spare.len() < 4 {
+            self.spare.push(pane);
+        }
+    }
+
+    fn judge_window(&mut self, conversations: &mut Vec<Conversation>, window: EventTime, out: &mut Output) {
+        self.drop_translated(conversations);
+        let flooded = self.judge_floods(conversations, window, out);
+        let mut touched = Touched::default();
+        for c in conversations.iter() {
+            self.remember(c, &flooded, &mut touched);
+        }
+        let now = window.plus(self.window);
+        self.judge_scans(&touched, now, window, out);
+        self.judge_channels(&touched, now, window, out);
+        self.judge_tor(&touched, now, window, out);
+    }
+
+    /// A NAT gateway's own leg of a conversation repeats what its client's leg says: an interface that logs packet
+    /// addresses other than its own is an intermediary, and its plain conversations are the translated ones.
+    fn drop_translated(&mut self, conversations: &mut Vec<Conversation>) {
+        let translated = |c: &Conversation| Marks(c.sent.marks | c.received.marks).has(Marks::INTERMEDIARY);
+        self.state.intermediaries.extend(conversations.iter().filter(|c| translated(c)).map(|c| c.interface));
+        if self.state.intermediaries.is_empty() {
+            return;
+        }
+        let before = conversations.len();
+        let intermediaries = &self.state.intermediaries;
+        conversations.retain(|c| translated(c) || !intermediaries.contains(&c.interface));
+        self.state.statistics.duplicates += (before - conversations.len()) as u64;
+    }
+
+    fn judge_floods(&mut self, conversations: &[Conversation], window: EventTime, out: &mut Output) -> Set<Address> {
+        let settings = self.settings.ddos.clone();
+        let mut totals: hashbrown::HashMap<Address, (u32, u64), foldhash::fast::FixedState> =
+            hashbrown::HashMap::default();
+        for c in conversations {
+            let total = totals.entry(c.responder).or_default();
+            *total = (total.0 + 1, total.1 + u64::from(c.sent.packets));
+        }
+        let hot: Set<Address> =
+            totals.iter().filter(|(_, t)| ddos::is_hot(&settings, t.0, t.1)).map(|(&a, _)| a).collect();
+        let mut flooded = Set::default();
+        if hot.is_empty() {
+            return flooded;
+        }
+        for (address, victim) in ddos::collect(conversations, &hot, |a| self.network.is_internal(a)) {
+            let judgement = ddos::judge(&victim, &settings, self.window);
+            self.explain(address, None, Threat::Ddos, window, &judgement);
+            if judgement.passed {
+                flooded.insert(address);
+                let ours = self.network.is_internal(address);
+                let mut finding = ddos::finding(address, &victim, &judgement, ours, window, self.window);
+                self.sign(&mut finding, victim.interface());
+                out.findings.push(finding);
+            }
+        }
+        flooded
+    }
+
+    /// Updates the long memory with one conversation.
+    fn remember(&mut self, c: &Conversation, flooded: &Set<Address>, touched: &mut Touched) {
+        let (ours, theirs) = (self.network.is_internal(c.opener), self.network.is_internal(c.responder));
+        let (start, seed) = (c.start(), &self.seed);
+        let state = &mut self.state;
+        let hosts = |internal: bool| if internal { 0 } else { 1 };
+        let tables = [&mut state.internal, &mut state.external];
+        tables[hosts(ours)].entry(seed, c.opener, || Host::new(c.opener, start)).touch(start);
+        let responder = tables[hosts(theirs)].entry(seed, c.responder, || Host::new(c.responder, start));
+        responder.touch(start);
+        if ours {
+            responder.note_client(c.opener);
+        }
+        if !c.failed() {
+            responder.answered = responder.answered.saturating_add(1);
+        }
+        let clients = responder.clients();
+        if flooded.contains(&c.responder) {
+            return;
+        }
+        let mut answered_before = false;
+        let mut new = false;
+        if ours && !c.responder.is_group() && c.outcome != conversation::Outcome::Backscatter {
+            let mut hasher = seed.build_hasher();
+            hasher.write_u128(c.opener.bits());
+            hasher.write_u128(c.responder.bits());
+            hasher.write_u64(u64::from(c.port) << 8 | u64::from(c.protocol));
+            let fingerprint = hasher.finish();
+            let known = state.pairs.len();
+            let evicted = state.pairs.evicted();
+            let pair = state.pairs.entry(seed, fingerprint, || Pair::new(fingerprint, c));
+            let first = pair.last_seen == c.end() && pair.first_seen == c.start() && pair.opener_port == c.opener_port;
+            answered_before = pair.answered;
+            let common = state.internal.len() >= self.settings.c2_beacon.prevalence_hosts as usize
+                && clients > self.settings.c2_beacon.prevalence_max * state.internal.len() as f64;
+            let worth = !first
+                && !common
+                && (!theirs || self.settings.c2_beacon.proxy_ports.contains(&c.port))
+                && !self.settings.c2_beacon.benign_ports.contains(&c.port);
+            if pair.promoted || worth {
+                let channel = state.channels.entry(seed, fingerprint, || Channel::promote(pair, c));
+                pair.promoted = true;
+                channel.add(c);
+                channel.aws_service |= c.sent.has(Marks::TO_AWS_SERVICE) || c.received.has(Marks::FROM_AWS_SERVICE);
+                touched.channels.insert(fingerprint);
+            }
+            pair.last_seen = pair.last_seen.max(c.end());
+            pair.first_seen = pair.first_seen.min(c.start());
+            pair.answered |= !c.failed();
+            new = state.pairs.len() != known || state.pairs.evicted() != evicted;
+            if let Some(kind) = tor::kind(c, &self.lists, &self.settings.tor) {
+                state.tor.entry(c.opener).or_default().note(c, kind);
+                touched.tor.insert(c.opener);
+            }
+        }
+        let suspects = if ours { &mut state.internal_suspects } else { &mut state.external_suspects };
+        if Suspect::counts(c) && !answered_before {
+            suspects.entry(seed, c.opener, || Suspect::new(c.opener, start)).note(c);
+            touched.suspects.insert((ours, c.opener));
+        } else if !c.failed()
+            && (new || !ours)
+            && let Some(suspect) = suspects.get_mut(seed, c.opener)
+        {
+            suspect.note_success(c);
+        }
+        self.note_features(c, ours, theirs, new);
+    }
+
+    fn note_features(&mut self, c: &Conversation, ours: bool, theirs: bool, new: bool) {
+        let cap = self.settings.tables.baselines as usize;
+        let state = &mut self.state;
+        let room = state.features.len() < cap;
+        if ours && (room || state.features.contains_key(&c.opener)) {
+            state.features.entry(c.opener).or_default().opened(&Opened {
+                peer_hash: host::mix(c.responder),
+                port: c.port,
+                sent: c.sent.bytes,
+                received: c.received.bytes,
+                packets: c.sent.packets,
+                failed: c.failed(),
+                new,
+                internal: theirs,
+                start: c.start(),
+            });
+        }
+        if theirs && !c.responder.is_group() && (room || state.features.contains_key(&c.responder)) {
+            let peer = host::mix(c.opener);
+            let window = state.features.entry(c.responder).or_default();
+            window.accepted(peer, c.received.bytes, c.sent.bytes, c.failed(), ours);
+        }
+    }
+
+    /// Closes the feature window when the first conversation window beyond it closes.
+    fn open_feature_window(&mut self, window: EventTime, out: &mut Output) {
+        let start = window.window(WINDOW_SECONDS);
+        if start > self.state.feature_window {
+            self.close_features(out);
+            self.state.feature_window = start;
+        }
+    }
+
+    fn close_features(&mut self, out: &mut Output) {
+        let window = self.state.feature_window;
+        for (host, closed) in std::mem::take(&mut self.state.features) {
+            let baseline = self.state.baselines.entry(host).or_default();
+            out.vectors.push(baseline.vector(host, window, &closed));
+        }
+        let cap = self.settings.tables.baselines as usize;
+        if self.state.baselines.len() > cap {
+            let mut ages: Vec<(EventTime, Address)> =
+                self.state.baselines.iter().map(|(&a, b)| (b.last_seen, a)).collect();
+            ages.sort_unstable();
+            for (_, address) in &ages[..ages.len() - cap] {
+                self.state.baselines.remove(address);
+            }
+            *self.state.statistics.evictions.entry("baselines".into()).or_default() += (ages.len() - cap) as u64;
+        }
+    }
+
+    fn judge_scans(&mut self, touched: &Touched, now: EventTime, window: EventTime, out: &mut Output) {
+        let settings = self.settings.port_scan.clone();
+        for &(ours, source) in &touched.suspects {
+            let watched = self.watched.contains(&source);
+            let table = if ours { &mut self.state.internal_suspects } else { &mut self.state.external_suspects };
+            let Some(suspect) = table.get_mut(&self.seed, source) else { continue };
+            // A source is looked at again when it has failed anew; below a handful of failures no rule can hold.
+            if suspect.fresh == 0 || suspect.known() < settings.least() && !watched {
+                continue;
+            }
+            let judgement = suspect.judge(&settings, ours, now);
+            let finding =
+                judgement.passed.then(|| (suspect.finding(&judgement, ours, window, self.window), suspect.interface));
+            self.explain(source, None, Threat::PortScan, window, &judgement);
+            if let Some((mut finding, interface)) = finding {
+                self.sign(&mut finding, interface);
+                out.findings.push(finding);
+            }
+        }
+    }
+
+    fn judge_channels(&mut self, touched: &Touched, now: EventTime, window: EventTime, out: &mut Output) {
+        let channels = self.state.channels.len();
+        for &fingerprint in &touched.channels {
+            let Some(channel) = self.state.channels.get(&self.seed, fingerprint) else { continue };
+            let watched = self.watched.contains(&channel.opener) || self.watched.contains(&channel.responder);
+            if !channel.due(now) && !watched {
+                continue;
+            }
+            let internal = self.network.is_internal(channel.responder);
+            let table = if internal { &self.state.internal } else { &self.state.external };
+            let around = beacon::Surroundings {
+                clients: table.get(&self.seed, channel.responder).map_or(0.0, Host::clients),
+                hosts: self.state.internal.len() as f64,
+                channels,
+                internal,
+            };
+            let listed = self.lists.mining_pools.contains(channel.responder, channel.port);
+            let prevalence = self.settings.c2_beacon.prevalence_max;
+            let mining = mining::judge(channel, &around, listed, prevalence, &self.settings.crypto_mining);
+            let beacon = beacon::judge(channel, &around, &self.settings.c2_beacon);
+            let mut findings = Vec::new();
+            let (opener, responder, interface) = (channel.opener, channel.responder, channel.interface);
+            // A session that has the shape of mining is not told as a thin channel too.
+            let mined = mining.as_ref().is_some_and(|j| j.passed);
+            if let Some(j) = mining.as_ref().filter(|j| j.passed) {
+                findings.push(mining::finding(channel, j, window, self.window));
+            }
+            if let Some(j) = beacon.as_ref().filter(|j| j.passed && !(mined && j.method == "long_channel")) {
+                findings.push(beacon::finding(channel, j, window, self.window));
+            }
+            let told = !findings.is_empty();
+            for (threat, judgement) in [(Threat::CryptoMining, &mining), (Threat::C2Beacon, &beacon)] {
+                if let Some(judgement) = judgement {
+                    self.explain(opener, Some(responder), threat, window, judgement);
+                    self.explain(responder, Some(opener), threat, window, judgement);
+                }
+            }
+            for mut finding in findings {
+                self.sign(&mut finding, interface);
+                out.findings.push(finding);
+            }
+            if let Some(channel) = self.state.channels.get_mut(&self.seed, fingerprint) {
+                channel.judged(now, told);
+            }
+        }
+    }
+
+    fn judge_tor(&mut self, touched: &Touched, now: EventTime, window: EventTime, out: &mut Output) {
+        for &host in &touched.tor {
+            let Some(contacts) = self.state.tor.get_mut(&host) else { continue };
+            let judgement = contacts.judge(&self.settings.tor, now);
+            let finding = (judgement.passed && contacts.news())
+                .then(|| (contacts.finding(host, &judgement, window, self.window), contacts.interface()));
+            self.explain(host, None, Threat::Tor, window, &judgement);
+            if let Some((mut finding, interface)) = finding {
+                self.sign(&mut finding, interface);
+                out.findings.push(finding);
+            }
+        }
+    }
+
+    /// Puts the names behind an interface number on a finding.
+    fn sign(&self, finding: &mut Finding, interface: InterfaceId) {
+        if let Ok(at) = self.state.interfaces.binary_search_by_key(&interface, |i| i.id) {
+            let interface = &self.state.interfaces[at];
+            finding.interfaces = vec![interface.name.clone()];
+            finding.account = interface.account.clone();
+        }
+    }
+
+    fn explain(
+        &mut self,
+        address: Address,
+        peer: Option<Address>,
+        threat: Threat,
+        window: EventTime,
+        judgement: &Judgement,
+    ) {
+        if !self.watched.contains(&address) {
+            return;
+        }
+        let kept = self.explanations.get(&(address, threat, peer));
+        if kept.is_some_and(|(ratio, e)| (e.found, *ratio) >= (judgement.passed, judgement.ratio)) {
+            return;
+        }
+        let verdict = verdict(judgement);
+        let explanation = Explanation {
+            threat,
+            method: judgement.method.clone(),
+            peer,
+            window,
+            found: judgement.passed,
+            evidence: judgement.evidence.clone(),
+            verdict,
+        };
+        self.explanations.insert((address, threat, peer), (judgement.ratio, explanation));
+    }
 
     /// Collects explanations about an address from here on.
-    pub fn watch(&mut self, _address: Address) {}
+    pub fn watch(&mut self, address: Address) {
+        self.watched.insert(address);
+    }
 
-    /// What was collected about watched addresses.
+    /// What was collected about watched addresses: each detector at its closest approach to a finding.
     pub fn explanations(&self) -> Vec<Explanation> {
-        Vec::new()
+        self.explanations.values().map(|(_, explanation)| explanation.clone()).collect()
     }
 
     /// Counts so far.
-    pub fn statistics(&self) -> &Statistics {
-        &self.statistics
+    pub fn statistics(&self) -> Statistics {
+        let mut statistics = self.state.statistics.clone();
+        let state = &self.state;
+        let tables = [
+            ("internal_hosts", state.internal.len(), state.internal.evicted()),
+            ("external_hosts", state.external.len(), state.external.evicted()),
+            ("pairs", state.pairs.len(), state.pairs.evicted()),
+            ("channels", state.channels.len(), state.channels.evicted()),
+            ("internal_suspects", state.internal_suspects.len(), state.internal_suspects.evicted()),
+            ("external_suspects", state.external_suspects.len(), state.external_suspects.evicted()),
+        ];
+        for (name, entries, evicted) in tables {
+            statistics.entries.insert(name.to_owned(), entries as u64);
+            statistics.evictions.insert(name.to_owned(), evicted);
+        }
+        statistics.entries.insert("baselines".to_owned(), state.baselines.len() as u64);
+        let open = state.panes.iter().map(|p| p.views.len() as u64).sum();
+        statistics.entries.insert("open_conversations".to_owned(), open);
+        statistics
     }
 
     /// Interfaces known so far, by ascending id.
     pub fn interfaces(&self) -> &[Interface] {
-        &[]
+        &self.state.interfaces
     }
 
-    /// The whole state, to be restored by the same version with the same settings.
+    /// The whole state, to be restored by the same version.
     pub fn snapshot(&self) -> Vec<u8> {
-        Vec::new()
+        postcard::to_stdvec(&self.state).expect("the state is plain data without maps of unknown length")
     }
 
-    /// An engine that goes on where [`Engine::snapshot`] was taken.
-    pub fn restore(_bytes: &[u8], settings: &Settings, network: &Network) -> Result<Engine, SnapshotError> {
-        Ok(Engine::new(settings, network))
+    /// An engine that goes on where [`Engine::snapshot`] was taken, under the settings given here.
+    ///
+    /// # Errors
+    /// The bytes are damaged, or of another version.
+    pub fn restore(bytes: &[u8], settings: &Settings, network: &Network) -> Result<Engine, SnapshotError> {
+        let mut state: State = postcard::from_bytes(bytes).map_err(|e| SnapshotError(e.to_string()))?;
+        if state.version != SNAPSHOT_VERSION {
+            return Err(SnapshotError(format!("version {} is not {SNAPSHOT_VERSION}", state.version)));
+        }
+        let seed = foldhash::fast::FixedState::with_seed(state.hash_seed);
+        let caps = settings.tables;
+        state.internal.set_cap(caps.internal_hosts);
+        state.external.set_cap(caps.external_hosts);
+        state.pairs.set_cap(caps.pairs);
+        state.channels.set_cap(caps.channels);
+        state.internal_suspects.set_cap(caps.internal_suspects);
+        state.external_suspects.set_cap(caps.external_suspects);
+        state.internal.reindex(&seed);
+        state.external.reindex(&seed);
+        state.pairs.reindex(&seed);
+        state.channels.reindex(&seed);
+        state.internal_suspects.reindex(&seed);
+        state.external_suspects.reindex(&seed);
+        for pane in &mut state.panes {
+            pane.reindex(&seed);
+        }
+        Ok(Engine::with(settings, network, state))
     }
+}
+
+/// What a window's conversations touched, each in its own order.
+#[derive(Default)]
+struct Touched {
+    channels: BTreeSet<u64>,
+    suspects: BTreeSet<(bool, Address)>,
+    tor: BTreeSet<Address>,
+}
+
+/// Which numbers did and did not reach their thresholds, in words.
+fn verdict(judgement: &Judgement) -> String {
+    if judgement.passed {
+        return format!("{}: every condition holds", judgement.method);
+    }
+    let short: Vec<String> = judgement
+        .evidence
+        .iter()
+        .filter_map(|e| e.threshold.map(|t| format!("{} {:.4} against {:.4} {}", e.name, e.value, t, e.unit)))
+        .collect();
+    format!("{}: not all conditions hold ({})", judgement.method, short.join("; "))
+}
+
+/// The order of findings within a window, which nothing about hashing or arrival can change.
+fn sort(findings: &mut [Finding]) {
+    findings.sort_by(|a, b| {
+        let key = |f: &Finding| (f.threat, f.subject, f.method.clone(), f.targets.first().map(|t| t.address));
+        key(a).cmp(&key(b))
+    });
 }
 
 /// Why a snapshot cannot be used.

@@ -1,1 +1,214 @@
-//! The always-on behaviour scorer.
+//! The always-on behaviour scorer, and the pager that turns scores into findings.
+//!
+//! `top3_z` is the sum of a window's three largest one-sided z-scores: on measured data it ties with the models or beats
+//! them, and it needs no training. It is calibrated against the windows of this very deployment: the p-value of a score
+//! is its rank among all windows of warm hosts seen before (conformal prediction, Vovk et al. 2005), so that a target of
+//! one in ten thousand means that, and a deployment that is too young to know says nothing.
+
+use std::collections::BTreeMap;
+
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+
+use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Threat, Tier};
+use crate::flow::{Address, EventTime};
+use crate::ml::features::{NAMES, RAW_NAMES, WINDOW_SECONDS, Z_COUNT};
+use crate::ml::{FeatureVector, Score};
+
+/// `[ml.behavior]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// A window counts as unusual below this p-value.
+    pub p_value: f64,
+    /// And only from this sum of the three largest z-scores.
+    pub top3_z: f64,
+    /// Windows of history before a host is scored.
+    pub warm_up: u32,
+    /// So many of a host's last three windows must be unusual.
+    pub windows: u32,
+    /// Silence after a finding on the same host before it is stated again.
+    pub again: SignedDuration,
+}
+
+/// Scores a vector by `top3_z` and its rank among those before.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TopThree {
+    /// Windows seen, by tenths of the score (0 to 90).
+    histogram: Vec<u64>,
+    seen: u64,
+}
+
+impl Default for TopThree {
+    fn default() -> Self {
+        TopThree { histogram: vec![0; 901], seen: 0 }
+    }
+}
+
+/// The sum of a vector's three largest z-scores, 0 to 90.
+pub fn top3_z(vector: &FeatureVector) -> f64 {
+    let mut z: Vec<f64> = vector.values.iter().take(Z_COUNT).map(|&z| f64::from(z).max(0.0)).collect();
+    z.sort_unstable_by(|a, b| b.total_cmp(a));
+    z.iter().take(3).sum()
+}
+
+impl TopThree {
+    /// The score of a window, then remembers the window. `None` for the p-value while the host is new.
+    pub fn score(&mut self, vector: &FeatureVector, warm_up: u32) -> Score {
+        let value = top3_z(vector);
+        let mut attribution: Vec<(String, f32)> =
+            NAMES.iter().zip(&vector.values).take(Z_COUNT).map(|(name, &z)| ((*name).to_owned(), z.max(0.0))).collect();
+        attribution.sort_by(|a, b| b.1.total_cmp(&a.1));
+        attribution.truncate(3);
+        let p_value = (vector.history >= warm_up).then(|| {
+            let bucket = ((value * 10.0) as usize).min(self.histogram.len() - 1);
+            let as_high: u64 = self.histogram[bucket..].iter().sum();
+            let p = (1 + as_high) as f64 / (self.seen + 1) as f64;
+            self.histogram[bucket] += 1;
+            self.seen += 1;
+            p
+        });
+        Score { p_value, attribution, model_version: "top3_z".to_owned(), variant: "local".to_owned(), degraded: false }
+    }
+}
+
+/// Decides which scores are worth a finding.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Pager {
+    /// Per host: the last three windows with their verdicts, and when it was last told.
+    recent: BTreeMap<Address, Recent>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Recent {
+    windows: Vec<(EventTime, bool)>,
+    told: EventTime,
+}
+
+impl Pager {
+    /// Hears a host's score; says something when enough of its last three windows were unusual.
+    pub fn hear(&mut self, vector: &FeatureVector, score: &Score, settings: &Settings) -> Option<Finding> {
+        let unusual = score.p_value.is_some_and(|p| p <= settings.p_value) && top3_z(vector) >= settings.top3_z;
+        if !unusual && !self.recent.contains_key(&vector.host) {
+            return None;
+        }
+        let recent = self.recent.entry(vector.host).or_default();
+        recent.windows.push((vector.window, unusual));
+        let from = vector.window.minus(2 * WINDOW_SECONDS);
+        recent.windows.retain(|w| w.0 >= from);
+        let count = recent.windows.iter().filter(|w| w.1).count() as u32;
+        let quiet = vector.window.since(recent.told) >= settings.again.as_secs() as u32;
+        let first = recent.windows.iter().find(|w| w.1).map_or(vector.window, |w| w.0);
+        if count == 0 && quiet {
+            self.recent.remove(&vector.host);
+            return None;
+        }
+        if !(unusual && count >= settings.windows && quiet) {
+            return None;
+        }
+        recent.told = vector.window;
+        Some(finding(vector, score, settings, first, count))
+    }
+}
+
+fn finding(vector: &FeatureVector, score: &Score, settings: &Settings, first: EventTime, count: u32) -> Finding {
+    let p = score.p_value.unwrap_or(1.0);
+    let ml = |name: &str, value: f64, threshold: Option<f64>, unit: &str| Evidence {
+        tier: Tier::Ml,
+        name: name.to_owned(),
+        value,
+        threshold,
+        unit: unit.to_owned(),
+        merge: Merge::Latest,
+    };
+    let mut evidence = vec![
+        ml("p_value", p, Some(settings.p_value), "probability"),
+        ml("top3_z", top3_z(vector), Some(settings.top3_z), "sd"),
+        ml("unusual_windows", f64::from(count), Some(f64::from(settings.windows)), "windows of 3"),
+    ];
+    evidence.extend(score.attribution.iter().map(|(name, value)| ml(name, f64::from(*value), None, "contribution")));
+    let what: Vec<String> = score.attribution.iter().map(|(name, z)| plain(vector, name, *z)).collect();
+    Finding {
+        threat: Threat::Behavior,
+        method: score.model_version.clone(),
+        actor: Actor::One(vector.host),
+        subject: Subject::Actor(vector.host),
+        targets: Vec::new(),
+        target_count: 0,
+        target_sketch: Vec::new(),
+        first_seen: first,
+        last_seen: vector.window.plus(WINDOW_SECONDS - 1),
+        window: vector.window,
+        window_seconds: WINDOW_SECONDS,
+        score: 1.0 - p,
+        severity: Severity::Medium,
+        evidence,
+        summary: format!("{} is out of character: {} (p = {p:.1e})", vector.host, what.join(", ")),
+        interfaces: Vec::new(),
+        account: String::new(),
+        provisional: false,
+    }
+}
+
+/// `z_flows_out` of 12.3 as "flows out 812 (12.3 sd above its usual)".
+fn plain(vector: &FeatureVector, name: &str, z: f32) -> String {
+    let raw = name.strip_prefix("z_").and_then(|raw| RAW_NAMES.iter().position(|&n| n == raw));
+    match raw.and_then(|at| vector.raw.get(at).map(|value| (RAW_NAMES[at], value))) {
+        Some((raw, value)) => format!("{} {value:.4} ({z:.1} sd above its usual)", raw.replace('_', " ")),
+        None => format!("{} {z:.2}", name.replace('_', " ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vector(host: u32, window: u32, z: f32) -> FeatureVector {
+        let mut values = vec![0.0; NAMES.len()];
+        values[..3].fill(z);
+        FeatureVector {
+            host: Address::v4(host),
+            window: EventTime(window * WINDOW_SECONDS),
+            history: 100,
+            values,
+            sequence: vec![],
+            raw: vec![1.0; RAW_NAMES.len()],
+        }
+    }
+
+    const SETTINGS: Settings =
+        Settings { p_value: 1e-3, top3_z: 12.0, warm_up: 24, windows: 2, again: SignedDuration::from_hours(1) };
+
+    #[test]
+    fn a_young_deployment_says_nothing_and_one_window_is_not_enough() {
+        let (mut scorer, mut pager) = (TopThree::default(), Pager::default());
+        let mut hear = |v: &FeatureVector, s: &mut TopThree| {
+            let score = s.score(v, SETTINGS.warm_up);
+            pager.hear(v, &score, &SETTINGS)
+        };
+        assert!(hear(&vector(1, 0, 20.0), &mut scorer).is_none(), "no past to compare with");
+        for n in 0..5_000 {
+            assert!(hear(&vector(n % 50, 1 + n / 50, (n % 7) as f32 / 10.0), &mut scorer).is_none());
+        }
+        assert!(hear(&vector(7, 200, 20.0), &mut scorer).is_none(), "one window");
+        let second = hear(&vector(7, 201, 20.0), &mut scorer).expect("the second unusual window");
+        assert_eq!(second.first_seen, EventTime(200 * WINDOW_SECONDS));
+        assert!(second.summary.contains("flows out"), "{}", second.summary);
+        assert!(hear(&vector(7, 202, 20.0), &mut scorer).is_none(), "told already");
+    }
+
+    #[test]
+    fn p_values_of_exchangeable_windows_are_uniform() {
+        let mut scorer = TopThree::default();
+        let mut state = 1u64;
+        let mut below = 0;
+        for n in 0..20_000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let z = ((state >> 33) % 900) as f32 / 300.0;
+            let score = scorer.score(&vector(1, n, z), 24);
+            below += u32::from(score.p_value.unwrap() <= 0.05);
+        }
+        let share = f64::from(below) / 20_000.0;
+        assert!((0.03..0.07).contains(&share), "{share} of the windows have p <= 0.05");
+    }
+}

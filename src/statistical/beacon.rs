@@ -1,0 +1,338 @@
+//! Command-and-control channels: a host of ours that keeps calling one place nobody else calls.
+//!
+//! Periodicity alone is useless: every agent, mirror and clock in a cloud is periodic. What is rare is *regular timing
+//! and always the same exchange, with a place that few of our hosts know*. Three shapes are told:
+//!
+//! - `periodic`: sessions opened at regular intervals. Timing is tested as a likelihood ratio between "a timer with
+//!   jitter" and "at random" (Poisson), over the active span only, so that a beacon of four minutes and one of four days
+//!   are judged alike; it tolerates jitter of some tens of per cent and a tenth of stray calls. Size is tested by how
+//!   often the very same exchange recurs (RITA v5 and Elastic test dispersion of sizes; identical exchanges are the
+//!   stronger form of it).
+//! - `failing`: the same timing where nobody answers: a controller that was taken down.
+//! - `long_channel`: one thin session for hours, on a port without a known service.
+
+use jiff::SignedDuration;
+use serde::Deserialize;
+
+use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
+use crate::flow::{EventTime, protocol};
+use crate::statistical::conversation::port_rank;
+use crate::statistical::explain::Judgement;
+use crate::statistical::pair::{Channel, Session};
+
+/// `[statistical.c2_beacon]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Log-likelihood ratio of the timing, nats, beyond what the number of channels under watch takes.
+    pub timing_nats: f64,
+    /// Fewer opened bursts of sessions are no evidence.
+    pub bursts_min: u32,
+    /// At least this share of the sessions is the very same exchange.
+    pub same_exchange: f64,
+    /// Or the sizes sent vary by at most this (median absolute deviation over median).
+    pub size_dispersion: f64,
+    /// A check-in is short: median payload of both directions, bytes.
+    pub payload_max: u64,
+    /// A destination that more than this share of our hosts uses is a service, not a controller.
+    pub prevalence_max: f64,
+    /// Below so many of our hosts, prevalence says nothing.
+    pub prevalence_hosts: u32,
+    /// Attempts of a channel that is never answered.
+    pub failing_min: u32,
+    /// And for at least so long.
+    pub failing_span: SignedDuration,
+    /// A thin session lasts at least so long.
+    pub long_span: SignedDuration,
+    /// And carries at most so many payload bytes a minute.
+    pub long_rate: f64,
+    /// Ports on which internal addresses are judged as well: HTTP and SOCKS proxies.
+    pub proxy_ports: Vec<u16>,
+    /// Ports of services that are periodic by nature (time, names, push, keep-alives), never judged.
+    pub benign_ports: Vec<u16>,
+}
+
+/// What the engine knows around a channel.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings {
+    /// How many of our hosts use the destination.
+    pub clients: f64,
+    /// How many of our hosts there are.
+    pub hosts: f64,
+    /// Channels under watch: each is a chance to be fooled.
+    pub channels: usize,
+    /// Whether the responder is ours.
+    pub internal: bool,
+}
+
+impl Surroundings {
+    /// Share of our hosts that use the destination, or `None` where there are too few to tell.
+    pub fn prevalence(&self, settings: &Settings) -> Option<f64> {
+        (self.hosts >= f64::from(settings.prevalence_hosts)).then(|| self.clients / self.hosts)
+    }
+}
+
+/// Sessions that start within so many seconds are one call: browsers and retries open several at once, and a SYN is
+/// retried after 1 and 3 s (RFC 6298, 5.7 and the common stacks).
+const BURST_SECONDS: u32 = 5;
+
+/// Regularity of the calls of a channel.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timing {
+    /// Calls.
+    pub bursts: u32,
+    /// Median interval, s.
+    pub period: f64,
+    /// Spread of the regular intervals around it: 1.4826 × median absolute deviation, over the period.
+    pub jitter: f64,
+    /// Log-likelihood ratio against random calls, nats.
+    pub nats: f64,
+    /// From first to last call, s.
+    pub span: u32,
+}
+
+/// Share of calls that may be out of order (a user, a retry, a missed record) without spoiling the test.
+const STRAY: f64 = 0.1;
+
+/// Tests session starts for a timer: intervals are a mixture of a Laplace distribution around the median (a timer with
+/// jitter) and, for one in ten, an exponential one; against exponential intervals of the same mean (calls at random).
+/// Gaps above twenty periods are sleep: the host was off, or the attacker paused. They count for neither.
+pub fn timing(starts: &[EventTime]) -> Option<Timing> {
+    let mut calls: Vec<u32> = Vec::with_capacity(starts.len());
+    for start in starts {
+        if calls.last().is_none_or(|&last| start.0.saturating_sub(last) > BURST_SECONDS) {
+            calls.push(start.0);
+        }
+    }
+    let mut intervals: Vec<f64> = calls.windows(2).map(|pair| f64::from(pair[1] - pair[0])).collect();
+    if intervals.len() < 3 {
+        return None;
+    }
+    let typical = median(&mut intervals);
+    intervals.retain(|&i| i <= 20.0 * typical);
+    let period = median(&mut intervals);
+    let mut deviations: Vec<f64> = intervals.iter().map(|i| (i - period).abs()).collect();
+    let mad = median(&mut deviations);
+    // Whole seconds cannot show less than about half a second of spread.
+    let scale = (mad / std::f64::consts::LN_2).max(0.5).max(0.01 * period);
+    let mean = intervals.iter().sum::<f64>() / intervals.len() as f64;
+    let nats = intervals
+        .iter()
+        .map(|&i| {
+            let random = (-i / mean).exp() / mean;
+            let timer = (-(i - period).abs() / scale).exp() / (2.0 * scale);
+            (((1.0 - STRAY) * timer + STRAY * random) / random).ln()
+        })
+        .sum();
+    Some(Timing {
+        bursts: calls.len() as u32,
+        period,
+        jitter: 1.4826 * mad / period.max(1.0),
+        nats,
+        span: calls[calls.len() - 1] - calls[0],
+    })
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    let half = values.len() / 2;
+    if values.len() % 2 == 1 { values[half] } else { (values[half - 1] + values[half]) / 2.0 }
+}
+
+/// How alike the exchanges are.
+#[derive(Clone, Copy, Debug)]
+struct Sameness {
+    /// Share of the most common (payload sent, payload received), the finer of exact sizes.
+    same: f64,
+    /// Median absolute deviation over median of the payload sent.
+    dispersion: f64,
+    /// Median payload of both directions together.
+    payload: f64,
+}
+
+fn sameness(sessions: &[&Session]) -> Sameness {
+    let mut counts = std::collections::BTreeMap::new();
+    for s in sessions {
+        *counts.entry(s.sent_payload).or_insert(0u32) += 1;
+    }
+    let same = f64::from(counts.values().copied().max().unwrap_or(0)) / sessions.len().max(1) as f64;
+    let mut sent: Vec<f64> = sessions.iter().map(|s| s.sent_payload as f64).collect();
+    let mut both: Vec<f64> = sessions.iter().map(|s| (s.sent_payload + s.received_payload) as f64).collect();
+    if sent.is_empty() {
+        return Sameness { same: 0.0, dispersion: 1.0, payload: 0.0 };
+    }
+    let middle = median(&mut sent);
+    let mut deviations: Vec<f64> = sent.iter().map(|v| (v - middle).abs()).collect();
+    Sameness { same, dispersion: median(&mut deviations) / middle.max(1.0), payload: median(&mut both) }
+}
+
+/// Judges a channel by its sessions; `None` where there is nothing to judge yet.
+pub fn judge(channel: &Channel, around: &Surroundings, settings: &Settings) -> Option<Judgement> {
+    let proxy = settings.proxy_ports.contains(&channel.port);
+    if around.internal && !proxy || settings.benign_ports.contains(&channel.port) || channel.aws_service {
+        return None;
+    }
+    if channel.protocol != protocol::TCP && channel.protocol != protocol::UDP || channel.responder.is_group() {
+        return None;
+    }
+    let failed = channel.sessions.iter().filter(|s| s.failed).count();
+    let judgement = if failed * 10 >= channel.sessions.len() * 9 {
+        failing(channel, around, settings)
+    } else {
+        periodic(channel, around, settings)
+    };
+    match (judgement, long_channel(channel, around, settings)) {
+        (Some(a), Some(b)) => Some(if b.ratio > a.ratio { b } else { a }),
+        (a, b) => a.or(b),
+    }
+}
+
+fn needed(around: &Surroundings, settings: &Settings) -> f64 {
+    settings.timing_nats + (around.channels.max(1) as f64).ln()
+}
+
+fn rarity(around: &Surroundings, settings: &Settings, evidence: &mut Vec<Evidence>) -> bool {
+    let Some(prevalence) = around.prevalence(settings) else { return true };
+    evidence.push(Evidence::judged("prevalence", prevalence, settings.prevalence_max, "ratio", Merge::Latest));
+    // A proxy is used by everyone; the controller behind it is not to be seen.
+    around.internal || prevalence <= settings.prevalence_max
+}
+
+fn timing_evidence(t: &Timing, needed: f64) -> Vec<Evidence> {
+    vec![
+        Evidence::judged("timing_log_likelihood_ratio", t.nats, needed, "nats", Merge::Max),
+        Evidence::told("period", t.period, "s", Merge::Latest),
+        Evidence::told("jitter", t.jitter, "ratio", Merge::Latest),
+        Evidence::told("calls", f64::from(t.bursts), "calls", Merge::Max),
+        Evidence::told("span", f64::from(t.span), "s", Merge::Max),
+    ]
+}
+
+fn periodic(channel: &Channel, around: &Surroundings, settings: &Settings) -> Option<Judgement> {
+    let answered: Vec<&Session> = channel.sessions.iter().filter(|s| !s.failed).collect();
+    let starts: Vec<EventTime> = answered.iter().map(|s| s.start).collect();
+    let t = timing(&starts)?;
+    let alike = sameness(&answered);
+    let needed = needed(around, settings);
+    let mut evidence = timing_evidence(&t, needed);
+    evidence.push(Evidence::judged("same_exchange", alike.same, settings.same_exchange, "ratio", Merge::Latest));
+    evidence.push(Evidence::judged(
+        "size_dispersion",
+        alike.dispersion,
+        settings.size_dispersion,
+        "ratio",
+        Merge::Latest,
+    ));
+    evidence.push(Evidence::judged("payload", alike.payload, settings.payload_max as f64, "bytes", Merge::Latest));
+    let rare = rarity(around, settings, &mut evidence);
+    let regular = t.nats >= needed && t.bursts >= settings.bursts_min;
+    let alike_enough = alike.same >= settings.same_exchange || alike.dispersion <= settings.size_dispersion;
+    let passed = regular && alike_enough && rare && alike.payload <= settings.payload_max as f64 && alike.payload > 0.0;
+    Some(Judgement { method: "periodic".to_owned(), passed, evidence, ratio: (t.nats / needed).max(0.0) })
+}
+
+fn failing(channel: &Channel, around: &Surroundings, settings: &Settings) -> Option<Judgement> {
+    let starts: Vec<EventTime> = channel.sessions.iter().map(|s| s.start).collect();
+    let t = timing(&starts)?;
+    let needed = needed(around, settings);
+    let mut evidence = timing_evidence(&t, needed);
+    evidence.push(Evidence::judged(
+        "failed_calls",
+        f64::from(t.bursts),
+        f64::from(settings.failing_min),
+        "calls",
+        Merge::Max,
+    ));
+    let rare = rarity(around, settings, &mut evidence);
+    let lasting = i64::from(t.span) >= settings.failing_span.as_secs();
+    // The proxy that is down is an outage, not a channel.
+    let passed = t.nats >= needed && t.bursts >= settings.failing_min && lasting && rare && !around.internal;
+    Some(Judgement { method: "failing".to_owned(), passed, evidence, ratio: (t.nats / needed).max(0.0) })
+}
+
+fn long_channel(channel: &Channel, around: &Surroundings, settings: &Settings) -> Option<Judgement> {
+    let session = channel.sessions.iter().filter(|s| !s.failed).max_by_key(|s| (s.duration(), s.opener_port))?;
+    if channel.protocol != protocol::TCP || around.internal || port_rank(channel.port) == 0 || session.windows < 10 {
+        return None;
+    }
+    let minutes = f64::from(session.duration().max(60)) / 60.0;
+    let rate = (session.sent_payload + session.received_payload) as f64 / minutes;
+    let presence = f64::from(session.windows) / minutes;
+    let wanted = settings.long_span.as_secs() as f64;
+    let mut evidence = vec![
+        Evidence::judged("session_length", f64::from(session.duration()), wanted, "s", Merge::Max),
+        Evidence::judged("payload_rate", rate, settings.long_rate, "bytes/min", Merge::Latest),
+        Evidence::judged("presence", presence, 0.3, "ratio", Merge::Latest),
+    ];
+    let rare = rarity(around, settings, &mut evidence);
+    let passed = f64::from(session.duration()) >= wanted
+        && rate <= settings.long_rate
+        && presence >= 0.3
+        && session.sent_windows > 0
+        && session.received_windows > 0
+        && rare;
+    Some(Judgement {
+        method: "long_channel".to_owned(),
+        passed,
+        evidence,
+        ratio: f64::from(session.duration()) / wanted,
+    })
+}
+
+/// The statement, once [`judge`] has passed.
+pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, window_seconds: u32) -> Finding {
+    let first = channel.sessions.iter().map(|s| s.start).min().unwrap_or(window);
+    let last = channel.sessions.iter().map(|s| s.end).max().unwrap_or(window);
+    let number = |name: &str| judgement.evidence.iter().find(|e| e.name == name).map_or(0.0, |e| e.value);
+    let (opener, responder, port) = (channel.opener, channel.responder, channel.port);
+    let summary = match judgement.method.as_str() {
+        "failing" => format!(
+            "{opener} keeps trying {responder} port {port} every {:.0} s and is never answered: {:.0} calls in {}",
+            number("period"),
+            number("calls"),
+            span(last.since(first))
+        ),
+        "long_channel" => format!(
+            "{opener} holds one thin session with {responder} port {port} open for {}: {:.0} bytes a minute",
+            span(number("session_length") as u32),
+            number("payload_rate")
+        ),
+        _ => format!(
+            "{opener} calls {responder} port {port} every {:.0} s (± {:.0} %) with the same exchange: {:.0} calls in {}",
+            number("period"),
+            number("jitter") * 100.0,
+            number("calls"),
+            span(last.since(first))
+        ),
+    };
+    let severity = if judgement.method == "periodic" { Severity::High } else { Severity::Medium };
+    Finding {
+        threat: Threat::C2Beacon,
+        method: judgement.method.clone(),
+        actor: Actor::One(opener),
+        subject: Subject::Pair(opener, responder),
+        targets: vec![Target { address: responder, ports: vec![port], port_count: 1 }],
+        target_count: 1,
+        target_sketch: Vec::new(),
+        first_seen: first,
+        last_seen: last,
+        window,
+        window_seconds,
+        score: 1.0 - 0.5 / judgement.ratio.max(1.0),
+        severity,
+        evidence: judgement.evidence.clone(),
+        summary,
+        interfaces: Vec::new(),
+        account: String::new(),
+        provisional: false,
+    }
+}
+
+/// A span in the unit a person would use.
+pub fn span(seconds: u32) -> String {
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7_199 => format!("{} min", seconds / 60),
+        _ => format!("{:.1} h", f64::from(seconds) / 3_600.0),
+    }
+}

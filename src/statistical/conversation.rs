@@ -1,0 +1,299 @@
+//! A conversation: both directions of a five-tuple in one window, with its opener known and counted once.
+//!
+//! Published scan and beacon methods were made for connection logs. On flow records they fail without this step: the
+//! server that answers a thousand clients looks like a scanner of a thousand ephemeral ports, and a flow between two
+//! hosts of ours, logged at both ends, counts twice.
+
+use hashbrown::HashMap;
+
+use crate::flow::{Address, EventTime, InterfaceId, Marks, protocol, tcp_flags};
+use crate::statistical::pane::{Direction, View};
+
+/// What became of an attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The other side answered with more than a refusal.
+    Answered,
+    /// A security group or ACL said no, or the other side sent a reset and nothing else.
+    Refused,
+    /// Nothing came back within the window.
+    Unanswered,
+    /// An answer without a question: SYN-ACKs and resets to a spoofed source, or the tail of an older session.
+    Backscatter,
+}
+
+/// An oriented conversation of one window.
+#[derive(Clone, Copy, Debug)]
+pub struct Conversation {
+    /// Who began it.
+    pub opener: Address,
+    /// Whom it was begun with.
+    pub responder: Address,
+    /// From opener to responder.
+    pub sent: Direction,
+    /// From responder to opener.
+    pub received: Direction,
+    /// Who saw it.
+    pub interface: InterfaceId,
+    /// The opener's port.
+    pub opener_port: u16,
+    /// The responder's port: the service.
+    pub port: u16,
+    /// IANA number.
+    pub protocol: u8,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+impl Conversation {
+    /// First packet of either direction.
+    pub fn start(&self) -> EventTime {
+        EventTime(self.sent.start.min(self.received.start))
+    }
+
+    /// Last packet of either direction.
+    pub fn end(&self) -> EventTime {
+        EventTime(self.sent.end.max(self.received.end))
+    }
+
+    /// Whether the attempt got nowhere.
+    pub fn failed(&self) -> bool {
+        matches!(self.outcome, Outcome::Refused | Outcome::Unanswered)
+    }
+
+    /// A bare probe: a handful of packets without room for data. A SYN with its options is 40 to 64 bytes (60 to 84
+    /// over IPv6), retried at most six times by common stacks.
+    pub fn is_probe(&self) -> bool {
+        let room = if self.opener.as_v4().is_some() { 64 } else { 84 };
+        match self.protocol {
+            protocol::TCP => self.sent.packets <= 7 && self.sent.bytes <= room * u64::from(self.sent.packets),
+            _ => self.sent.packets <= 7,
+        }
+    }
+
+    /// Bytes above the IP and TCP headers without options, for one direction; 0 for a bare handshake.
+    pub fn payload(&self, direction: &Direction) -> u64 {
+        let header = match (self.protocol, self.opener.as_v4().is_some()) {
+            (protocol::TCP, true) => 40,
+            (protocol::TCP, false) => 60,
+            (_, true) => 28,
+            (_, false) => 48,
+        };
+        direction.bytes.saturating_sub(header * u64::from(direction.packets))
+    }
+}
+
+/// How likely a port is the server's: 0 a registered service, 1 unknown, 2 in an ephemeral range (Linux from 32768;
+/// RFC 6335 from 49152).
+pub fn port_rank(port: u16) -> u8 {
+    match port {
+        1..=1023 => 0,
+        1080
+        | 1194
+        | 1433
+        | 1521
+        | 1723
+        | 1883
+        | 1900
+        | 2049
+        | 2181
+        | 2375..=2380
+        | 3000
+        | 3128
+        | 3268
+        | 3269
+        | 3306
+        | 3389
+        | 3478
+        | 4222
+        | 4317
+        | 4318
+        | 4443
+        | 4500
+        | 5000
+        | 5060
+        | 5061
+        | 5222
+        | 5223
+        | 5228
+        | 5353
+        | 5432
+        | 5671
+        | 5672
+        | 5900
+        | 5985
+        | 5986
+        | 6379
+        | 6443
+        | 7001
+        | 8000
+        | 8008
+        | 8080..=8090
+        | 8125
+        | 8300..=8302
+        | 8333
+        | 8443
+        | 8500
+        | 8883
+        | 8888
+        | 9000
+        | 9001
+        | 9042
+        | 9090..=9100
+        | 9200
+        | 9300
+        | 9418
+        | 9443
+        | 10250
+        | 10255
+        | 11211
+        | 15672
+        | 27017 => 0,
+        0 | 1024..=32767 => 1,
+        32768.. => 2,
+    }
+}
+
+/// Orients every view of a closed window, counting each conversation once. Order of the result is that of the views.
+///
+/// A conversation is seen twice when both ends are ours, or when an intermediary (a NAT gateway, a transit gateway)
+/// logs the packet's own addresses again. The view with the most packets speaks for it; a refusal seen by any view
+/// holds, since a security group may refuse at one end what the other end sent in good faith. `duplicates` counts the
+/// views that were folded away.
+pub fn conversations(
+    views: &[View],
+    is_internal: impl Fn(Address) -> bool,
+    out: &mut Vec<Conversation>,
+    duplicates: &mut u64,
+) {
+    let mut doubled: HashMap<(Address, Address, u16, u16, u8), Vec<u32>, foldhash::fast::FixedState> =
+        HashMap::default();
+    for (at, view) in views.iter().enumerate() {
+        let intermediary = (Marks(view.up.marks | view.down.marks)).has(Marks::INTERMEDIARY);
+        if intermediary || is_internal(view.low) && is_internal(view.high) {
+            doubled
+                .entry((view.low, view.high, view.low_port, view.high_port, view.protocol))
+                .or_default()
+                .push(at as u32);
+        } else {
+            out.push(orient(view));
+        }
+    }
+    // In the order of the first view, so that the result does not depend on the map.
+    let mut groups: Vec<Vec<u32>> = doubled.into_values().collect();
+    groups.sort_unstable_by_key(|group| group[0]);
+    for group in groups {
+        *duplicates += group.len() as u64 - 1;
+        out.push(orient(&speaker(group.iter().map(|&at| &views[at as usize]))));
+    }
+}
+
+fn speaker<'a>(views: impl Iterator<Item = &'a View>) -> View {
+    let mut speaker: Option<View> = None;
+    for view in views {
+        let Some(best) = &mut speaker else {
+            speaker = Some(*view);
+            continue;
+        };
+        let (up, down) = (merge(&best.up, &view.up), merge(&best.down, &view.down));
+        if weight(view) > weight(best) {
+            best.interface = view.interface;
+        }
+        (best.up, best.down) = (up, down);
+    }
+    speaker.expect("a group has at least one view")
+}
+
+fn weight(view: &View) -> (u64, std::cmp::Reverse<InterfaceId>) {
+    (u64::from(view.up.packets) + u64::from(view.down.packets), std::cmp::Reverse(view.interface))
+}
+
+/// Two sightings of one direction: the fuller one counts, times and facts join.
+fn merge(a: &Direction, b: &Direction) -> Direction {
+    let fuller = if (a.packets, a.bytes) >= (b.packets, b.bytes) { a } else { b };
+    Direction {
+        bytes: fuller.bytes,
+        packets: fuller.packets,
+        start: a.start.min(b.start),
+        end: a.end.max(b.end),
+        flags: a.flags | b.flags,
+        marks: a.marks | b.marks,
+    }
+}
+
+/// Decides who opened a conversation. In order: SYN without ACK (where flags are logged); a well-known port against
+/// one that is not; who was seen first; the higher rank of port; the lower port.
+fn orient(view: &View) -> Conversation {
+    let low_opens = match (view.up.seen(), view.down.seen()) {
+        (true, true) => low_opened(view),
+        (up, _) => up,
+    };
+    let (opener, responder, opener_port, port, sent, received) = if low_opens {
+        (view.low, view.high, view.low_port, view.high_port, view.up, view.down)
+    } else {
+        (view.high, view.low, view.high_port, view.low_port, view.down, view.up)
+    };
+    let mut conversation = Conversation {
+        opener,
+        responder,
+        sent,
+        received,
+        interface: view.interface,
+        opener_port,
+        port,
+        protocol: view.protocol,
+        outcome: Outcome::Answered,
+    };
+    conversation.outcome = outcome(&conversation);
+    conversation
+}
+
+fn low_opened(view: &View) -> bool {
+    let opens =
+        |d: &Direction| d.has(Marks::FLAGS_KNOWN) && d.flags & tcp_flags::SYN != 0 && d.flags & tcp_flags::ACK == 0;
+    match (opens(&view.up), opens(&view.down)) {
+        (true, false) => return true,
+        (false, true) => return false,
+        _ => {}
+    }
+    let (low, high) = (port_rank(view.low_port), port_rank(view.high_port));
+    if low != high && low.min(high) == 0 {
+        return low > high;
+    }
+    if view.up.start != view.down.start {
+        return view.up.start < view.down.start;
+    }
+    (low, view.low_port) >= (high, view.high_port)
+}
+
+fn outcome(c: &Conversation) -> Outcome {
+    if c.sent.has(Marks::REJECTED) || c.received.has(Marks::REJECTED) {
+        return if answers_nothing(c) { Outcome::Backscatter } else { Outcome::Refused };
+    }
+    if !c.received.seen() {
+        return if answers_nothing(c) { Outcome::Backscatter } else { Outcome::Unanswered };
+    }
+    if c.protocol == protocol::TCP && reset_only(c) { Outcome::Refused } else { Outcome::Answered }
+}
+
+/// One direction only, from a service port to an ephemeral one, or (flags known) without any SYN of its own.
+fn answers_nothing(c: &Conversation) -> bool {
+    if c.received.seen() || c.protocol != protocol::TCP && c.protocol != protocol::UDP {
+        return false;
+    }
+    if c.protocol == protocol::TCP && c.sent.has(Marks::FLAGS_KNOWN) && c.sent.flags != 0 {
+        let (syn, ack, rst) =
+            (c.sent.flags & tcp_flags::SYN, c.sent.flags & tcp_flags::ACK, c.sent.flags & tcp_flags::RST);
+        return syn != 0 && ack != 0 || syn == 0 && rst != 0;
+    }
+    port_rank(c.opener_port) == 0 && port_rank(c.port) > 0
+}
+
+/// A reset has no options, so it is a bare header; a SYN-ACK carries at least the maximum segment size (RFC 9293, 3.7.1).
+fn reset_only(c: &Conversation) -> bool {
+    if c.received.has(Marks::FLAGS_KNOWN) && c.received.flags != 0 {
+        return c.received.flags & tcp_flags::RST != 0 && c.received.flags & tcp_flags::SYN == 0 && c.is_probe();
+    }
+    let header = if c.opener.as_v4().is_some() { 40 } else { 60 };
+    c.is_probe() && c.received.packets <= c.sent.packets && c.received.bytes <= header * u64::from(c.received.packets)
+}

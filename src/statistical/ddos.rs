@@ -1,0 +1,269 @@
+//! Floods: one victim, more than anyone asks for, and nobody waits for the answer.
+//!
+//! Rate alone tells little: a busy service has more of it than many attacks (FastNetMon's defaults, 20,000 packets/s,
+//! miss 20,000 spoofed sources that open one connection each). So every rule here joins an amount with a *shape* that
+//! service traffic does not have: nothing answered, connections without a byte of content, answers that nobody asked
+//! for. Amount is packets, or the number of distinct sources (Lakhina, Crovella, Diot, SIGCOMM 2005: the dispersion of
+//! sources rises while that of destinations falls).
+
+use std::collections::BTreeMap;
+
+use hashbrown::{HashMap, HashSet};
+use serde::Deserialize;
+
+use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
+use crate::flow::{Address, EventTime, protocol};
+use crate::statistical::conversation::{Conversation, Outcome};
+use crate::statistical::explain::Judgement;
+
+/// `[statistical.ddos]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Unanswered TCP packets per second to one victim, over the seconds in which they came.
+    pub syn_packets_per_second: f64,
+    /// And at least so many of them in the window.
+    pub syn_packets: u64,
+    /// Or: distinct sources without an answer, or without content, in the window.
+    pub sources: u32,
+    /// Answered TCP connections without content in the window.
+    pub empty_connections: u32,
+    /// What is unanswered or empty must be at least this share of the victim's TCP connections in the window.
+    pub share: f64,
+    /// Unanswered UDP packets per second, averaged over the window, from or to outside.
+    pub udp_packets_per_second: f64,
+    /// Bytes of unasked-for answers of amplifying services in the window.
+    pub reflected_bytes: u64,
+    /// From at least so many reflectors.
+    pub reflectors: u32,
+    /// ICMP packets per second, averaged over the window.
+    pub icmp_packets_per_second: f64,
+}
+
+/// Services known to amplify (US-CERT TA14-017A: UDP-based amplification attacks), by UDP port.
+const AMPLIFIERS: [u16; 17] = [17, 19, 53, 69, 111, 123, 137, 161, 389, 427, 520, 1900, 3283, 3702, 5353, 10001, 11211];
+
+/// A victim's window, as far as the rules need it.
+#[derive(Debug, Default)]
+pub struct Victim {
+    tcp: u32,
+    unanswered: u32,
+    unanswered_packets: u64,
+    unanswered_bytes: u64,
+    empty: u32,
+    udp_packets: u64,
+    udp_bytes: u64,
+    icmp_packets: u64,
+    reflected_bytes: u64,
+    reflectors: HashSet<Address, foldhash::fast::FixedState>,
+    /// Packets by source, of whatever a rule counts.
+    sources: HashMap<Address, u64, foldhash::fast::FixedState>,
+    ports: BTreeMap<u16, u32>,
+    first: u32,
+    last: u32,
+    interface: crate::flow::InterfaceId,
+}
+
+impl Victim {
+    /// Bounds on what one victim's window remembers by name: 65,536 sources × 24 B; more are not needed for any rule.
+    const SOURCES_MAX: usize = 65_536;
+
+    fn add(&mut self, c: &Conversation, outside: bool) {
+        let suspicious = match c.protocol {
+            protocol::TCP => {
+                self.tcp += 1;
+                let empty = c.outcome == Outcome::Answered && c.payload(&c.sent) <= 12 * u64::from(c.sent.packets);
+                self.empty += u32::from(empty);
+                if c.failed() && c.payload(&c.sent) <= 24 * u64::from(c.sent.packets) {
+                    self.unanswered += 1;
+                    self.unanswered_packets += u64::from(c.sent.packets);
+                    self.unanswered_bytes += c.sent.bytes;
+                }
+                empty || c.failed()
+            }
+            protocol::UDP if !c.received.seen() && outside => {
+                self.udp_packets += u64::from(c.sent.packets);
+                self.udp_bytes += c.sent.bytes;
+                // Unasked-for answers are large, or they would not pay: more than 200 bytes a packet.
+                if AMPLIFIERS.contains(&c.opener_port) && c.sent.bytes > 200 * u64::from(c.sent.packets) {
+                    self.reflected_bytes += c.sent.bytes;
+                    if self.reflectors.len() < Self::SOURCES_MAX {
+                        self.reflectors.insert(c.opener);
+                    }
+                }
+                true
+            }
+            protocol::ICMP | protocol::ICMPV6 => {
+                self.icmp_packets += u64::from(c.sent.packets);
+                true
+            }
+            _ => false,
+        };
+        if !suspicious {
+            return;
+        }
+        if self.first == 0 || c.start().0 < self.first {
+            self.first = c.start().0;
+        }
+        self.last = self.last.max(c.end().0);
+        self.interface = c.interface;
+        *self.ports.entry(c.port).or_default() += 1;
+        if self.ports.len() > 64 {
+            self.ports.pop_last();
+        }
+        if self.sources.len() < Self::SOURCES_MAX || self.sources.contains_key(&c.opener) {
+            *self.sources.entry(c.opener).or_default() += u64::from(c.sent.packets);
+        }
+    }
+}
+
+/// Whether a host's totals of a window are worth a closer look: a cheap test that no victim fails.
+pub fn is_hot(settings: &Settings, flows: u32, packets: u64) -> bool {
+    flows >= settings.empty_connections.min(settings.sources).min(settings.reflectors.max(8))
+        || packets >= settings.syn_packets.min((settings.icmp_packets_per_second * 10.0) as u64)
+}
+
+/// Collects the windows of hot victims.
+pub fn collect(
+    conversations: &[Conversation],
+    hot: &HashSet<Address, foldhash::fast::FixedState>,
+    is_internal: impl Fn(Address) -> bool,
+) -> BTreeMap<Address, Victim> {
+    let mut victims: BTreeMap<Address, Victim> = BTreeMap::new();
+    for c in conversations {
+        if hot.contains(&c.responder) && !c.responder.is_group() {
+            let outside = !(is_internal(c.opener) && is_internal(c.responder));
+            victims.entry(c.responder).or_default().add(c, outside);
+        }
+    }
+    victims
+}
+
+/// Judges a victim's window.
+pub fn judge(victim: &Victim, settings: &Settings, window_seconds: u32) -> Judgement {
+    let seconds = f64::from(window_seconds);
+    let active = f64::from(victim.last.saturating_sub(victim.first).max(1));
+    let tcp = f64::from(victim.tcp.max(1));
+    let sources = victim.sources.len() as f64;
+    let syn_rate = victim.unanswered_packets as f64 / active;
+    let unanswered_share = f64::from(victim.unanswered) / tcp;
+    let hollow_share = f64::from(victim.unanswered + victim.empty) / tcp;
+    let shaped = |share: f64| if share >= settings.share { 1.0 } else { 0.0 };
+    let ratio = |value: f64, threshold: f64| value / threshold;
+    let enough = ratio(victim.unanswered_packets as f64, settings.syn_packets as f64);
+    let rules: [(&str, f64); 6] = [
+        ("syn_flood", shaped(unanswered_share) * enough.min(ratio(syn_rate, settings.syn_packets_per_second))),
+        ("many_sources", shaped(hollow_share) * ratio(sources, f64::from(settings.sources))),
+        (
+            "connection_flood",
+            shaped(hollow_share) * ratio(f64::from(victim.empty), f64::from(settings.empty_connections)),
+        ),
+        ("udp_flood", ratio(victim.udp_packets as f64 / seconds, settings.udp_packets_per_second)),
+        (
+            "reflection",
+            ratio(victim.reflected_bytes as f64, settings.reflected_bytes as f64)
+                .min(ratio(victim.reflectors.len() as f64, f64::from(settings.reflectors))),
+        ),
+        ("icmp_flood", ratio(victim.icmp_packets as f64 / seconds, settings.icmp_packets_per_second)),
+    ];
+    let (method, ratio) = rules.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("there are six rules");
+    let told = |name: &str, value: f64, unit: &str| Evidence::told(name, value, unit, Merge::Max);
+    let judged =
+        |name: &str, value: f64, threshold: f64, unit: &str| Evidence::judged(name, value, threshold, unit, Merge::Max);
+    let mut evidence = match method {
+        "syn_flood" => vec![
+            judged("unanswered_packets_per_second", syn_rate, settings.syn_packets_per_second, "packets/s"),
+            judged("unanswered_packets", victim.unanswered_packets as f64, settings.syn_packets as f64, "packets"),
+            judged("unanswered_share", unanswered_share, settings.share, "ratio"),
+        ],
+        "many_sources" => vec![
+            judged("distinct_sources", sources, f64::from(settings.sources), "addresses"),
+            judged("hollow_share", hollow_share, settings.share, "ratio"),
+        ],
+        "connection_flood" => vec![
+            judged("empty_connections", f64::from(victim.empty), f64::from(settings.empty_connections), "connections"),
+            judged("hollow_share", hollow_share, settings.share, "ratio"),
+        ],
+        "udp_flood" => vec![judged(
+            "unanswered_udp_packets_per_second",
+            victim.udp_packets as f64 / seconds,
+            settings.udp_packets_per_second,
+            "packets/s",
+        )],
+        "reflection" => vec![
+            judged("reflected_bytes", victim.reflected_bytes as f64, settings.reflected_bytes as f64, "bytes"),
+            judged("reflectors", victim.reflectors.len() as f64, f64::from(settings.reflectors), "addresses"),
+        ],
+        _ => vec![judged(
+            "icmp_packets_per_second",
+            victim.icmp_packets as f64 / seconds,
+            settings.icmp_packets_per_second,
+            "packets/s",
+        )],
+    };
+    if method != "many_sources" {
+        evidence.push(told("distinct_sources", sources, "addresses"));
+    }
+    evidence.push(told("active_seconds", active, "s"));
+    Judgement { method: method.to_owned(), passed: ratio >= 1.0, evidence, ratio }
+}
+
+/// The statement, once [`judge`] has passed.
+pub fn finding(
+    address: Address,
+    victim: &Victim,
+    judgement: &Judgement,
+    ours: bool,
+    window: EventTime,
+    window_seconds: u32,
+) -> Finding {
+    let total: u64 = victim.sources.values().sum();
+    let dominant = victim.sources.iter().max_by_key(|&(&source, &packets)| (packets, std::cmp::Reverse(source)));
+    // One name is told only when it stands for most of it: spoofed or many sources have none.
+    let actor = match dominant {
+        Some((&source, &packets)) if packets * 10 >= total * 8 => Actor::One(source),
+        _ => Actor::Many,
+    };
+    let ports: Vec<u16> = victim.ports.keys().copied().take(Target::PORTS_MAX).collect();
+    let port_count = victim.ports.len() as u32;
+    let sources = victim.sources.len();
+    let who = match actor {
+        Actor::One(source) => source.to_string(),
+        Actor::Many => format!("{sources} sources"),
+    };
+    let leading = &judgement.evidence[0];
+    let what = judgement.method.replace('_', " ");
+    let (first_seen, last_seen) = (EventTime(victim.first), EventTime(victim.last));
+    Finding {
+        threat: Threat::Ddos,
+        method: judgement.method.clone(),
+        actor,
+        subject: Subject::Victim(address),
+        targets: vec![Target { address, ports, port_count }],
+        target_count: 1,
+        target_sketch: Vec::new(),
+        first_seen,
+        last_seen,
+        window,
+        window_seconds,
+        score: 1.0 - 0.5 / judgement.ratio.max(1.0),
+        severity: if ours || judgement.ratio >= 10.0 { Severity::High } else { Severity::Medium },
+        evidence: judgement.evidence.clone(),
+        summary: format!(
+            "{what} from {who} on {address}: {:.0} {} within {} s",
+            leading.value,
+            leading.name.replace('_', " "),
+            last_seen.since(first_seen).max(1)
+        ),
+        interfaces: Vec::new(),
+        account: String::new(),
+        provisional: false,
+    }
+}
+
+impl Victim {
+    /// Who saw it.
+    pub fn interface(&self) -> crate::flow::InterfaceId {
+        self.interface
+    }
+}

@@ -1,0 +1,186 @@
+//! Lists: Tor relays and mining pools, from plain text, CSV or JSON.
+//!
+//! Parsing is pure; who reads the files, and when they are read again, is the caller's business. What can be known
+//! without any list, the Tor directory authorities, is built in.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hashbrown::HashMap;
+use jiff::SignedDuration;
+use serde::Deserialize;
+
+use crate::flow::Address;
+
+/// `[statistical.intel]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Files of Tor relays: Onionoo details JSON, CSV (`address,port`), or one `address` or `address:port` a line.
+    pub tor_relays: Vec<std::path::PathBuf>,
+    /// Files of mining pools, in the same three forms.
+    pub mining_pools: Vec<std::path::PathBuf>,
+    /// How often the files are looked at for changes.
+    pub reload: SignedDuration,
+}
+
+/// Addresses with the ports on which they are what the list says; an empty list of ports means any.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddressList {
+    ports: HashMap<Address, Vec<u16>, foldhash::fast::FixedState>,
+}
+
+impl AddressList {
+    /// Whether (address, port) is listed. The pair, not the address alone: relays share addresses with web services.
+    pub fn contains(&self, address: Address, port: u16) -> bool {
+        self.ports.get(&address).is_some_and(|ports| ports.is_empty() || ports.contains(&port))
+    }
+
+    /// How many addresses are listed.
+    pub fn len(&self) -> usize {
+        self.ports.len()
+    }
+
+    /// Whether nothing is listed.
+    pub fn is_empty(&self) -> bool {
+        self.ports.is_empty()
+    }
+
+    fn add(&mut self, address: IpAddr, port: Option<u16>) {
+        let ports = self.ports.entry(Address::from(address)).or_default();
+        if let Some(port) = port
+            && !ports.contains(&port)
+        {
+            ports.push(port);
+        }
+    }
+
+    /// Reads a list in any of the three forms, told from its first byte.
+    ///
+    /// # Errors
+    /// Names the line (or the JSON position) that is neither an address nor empty nor a comment; nothing of a broken
+    /// list is used.
+    pub fn parse(text: &str) -> Result<AddressList, ListError> {
+        if text.trim_start().starts_with(['{', '[']) { Self::parse_onionoo(text) } else { Self::parse_lines(text) }
+    }
+
+    fn parse_lines(text: &str) -> Result<AddressList, ListError> {
+        let mut list = AddressList::default();
+        for (at, line) in text.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or("").trim();
+            if line.is_empty()
+                || at == 0
+                    && line.to_ascii_lowercase().starts_with(|c: char| c.is_ascii_alphabetic())
+                    && line.contains(',')
+            {
+                continue;
+            }
+            let bad =
+                || ListError { line: at + 1, reason: format!("`{line}` is no address, address:port or address,port") };
+            let mut columns =
+                line.split([',', ';', '\t', ' ']).map(|c| c.trim_matches(['"', ' '])).filter(|c| !c.is_empty());
+            let first = columns.next().ok_or_else(bad)?;
+            if let Ok(socket) = first.parse::<SocketAddr>() {
+                list.add(socket.ip(), Some(socket.port()));
+            } else {
+                let address: IpAddr = first.trim_matches(['[', ']']).parse().map_err(|_| bad())?;
+                list.add(address, columns.next().and_then(|c| c.parse().ok()));
+            }
+        }
+        Ok(list)
+    }
+
+    fn parse_onionoo(text: &str) -> Result<AddressList, ListError> {
+        #[derive(Deserialize)]
+        struct Details {
+            relays: Vec<Relay>,
+        }
+        #[derive(Deserialize)]
+        struct Relay {
+            or_addresses: Vec<String>,
+        }
+        let details: Details = serde_json::from_str(text)
+            .map_err(|e| ListError { line: e.line(), reason: format!("not an Onionoo details document: {e}") })?;
+        let mut list = AddressList::default();
+        for (at, address) in details.relays.iter().flat_map(|r| &r.or_addresses).enumerate() {
+            let socket: SocketAddr = address.parse().map_err(|_| ListError {
+                line: 0,
+                reason: format!("or_addresses entry {}: `{address}` is no address:port", at + 1),
+            })?;
+            list.add(socket.ip(), Some(socket.port()));
+        }
+        Ok(list)
+    }
+}
+
+/// Why a list was not used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {reason}")]
+pub struct ListError {
+    /// 1-based; 0 where there are no lines.
+    pub line: usize,
+    /// What is wrong, and what was expected.
+    pub reason: String,
+}
+
+/// All lists, as the detectors use them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lists {
+    /// Relays that clients connect to.
+    pub tor_relays: AddressList,
+    /// Mining pools.
+    pub mining_pools: AddressList,
+}
+
+/// The Tor directory authorities, present and former (tor's `auth_dirs.inc`): every client of Tor without a cached consensus
+/// talks to one of them or to a fallback, and nothing else lives there.
+const AUTHORITIES: [[u8; 4]; 18] = [
+    [128, 31, 0, 39],
+    [128, 31, 0, 34],
+    [217, 196, 147, 77],
+    [86, 59, 21, 38],
+    [45, 66, 35, 11],
+    [45, 66, 33, 45],
+    [194, 109, 206, 212],
+    [131, 188, 40, 189],
+    [212, 112, 245, 170],
+    [193, 23, 244, 244],
+    [171, 25, 193, 9],
+    [199, 58, 81, 140],
+    [199, 254, 238, 52],
+    [204, 13, 164, 118],
+    [154, 35, 175, 225],
+    [216, 218, 219, 41],
+    [154, 35, 32, 5],
+    [66, 111, 2, 131],
+];
+
+/// Whether an address is a Tor directory authority.
+pub fn is_tor_authority(address: Address) -> bool {
+    address.as_v4().is_some_and(|bits| AUTHORITIES.contains(&bits.to_be_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_three_forms_say_the_same() {
+        let lines = AddressList::parse("# relays\n192.0.2.1:9001\n[2001:db8::1]:443\n192.0.2.2\n").unwrap();
+        let csv = AddressList::parse("address,port\n192.0.2.1,9001\n2001:db8::1,443\n192.0.2.2,\n").unwrap();
+        assert_eq!(lines, csv);
+        let json =
+            AddressList::parse(r#"{"relays":[{"or_addresses":["192.0.2.1:9001","[2001:db8::1]:443"]}]}"#).unwrap();
+        for list in [&lines, &csv, &json] {
+            assert!(list.contains("192.0.2.1".parse().unwrap(), 9001));
+            assert!(!list.contains("192.0.2.1".parse().unwrap(), 443), "another service on a relay's address");
+            assert!(list.contains("2001:db8::1".parse().unwrap(), 443));
+        }
+        assert!(lines.contains("192.0.2.2".parse().unwrap(), 1), "no port listed means any");
+    }
+
+    #[test]
+    fn a_broken_list_names_its_line() {
+        assert_eq!(AddressList::parse("192.0.2.1\nnot an address\n").unwrap_err().line, 2);
+        assert!(AddressList::parse("{\"relays\":[{]}").is_err());
+    }
+}

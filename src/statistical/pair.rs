@@ -1,0 +1,285 @@
+//! What is remembered of one of our hosts and a service it uses: (opener, responder, port, protocol).
+//!
+//! Flow logs cut a long session into one record per window, so that every long session looks like a perfect beacon.
+//! Here the pieces are *stitched*: a piece with the opener's port of an earlier piece continues that session, since an
+//! ephemeral port is not used again towards the same service within hours (Linux and Windows step through some 28,000
+//! and 16,000 of them).
+//!
+//! Most pairs are seen once or twice, so memory comes in two sizes: a [`Pair`] of 40 bytes for all of them, and a
+//! [`Channel`] with the sessions themselves for those that come back.
+
+use serde::{Deserialize, Serialize};
+
+use crate::flow::{Address, EventTime};
+use crate::statistical::conversation::{Conversation, Outcome};
+use crate::statistical::pane::Direction;
+use crate::statistical::table::Entry;
+
+/// Seconds of silence after which the same five-tuple is a new session. Longer than the keep-alives of push and MQTT
+/// services (up to half an hour), and the default of Linux's TCP keep-alive (`tcp_keepalive_time`, 7,200 s).
+pub const STITCH_SECONDS: u32 = 7_200;
+
+/// The small memory of a pair.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Pair {
+    /// Keyed hash of (opener, responder, port, protocol); two of five million pairs share one with p < 10^-6.
+    pub fingerprint: u64,
+    /// First conversation.
+    pub first_seen: EventTime,
+    /// Latest packet.
+    pub last_seen: EventTime,
+    /// IP bytes sent in the first window, held at the maximum.
+    pub sent_bytes: u32,
+    /// IP bytes received in the first window, held at the maximum.
+    pub received_bytes: u32,
+    /// Packets sent in the first window, held at the maximum.
+    pub sent_packets: u16,
+    /// Packets received in the first window, held at the maximum.
+    pub received_packets: u16,
+    /// Opener's port in the first window.
+    pub opener_port: u16,
+    /// Length of the first window's conversation, s, held at the maximum.
+    pub first_duration: u16,
+    /// Whether any conversation was ever answered.
+    pub answered: bool,
+    /// Whether a [`Channel`] remembers the sessions.
+    pub promoted: bool,
+}
+
+impl Pair {
+    /// A pair that was never seen before.
+    pub fn new(fingerprint: u64, c: &Conversation) -> Pair {
+        let (start, end) = (c.start(), c.end());
+        Pair {
+            fingerprint,
+            first_seen: start,
+            last_seen: end,
+            sent_bytes: c.sent.bytes.try_into().unwrap_or(u32::MAX),
+            received_bytes: c.received.bytes.try_into().unwrap_or(u32::MAX),
+            sent_packets: c.sent.packets.try_into().unwrap_or(u16::MAX),
+            received_packets: c.received.packets.try_into().unwrap_or(u16::MAX),
+            opener_port: c.opener_port,
+            first_duration: end.since(start).try_into().unwrap_or(u16::MAX),
+            answered: false,
+            promoted: false,
+        }
+    }
+}
+
+impl Entry for Pair {
+    type Key = u64;
+
+    fn key(&self) -> u64 {
+        self.fingerprint
+    }
+
+    fn last_seen(&self) -> EventTime {
+        self.last_seen
+    }
+}
+
+/// One stitched session.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    /// First packet.
+    pub start: EventTime,
+    /// Latest packet.
+    pub end: EventTime,
+    /// IP bytes sent by the opener.
+    pub sent_bytes: u64,
+    /// IP bytes received by the opener.
+    pub received_bytes: u64,
+    /// Payload bytes sent by the opener (above bare headers).
+    pub sent_payload: u64,
+    /// Payload bytes received by the opener.
+    pub received_payload: u64,
+    /// Packets sent by the opener.
+    pub sent_packets: u32,
+    /// Packets received by the opener.
+    pub received_packets: u32,
+    /// Windows with any packet.
+    pub windows: u32,
+    /// Windows with payload from the opener.
+    pub sent_windows: u32,
+    /// Windows with payload from the responder.
+    pub received_windows: u32,
+    /// Opener's port.
+    pub opener_port: u16,
+    /// Whether every piece of it failed.
+    pub failed: bool,
+}
+
+/// Payload that is more than a keep-alive: TCP keep-alives carry 0 or 1 byte (RFC 9293, 3.8.4), TCP options at most 40
+/// a packet of which timestamps take 12.
+fn carries_data(payload: u64, packets: u32) -> bool {
+    payload > 13 * u64::from(packets)
+}
+
+impl Session {
+    fn of(c: &Conversation) -> Session {
+        let mut session = Session {
+            start: c.start(),
+            end: c.end(),
+            sent_bytes: 0,
+            received_bytes: 0,
+            sent_payload: 0,
+            received_payload: 0,
+            sent_packets: 0,
+            received_packets: 0,
+            windows: 0,
+            sent_windows: 0,
+            received_windows: 0,
+            opener_port: c.opener_port,
+            failed: true,
+        };
+        session.add(c);
+        session
+    }
+
+    /// The session of a pair's first window, from what the pair kept of it.
+    fn remembered(pair: &Pair, c: &Conversation) -> Session {
+        let as_direction = |bytes: u32, packets: u16| Direction {
+            bytes: u64::from(bytes),
+            packets: u32::from(packets),
+            start: pair.first_seen.0,
+            end: pair.first_seen.0 + u32::from(pair.first_duration),
+            ..Direction::default()
+        };
+        let mut first = *c;
+        first.sent = as_direction(pair.sent_bytes, pair.sent_packets);
+        first.received = as_direction(pair.received_bytes, pair.received_packets);
+        first.opener_port = pair.opener_port;
+        first.outcome = if pair.answered { Outcome::Answered } else { Outcome::Unanswered };
+        Session::of(&first)
+    }
+
+    fn add(&mut self, c: &Conversation) {
+        let (sent, received) = (c.payload(&c.sent), c.payload(&c.received));
+        self.start = self.start.min(c.start());
+        self.end = self.end.max(c.end());
+        self.sent_bytes += c.sent.bytes;
+        self.received_bytes += c.received.bytes;
+        self.sent_payload += sent;
+        self.received_payload += received;
+        self.sent_packets = self.sent_packets.saturating_add(c.sent.packets);
+        self.received_packets = self.received_packets.saturating_add(c.received.packets);
+        self.windows += 1;
+        self.sent_windows += u32::from(carries_data(sent, c.sent.packets));
+        self.received_windows += u32::from(carries_data(received, c.received.packets));
+        self.failed &= c.failed();
+    }
+
+    /// Seconds from first to last packet.
+    pub fn duration(&self) -> u32 {
+        self.end.since(self.start)
+    }
+}
+
+/// The full memory of a pair that came back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Channel {
+    /// As in [`Pair`].
+    pub fingerprint: u64,
+    /// Our host.
+    pub opener: Address,
+    /// The other side.
+    pub responder: Address,
+    /// The service's port.
+    pub port: u16,
+    /// IANA number.
+    pub protocol: u8,
+    /// Sessions, the oldest forgotten beyond [`Channel::SESSIONS_MAX`].
+    pub sessions: Vec<Session>,
+    /// Sessions that were forgotten.
+    pub forgotten: u32,
+    /// `pkt-dst-aws-service` named an AWS service.
+    pub aws_service: bool,
+    /// How many sessions there were when it was last judged as a beacon.
+    pub judged_sessions: u32,
+    /// When it was last stated as a finding; zero for never.
+    pub told: EventTime,
+    /// Highest number of windows of a session when it was last judged as one long session.
+    pub judged_windows: u32,
+    /// Interface that saw it first.
+    pub interface: crate::flow::InterfaceId,
+}
+
+impl Entry for Channel {
+    type Key = u64;
+
+    fn key(&self) -> u64 {
+        self.fingerprint
+    }
+
+    fn last_seen(&self) -> EventTime {
+        self.sessions.iter().map(|s| s.end).max().unwrap_or_default()
+    }
+}
+
+impl Channel {
+    /// Enough for a test of regularity over a day of a five-minute beacon; 288 × 88 B = 25 KB at most.
+    pub const SESSIONS_MAX: usize = 288;
+
+    /// A channel that begins with what its pair remembered.
+    pub fn promote(pair: &Pair, c: &Conversation) -> Channel {
+        Channel {
+            fingerprint: pair.fingerprint,
+            opener: c.opener,
+            responder: c.responder,
+            port: c.port,
+            protocol: c.protocol,
+            sessions: vec![Session::remembered(pair, c)],
+            forgotten: 0,
+            aws_service: false,
+            judged_sessions: 0,
+            told: EventTime(0),
+            judged_windows: 0,
+            interface: c.interface,
+        }
+    }
+
+    /// Whether it is time to judge: something new since the last time, and after a finding not before ten minutes have
+    /// passed. Sessions and windows grow by an eighth between judgements, so that judging costs a constant a session.
+    pub fn due(&self, now: EventTime) -> bool {
+        let sessions = self.sessions.len() as u32 + self.forgotten;
+        let windows = self.sessions.iter().map(|s| s.windows).max().unwrap_or(0);
+        let grown = |new: u32, old: u32| new > old + old / 8;
+        let news = grown(sessions, self.judged_sessions) || grown(windows, self.judged_windows);
+        if self.told == EventTime(0) { news } else { now.since(self.told) >= 600 }
+    }
+
+    /// Notes that it was judged.
+    pub fn judged(&mut self, now: EventTime, told: bool) {
+        self.judged_sessions = self.sessions.len() as u32 + self.forgotten;
+        self.judged_windows = self.sessions.iter().map(|s| s.windows).max().unwrap_or(0);
+        if told {
+            self.told = now;
+        }
+    }
+
+    /// Adds one window's conversation: to the session it continues, or as a new one.
+    pub fn add(&mut self, c: &Conversation) {
+        let at = c.start();
+        let continued = self.sessions.iter_mut().rev().find(|s| {
+            s.opener_port == c.opener_port
+                && at.since(s.end) <= STITCH_SECONDS
+                && s.start.since(c.end()) <= STITCH_SECONDS
+        });
+        match continued {
+            Some(session) => session.add(c),
+            None => {
+                if self.sessions.len() == Self::SESSIONS_MAX {
+                    let oldest =
+                        (0..self.sessions.len()).min_by_key(|&i| self.sessions[i].end).expect("the list is full");
+                    self.sessions.remove(oldest);
+                    self.forgotten += 1;
+                }
+                // Kept in order of start, whatever order the window's conversations came in.
+                let session = Session::of(c);
+                let place =
+                    self.sessions.partition_point(|s| (s.start, s.opener_port) <= (session.start, session.opener_port));
+                self.sessions.insert(place, session);
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! A bounded table: a dense slab of entries behind a compact index.
+//!
+//! The slab holds entries without gaps, so memory is what the entries need and a sweep is linear; the index is five
+//! bytes an entry. At its cap a table forgets the entries that were silent the longest, a quarter at a time. Which
+//! entries go depends on their age and key alone, never on hash order, so that two runs forget the same ones.
+
+use std::hash::{BuildHasher, Hash};
+
+use hashbrown::HashTable;
+use serde::{Deserialize, Serialize};
+
+use crate::flow::EventTime;
+
+/// What a table must know of an entry to forget the right one.
+pub trait Entry {
+    /// What it is found by.
+    type Key: Copy + Eq + Ord + Hash;
+
+    /// Its key.
+    fn key(&self) -> Self::Key;
+
+    /// When it last mattered; the earliest goes first.
+    fn last_seen(&self) -> EventTime;
+}
+
+/// The table.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(bound(serialize = "E: Serialize", deserialize = "E: Deserialize<'de>"))]
+pub struct Table<E: Entry> {
+    entries: Vec<E>,
+    #[serde(skip)]
+    index: HashTable<u32>,
+    cap: u32,
+    evicted: u64,
+}
+
+impl<E: Entry> Table<E> {
+    /// An empty table that holds at most `cap` entries.
+    pub fn new(cap: u32) -> Table<E> {
+        Table { entries: Vec::new(), index: HashTable::new(), cap: cap.max(4), evicted: 0 }
+    }
+
+    /// Entries now held.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Entries forgotten for want of room, so far.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// All entries, in no defined order.
+    pub fn iter(&self) -> impl Iterator<Item = &E> {
+        self.entries.iter()
+    }
+
+    /// The entry of a key.
+    #[inline]
+    pub fn get(&self, seed: &foldhash::fast::FixedState, key: E::Key) -> Option<&E> {
+        let at = *self.index.find(seed.hash_one(key), |&at| self.entries[at as usize].key() == key)?;
+        Some(&self.entries[at as usize])
+    }
+
+    /// The entry of a key, to be changed.
+    #[inline]
+    pub fn get_mut(&mut self, seed: &foldhash::fast::FixedState, key: E::Key) -> Option<&mut E> {
+        let at = *self.index.find(seed.hash_one(key), |&at| self.entries[at as usize].key() == key)?;
+        Some(&mut self.entries[at as usize])
+    }
+
+    /// The entry of a key, made by `new` where there is none. May forget others to make room.
+    #[inline]
+    pub fn entry(&mut self, seed: &foldhash::fast::FixedState, key: E::Key, new: impl FnOnce() -> E) -> &mut E {
+        let hash = seed.hash_one(key);
+        let found = self.index.find(hash, |&at| self.entries[at as usize].key() == key);
+        let at = match found {
+            Some(&at) => at as usize,
+            None => self.insert(seed, hash, new()),
+        };
+        &mut self.entries[at]
+    }
+
+    #[cold]
+    fn insert(&mut self, seed: &foldhash::fast::FixedState, hash: u64, entry: E) -> usize {
+        if self.entries.len() >= self.cap as usize {
+            self.forget_oldest(seed);
+        }
+        let at = self.entries.len();
+        self.entries.push(entry);
+        let entries = &self.entries;
+        self.index.insert_unique(hash, at as u32, |&other| seed.hash_one(entries[other as usize].key()));
+        at
+    }
+
+    /// Forgets entries for which `keep` says no, without counting them as evicted.
+    pub fn retain(&mut self, seed: &foldhash::fast::FixedState, keep: impl FnMut(&E) -> bool) {
+        let before = self.entries.len();
+        self.entries.retain(keep);
+        if self.entries.len() != before {
+            self.reindex(seed);
+        }
+    }
+
+    fn forget_oldest(&mut self, seed: &foldhash::fast::FixedState) {
+        let goes = (self.entries.len() / 4).max(1);
+        let mut ages: Vec<(EventTime, E::Key)> = self.entries.iter().map(|e| (e.last_seen(), e.key())).collect();
+        let (_, &mut last_to_go, _) = ages.select_nth_unstable(goes - 1);
+        self.entries.retain(|e| (e.last_seen(), e.key()) > last_to_go);
+        self.evicted += goes as u64;
+        self.reindex(seed);
+    }
+
+    /// Builds the index from the entries: after forgetting, and after a snapshot was read.
+    pub fn reindex(&mut self, seed: &foldhash::fast::FixedState) {
+        let entries = &self.entries;
+        self.index.clear();
+        self.index.reserve(entries.len(), |&other| seed.hash_one(entries[other as usize].key()));
+        for (at, entry) in entries.iter().enumerate() {
+            self.index.insert_unique(seed.hash_one(entry.key()), at as u32, |&other| {
+                seed.hash_one(entries[other as usize].key())
+            });
+        }
+    }
+
+    /// Sets the cap of a table that came from a snapshot taken under other settings.
+    pub fn set_cap(&mut self, cap: u32) {
+        self.cap = cap.max(4);
+    }
+}
