@@ -8,6 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::{Address, EventTime};
 
+/// `[ml]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The always-on behaviour scorer.
+    pub behavior: local::Settings,
+}
+
 pub mod breaker;
 pub mod calibration;
 pub mod canary;

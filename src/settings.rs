@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{correlation, flow, ingest, statistical, validation};
+use crate::{correlation, flow, ingest, ml, statistical, validation};
 
 mod layer;
 
@@ -33,10 +33,7 @@ pub struct Settings {
     pub ingest: ingest::Settings,
     /// Tier 1.
     pub statistical: statistical::Settings,
-    /// Tier 3.
-    pub correlation: correlation::Settings,
-    /// Tier 4.
-    pub validation: validation::Settings,
+use crate::{correlation, flow, ingest, ml, statistical, validation};
 }
 
 impl Settings {
