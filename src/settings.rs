@@ -33,7 +33,12 @@ pub struct Settings {
     pub ingest: ingest::Settings,
     /// Tier 1.
     pub statistical: statistical::Settings,
-use crate::{correlation, flow, ingest, ml, statistical, validation};
+    /// Tier 3.
+    pub correlation: correlation::Settings,
+    /// Tier 4.
+    pub validation: validation::Settings,
+    /// Tier 2.
+    pub ml: ml::Settings,
 }
 
 impl Settings {
