@@ -31,6 +31,8 @@ pub struct Settings {
     pub interfaces_max: usize,
     /// Files, folders and standard input; the source when no other is configured.
     pub local: local::Settings,
+    /// Where state is kept across restarts.
+    pub snapshot: snapshot::Settings,
 }
 
 impl Settings {

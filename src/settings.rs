@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{correlation, flow, ingest, ml, statistical, validation};
+use crate::{api, correlation, flow, ingest, ml, statistical, telemetry, validation};
 
 mod layer;
 
@@ -39,6 +39,10 @@ pub struct Settings {
     pub validation: validation::Settings,
     /// Tier 2.
     pub ml: ml::Settings,
+    /// Who may ask, and where.
+    pub api: api::Settings,
+    /// What is logged, and how.
+    pub telemetry: telemetry::Settings,
 }
 
 impl Settings {
@@ -109,6 +113,12 @@ impl Settings {
         let window = self.statistical.window.as_secs();
         require((1..=3600).contains(&window), "statistical.window", "a window is 1 s to 1 h long");
         require(self.statistical.lateness.as_secs() >= 0, "statistical.lateness", "lateness cannot be negative");
+        let positive = |duration: jiff::SignedDuration| duration.is_positive();
+        require(positive(self.api.request_timeout), "api.request_timeout", "no request can be answered in no time");
+        require(self.api.page_max > 0, "api.page_max", "a page holds at least one anomaly");
+        if let Err(reason) = self.telemetry.check_level() {
+            found.push(("telemetry.log_level", reason));
+        }
         found
     }
 }

@@ -16,6 +16,14 @@ use super::Position;
 
 pub mod local;
 
+/// Settings `[ingest.snapshot]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// A folder; what is used when nothing else is configured.
+    pub local: local::Settings,
+}
+
 /// How many snapshots of a name are kept: the newest, and the one before for when the newest cannot be read.
 pub const KEPT: usize = 2;
 
