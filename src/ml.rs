@@ -8,14 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::{Address, EventTime};
 
-/// `[ml]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// The always-on behaviour scorer.
-    pub behavior: local::Settings,
-}
-
+pub mod artifact;
 pub mod breaker;
 pub mod calibration;
 pub mod canary;
@@ -24,6 +17,16 @@ pub mod features;
 pub mod forest;
 pub mod local;
 pub mod lstm;
+pub mod model;
+pub mod train;
+
+/// `[ml]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The always-on behaviour scorer.
+    pub behavior: local::Settings,
+}
 
 /// One host's closed window, as numbers; see [`features`] for names, units and formulae.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]

@@ -61,7 +61,7 @@ impl Counts {
 
     /// Counts a value; one that is not a number counts in the last bin.
     pub fn count(&mut self, bounds: &[f32], value: f32) {
-        self.counts[bounds.partition_point(|b| !(value < *b))] += 1;
+        self.counts[bounds.partition_point(|b| value.is_nan() || value >= *b)] += 1;
     }
 
     /// Values counted.
@@ -368,8 +368,9 @@ mod tests {
         let run = |shift: f32, alert_every: usize, age: u64| {
             let mut monitor = Monitor::new(bins.clone());
             let live: Vec<Vec<f32>> = (0..4).map(|f| normals(50 + f, 12_000)).collect();
-            for i in 0..12_000 {
-                let row: Vec<f32> = (0..4).map(|f| live[f][i] + if f == 0 { shift } else { 0.0 }).collect();
+            for i in 0..live[0].len() {
+                let mut row: Vec<f32> = live.iter().map(|feature| feature[i]).collect();
+                row[0] += shift;
                 monitor.observe(&row, 0.4, alert_every > 0 && i % alert_every == 0);
             }
             monitor.report(&names, 1e-3, age, &Limits::default())

@@ -293,7 +293,7 @@ impl Forest {
     }
 
     /// `c(psi)` of the paper: the mean path of an unsuccessful search among psi rows.
-    fn normal_path(&self) -> f32 {
+    pub(super) fn normal_path(&self) -> f32 {
         average_paths(self.sample as usize)[self.sample as usize]
     }
 

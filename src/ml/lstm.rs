@@ -3,8 +3,9 @@
 //!
 //! One layer of 32 cells reads the eight host-relative amounts and the hour ([`super::features::SEQUENCE_NAMES`]) and
 //! gives mean and variance of the next window's amounts; training minimises the Gaussian negative log-likelihood.
-//! A host carries its state (256 bytes) from window to window, and training carries it as well, so what is learned is
-//! what is done.
+//! The forecast for a window is made from the windows before it and from its own hour. A host carries its state from
+//! window to window, 256 bytes beside the last amounts, and training carries it as well, so what is learned is what is
+//! done.
 //!
 //! Own code on purpose: the equations are a page, the gradient is checked against finite differences and the forward
 //! pass against PyTorch (`tests/parity/lstm.py`). The library that would have been chosen, candle, brings 127 crates,
@@ -49,9 +50,11 @@ pub struct Lstm {
 pub struct State {
     hidden: [f32; HIDDEN],
     cell: [f32; HIDDEN],
+    /// Amounts of the last window.
+    last: [f32; TARGETS],
 }
 
-/// What is expected of a host's next window.
+/// What was to be expected of a host's window.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Forecast {
     /// Expected amounts, in standard deviations of the host.
@@ -94,7 +97,7 @@ pub struct Progress {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LstmError {
     /// Nothing to learn from.
-    #[error("train the sequence model: no series of 2 windows or more")]
+    #[error("train the sequence model: there is no series of windows")]
     NoSeries,
     /// The training came to nothing.
     #[error("train the sequence model: the loss of epoch {0} is not finite; a smaller rate may help")]
@@ -108,26 +111,37 @@ pub enum LstmError {
 
 impl Default for State {
     fn default() -> State {
-        State { hidden: [0.0; HIDDEN], cell: [0.0; HIDDEN] }
+        State { hidden: [0.0; HIDDEN], cell: [0.0; HIDDEN], last: [0.0; TARGETS] }
     }
 }
 
 impl State {
-    /// The state as numbers, hidden first.
-    pub fn to_values(&self) -> [f32; 2 * HIDDEN] {
-        let mut values = [0.0; 2 * HIDDEN];
+    /// How many numbers a state is.
+    pub const VALUES: usize = 2 * HIDDEN + TARGETS;
+
+    /// The state as numbers.
+    pub fn to_values(&self) -> [f32; Self::VALUES] {
+        let mut values = [0.0; Self::VALUES];
         values[..HIDDEN].copy_from_slice(&self.hidden);
-        values[HIDDEN..].copy_from_slice(&self.cell);
+        values[HIDDEN..2 * HIDDEN].copy_from_slice(&self.cell);
+        values[2 * HIDDEN..].copy_from_slice(&self.last);
         values
     }
 
     /// A state from its numbers; what is not finite becomes 0.
-    pub fn from_values(values: &[f32; 2 * HIDDEN]) -> State {
-        let mut state = State::default();
+    pub fn from_values(values: &[f32; Self::VALUES]) -> State {
         let known = |v: f32| if v.is_finite() { v } else { 0.0 };
-        state.hidden.iter_mut().zip(&values[..HIDDEN]).for_each(|(to, v)| *to = known(*v));
-        state.cell.iter_mut().zip(&values[HIDDEN..]).for_each(|(to, v)| *to = known(*v));
-        state
+        State {
+            hidden: std::array::from_fn(|i| known(values[i])),
+            cell: std::array::from_fn(|i| known(values[HIDDEN + i])),
+            last: std::array::from_fn(|i| known(values[2 * HIDDEN + i])),
+        }
+    }
+
+    /// What goes in for a window: the amounts before it, and its hour.
+    #[inline(always)]
+    fn input(&self, window: &[f32; INPUTS]) -> [f32; INPUTS] {
+        std::array::from_fn(|i| if i < TARGETS { self.last[i] } else { bounded(window[i]) })
     }
 }
 
@@ -160,8 +174,12 @@ impl Lstm {
     /// Most bytes of the stored form.
     pub const BYTES_MAX: usize = 1 << 20;
 
-    /// What the network expects after what it has seen of a host.
-    pub fn forecast(&self, state: &State) -> Forecast {
+    /// The forecast for a closed window, made from what came before it and from its hour; the window then becomes part
+    /// of the host's state.
+    pub fn forecast(&self, state: &mut State, window: &[f32; INPUTS]) -> Forecast {
+        let input = state.input(window);
+        self.step(state, &input);
+        state.last = std::array::from_fn(|i| bounded(window[i]));
         let out = head(&self.weights, &state.hidden);
         Forecast {
             mean: std::array::from_fn(|t| out[t]),
@@ -169,23 +187,20 @@ impl Lstm {
         }
     }
 
-    /// Takes a closed window into a host's state.
-    pub fn observe(&self, state: &mut State, window: &[f32; INPUTS]) {
-        let input = window.map(bounded);
+    /// The forecast for the last window of a sequence, from an empty state: what a server does that keeps no hosts.
+    pub fn forecast_last(&self, sequence: &[[f32; INPUTS]]) -> Option<Forecast> {
+        let mut state = State::default();
+        sequence.iter().map(|window| self.forecast(&mut state, window)).last()
+    }
+
+    fn step(&self, state: &mut State, input: &[f32; INPUTS]) {
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2") {
             // SAFETY: the processor was just asked whether it has AVX2.
-            unsafe { cell_avx2(&self.weights, &input, state) };
+            unsafe { cell_avx2(&self.weights, input, state) };
             return;
         }
-        cell(&self.weights, &input, state, &mut [0.0; GATES]);
-    }
-
-    /// The forecast for the window after a sequence, from an empty state: what a server does that keeps no hosts.
-    pub fn forecast_after(&self, sequence: &[[f32; INPUTS]]) -> Forecast {
-        let mut state = State::default();
-        sequence.iter().for_each(|window| self.observe(&mut state, window));
-        self.forecast(&state)
+        cell(&self.weights, input, state, &mut [0.0; GATES]);
     }
 
     /// Trains on series of consecutive windows, each of one host. `told` hears of every epoch.
@@ -194,7 +209,7 @@ impl Lstm {
         training: Training,
         mut told: impl FnMut(Progress),
     ) -> Result<Lstm, LstmError> {
-        let series: Vec<&[[f32; INPUTS]]> = series.iter().map(Vec::as_slice).filter(|s| s.len() > 1).collect();
+        let series: Vec<&[[f32; INPUTS]]> = series.iter().map(Vec::as_slice).filter(|s| !s.is_empty()).collect();
         if series.is_empty() {
             return Err(LstmError::NoSeries);
         }
@@ -291,15 +306,15 @@ impl Lstm {
         let mut states = vec![State::default(); batch.len()];
         let mut tape = Vec::with_capacity(span);
         let mut from = 0;
-        while from + 1 < longest {
+        while from < longest {
             let mut gradient: Box<[f32; WEIGHTS]> = Box::new([0.0; WEIGHTS]);
             let before = sum.1;
             for (series, state) in batch.iter().zip(&mut states) {
-                let to = (from + span + 1).min(series.len());
-                if to > from + 1 {
+                let to = (from + span).min(series.len());
+                if to > from {
                     let loss = backpropagate(&self.weights, &series[from..to], state, &mut tape, &mut gradient);
                     sum.0 += loss;
-                    sum.1 += to - from - 1;
+                    sum.1 += to - from;
                 }
             }
             let scale = 1.0 / (sum.1 - before).max(1) as f32;
@@ -406,8 +421,7 @@ struct Step {
     after: State,
 }
 
-/// Runs a span of windows, adds the gradient of its losses and returns their sum. The first window has no forecast here;
-/// it is the last of the span before.
+/// Runs a span of windows, adds the gradient of its losses and returns their sum.
 fn backpropagate(
     weights: &[f32; WEIGHTS],
     windows: &[[f32; INPUTS]],
@@ -444,16 +458,17 @@ fn backpropagate_plain(
     gradient: &mut [f32; WEIGHTS],
 ) -> f64 {
     tape.clear();
-    for window in &windows[..windows.len() - 1] {
-        let input = window.map(bounded);
+    for window in windows {
+        let input = state.input(window);
         let before = *state;
         let mut gates = [0.0; GATES];
         cell(weights, &input, state, &mut gates);
+        state.last = std::array::from_fn(|i| bounded(window[i]));
         tape.push(Step { input, before, gates, after: *state });
     }
     let mut loss = 0.0f64;
     let (mut d_hidden, mut d_cell) = ([0.0f32; HIDDEN], [0.0f32; HIDDEN]);
-    for (step, target) in tape.iter().zip(&windows[1..]).rev() {
+    for (step, target) in tape.iter().zip(windows).rev() {
         loss += head_gradient(weights, &step.after.hidden, target, &mut d_hidden, gradient);
         cell_gradient(weights, step, &mut d_hidden, &mut d_cell, gradient);
     }

@@ -1,0 +1,499 @@
+//! A trained model, and the judge that runs it over a shard's windows.
+//!
+//! Three scorers look at a window: `top3_z` (the sum of the three largest rises, no training), the isolation forest (joint
+//! structure) and the LSTM (the wrong time of day). Each score becomes a p-value by the artifact's calibration for the
+//! host's class, and the three are joined by Bonferroni. A [`Model`] is immutable and shared; a [`Judge`] holds what is
+//! remembered of hosts, and is owned by one shard.
+//!
+//! *A model from elsewhere has no say of its own.* P-values of a model that was trained on simulated traffic (the embedded
+//! one) do not hold on another network. For such a model every score is ranked among the windows of this deployment as
+//! well, and the larger of both p-values counts: it stays silent until enough of the deployment's own windows agree.
+
+use std::collections::BTreeMap;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+
+use super::calibration::{Calibration, combine};
+use super::drift::Bins;
+use super::features::{NAMES, SEQUENCE_NAMES, Z_COUNT};
+use super::forest::Forest;
+use super::lstm::{INPUTS, Lstm, State, TARGETS};
+use super::{FeatureVector, Score};
+use crate::flow::{Address, EventTime};
+
+/// The scorers, in the order of their names.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Sum of the three largest z-scores.
+    Top3Z,
+    /// The isolation forest.
+    Forest,
+    /// The sequence model.
+    Lstm,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Part; 3] = [Part::Top3Z, Part::Forest, Part::Lstm];
+
+    /// The name in the artifact, in evidence and on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Part::Top3Z => "top3_z",
+            Part::Forest => "forest",
+            Part::Lstm => "lstm",
+        }
+    }
+}
+
+/// What an artifact says about itself.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of the artifact's layout.
+    pub format: u32,
+    /// End of the training data, and a digest of the model: the same model has the same version.
+    pub model_version: String,
+    /// The version of flowvigil that trained it.
+    pub trained_by: String,
+    /// The features it expects.
+    pub feature_schema: Schema,
+    /// Length of a window, s.
+    pub window_seconds: u32,
+    /// Where its windows came from.
+    pub source: Source,
+    /// How the forest was grown.
+    pub forest: super::forest::Growth,
+    /// How the sequence model was trained.
+    pub lstm: super::lstm::Training,
+    /// The windows it was trained on.
+    pub data: Data,
+    /// Measured on the last windows, which neither training nor calibration saw: `fpr_at_1e-3` …
+    pub metrics: BTreeMap<String, f64>,
+    /// The other files of the archive.
+    pub files: BTreeMap<String, FileDigest>,
+}
+
+/// Names and order of features.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schema {
+    /// `hw27-v1`.
+    pub id: String,
+    /// The features, in order.
+    pub names: Vec<String>,
+    /// The inputs of the sequence model, in order.
+    pub sequence_names: Vec<String>,
+}
+
+/// Where the windows of a training came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// `flowvigil simulate`: its p-values need the deployment's agreement.
+    Simulation,
+    /// The deployment's own flow logs.
+    Deployment,
+}
+
+/// The windows of a training.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// Start of the first window.
+    pub from: EventTime,
+    /// Start of the last window.
+    pub to: EventTime,
+    /// Hosts.
+    pub hosts: u64,
+    /// Windows that the models were fitted to.
+    pub training_windows: u64,
+    /// Later windows that the scores were calibrated on.
+    pub calibration_windows: u64,
+    /// Still later windows that the metrics were measured on.
+    pub test_windows: u64,
+}
+
+/// Size and checksum of a file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileDigest {
+    /// SHA-256, hexadecimal.
+    pub sha256: String,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// `calibration.json`: what scores mean, and what windows looked like.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibrations {
+    /// Of the sum of the three largest z-scores.
+    pub top3_z: Calibration,
+    /// Of the forest: the negative mean path.
+    pub forest: Calibration,
+    /// Of the sequence model: `ln(1 + sum of squared upward surprises)`.
+    pub lstm: Calibration,
+    /// Deciles of each feature, for drift.
+    pub bins: Vec<Bins>,
+}
+
+impl Calibrations {
+    /// The calibration of one scorer.
+    pub fn of(&self, part: Part) -> &Calibration {
+        match part {
+            Part::Top3Z => &self.top3_z,
+            Part::Forest => &self.forest,
+            Part::Lstm => &self.lstm,
+        }
+    }
+}
+
+/// A trained model: immutable, shared.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Model {
+    /// What it says about itself.
+    pub manifest: Manifest,
+    pub(super) forest: Forest,
+    pub(super) lstm: Lstm,
+    pub(super) calibrations: Calibrations,
+}
+
+/// What one scorer thought of a window.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct Opinion {
+    /// The raw score: higher is more unusual, comparable within one model only.
+    pub score: f64,
+    /// Share of normal windows of the class that score as high.
+    pub p_value: f64,
+}
+
+/// What all scorers thought of a window.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Judgement {
+    /// By scorer; `None` where it had nothing to go by.
+    pub opinions: [Option<Opinion>; 3],
+    /// Joined; `None` when no scorer had an opinion.
+    pub p_value: Option<f64>,
+    /// The features that made it so, largest first; empty for windows that nobody would ask about.
+    pub attribution: Vec<(String, f32)>,
+}
+
+/// Windows that are more usual are not explained.
+const EXPLAINED: f64 = 0.05;
+/// Features that are named for a window.
+const NAMED: usize = 3;
+/// A host is new for so many windows, two hours: until then its z-scores mean little.
+pub const WARM_UP: u32 = 24;
+
+impl Model {
+    /// The distribution that features had in training.
+    pub fn bins(&self) -> &[Bins] {
+        &self.calibrations.bins
+    }
+
+    /// The calibration of a scorer.
+    pub fn calibration(&self, part: Part) -> &Calibration {
+        self.calibrations.of(part)
+    }
+
+    /// Judges rows without memory, as the model server does: `sequence` ends with the window that is judged.
+    pub fn judge_row(&self, values: &[f32], sequence: Option<&[[f32; INPUTS]]>, class: &str) -> Judgement {
+        let path = self.forest.paths(values)[0];
+        let surprise = sequence
+            .filter(|sequence| sequence.len() >= 2)
+            .and_then(|sequence| Some((self.lstm.forecast_last(sequence)?, sequence.last()?)))
+            .map(|(forecast, window)| forecast.surprise(window));
+        let scores = [Some(top3_z(values)), Some(-f64::from(path)), surprise.as_ref().map(surprise_score)];
+        let opinions = std::array::from_fn(|i| {
+            scores[i].map(|score| Opinion { score, p_value: self.calibration(Part::ALL[i]).p_value(class, score) })
+        });
+        self.join(opinions, values, surprise.as_ref())
+    }
+
+    /// The paper's score of a forest path, 0 to 1, for people who know it.
+    pub fn forest_score(&self, negative_path: f64) -> f64 {
+        (negative_path / f64::from(self.forest.normal_path())).exp2()
+    }
+
+    fn join(&self, opinions: [Option<Opinion>; 3], values: &[f32], surprise: Option<&[f32; TARGETS]>) -> Judgement {
+        let p_values: Vec<f64> = opinions.iter().flatten().map(|o| o.p_value).collect();
+        let p_value = combine(&p_values);
+        let attribution = if p_value.is_some_and(|p| p <= EXPLAINED) {
+            let least = |part: &Part| opinions[*part as usize].map_or(f64::INFINITY, |o| o.p_value);
+            let loudest = Part::ALL.into_iter().min_by(|a, b| least(a).total_cmp(&least(b)));
+            self.explain(loudest.unwrap_or(Part::Top3Z), values, surprise)
+        } else {
+            Vec::new()
+        };
+        Judgement { opinions, p_value, attribution }
+    }
+
+    /// The features that moved a scorer most: rises in standard deviations, shares of the forest's path, or what the
+    /// sequence model had not foretold, in its standard deviations (`unforeseen_flows_out`).
+    fn explain(&self, part: Part, values: &[f32], surprise: Option<&[f32; TARGETS]>) -> Vec<(String, f32)> {
+        let named = |names: &[&str], shares: &[f32]| -> Vec<(String, f32)> {
+            names.iter().zip(shares).map(|(name, share)| ((*name).to_owned(), *share)).collect()
+        };
+        let mut shares = match (part, surprise) {
+            (Part::Lstm, Some(surprise)) => SEQUENCE_NAMES
+                .iter()
+                .zip(surprise)
+                .map(|(name, s)| (format!("unforeseen_{}", name.trim_start_matches("z_")), s.sqrt()))
+                .collect(),
+            // The three aggregates at the end repeat what the others say.
+            (Part::Forest, _) => named(&NAMES[..24], &self.forest.attribute(values)),
+            _ => named(&NAMES[..Z_COUNT], values),
+        };
+        shares.retain(|(_, share)| *share > 0.0);
+        shares.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        shares.truncate(NAMED);
+        shares
+    }
+}
+
+/// The sum of the three largest of the sixteen one-sided z-scores.
+pub fn top3_z(values: &[f32]) -> f64 {
+    let mut top = [0.0f64; 3];
+    for z in values.iter().take(Z_COUNT) {
+        let z = f64::from(*z);
+        if z > top[2] {
+            top[2] = z;
+            top.sort_by(|a, b| b.total_cmp(a));
+        }
+    }
+    top.iter().sum()
+}
+
+/// One number for all surprises; the logarithm brings the tail within reach of a generalised Pareto distribution.
+pub(super) fn surprise_score(surprise: &[f32; TARGETS]) -> f64 {
+    f64::from(surprise.iter().sum::<f32>()).ln_1p()
+}
+
+/// Whether a vector has the shape of the schema.
+pub(super) fn is_sound(vector: &FeatureVector) -> bool {
+    vector.values.len() == NAMES.len() && vector.sequence.len() == INPUTS
+}
+
+// === Judge ===
+
+/// What a shard remembers of its hosts, and the rank of their scores among its own windows.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    hosts: HashMap<Address, Host, FixedState>,
+    hosts_max: usize,
+    ranks: [Rank; 3],
+}
+
+/// What is remembered of one host: 312 bytes.
+#[derive(Clone, Copy, Debug)]
+struct Host {
+    state: State,
+    /// Peers that it opened to and that opened to it in a usual window: moving averages of the logarithm.
+    destinations: f32,
+    sources: f32,
+    windows: u32,
+    last_seen: EventTime,
+}
+
+/// Address, state, usual peers (to and from), windows, last seen.
+type StoredHost = (Address, Vec<f32>, [f32; 2], u32, EventTime);
+
+/// A judge's memory as it is stored.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    hosts: Vec<StoredHost>,
+    ranks: Vec<Rank>,
+}
+
+/// How often each size of p-value came up: the rank of a new one is its conformal p-value here.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Rank {
+    /// By twentieths of `-log10 p`, 0 to 8.
+    counts: Vec<u64>,
+    total: u64,
+}
+
+impl Judge {
+    /// A judge that has seen nothing and remembers at most so many hosts.
+    pub fn new(hosts_max: usize) -> Judge {
+        Judge { hosts: HashMap::default(), hosts_max, ranks: std::array::from_fn(|_| Rank::new()) }
+    }
+
+    /// Hosts remembered.
+    pub fn hosts(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// Bytes held for hosts.
+    pub fn memory(&self) -> usize {
+        self.hosts.allocation_size()
+    }
+
+    /// Judges closed windows, in order, and remembers them. A host that is new is remembered and not judged.
+    pub fn judge(&mut self, model: &Model, batch: &[FeatureVector]) -> Vec<Judgement> {
+        self.scored(model, batch).into_iter().map(|scored| self.weigh(model, scored)).collect()
+    }
+
+    /// As [`Judge::judge`], as the tier's scores.
+    pub fn score(&mut self, model: &Model, batch: &[FeatureVector]) -> Vec<Score> {
+        let score = |judgement: Judgement| Score {
+            p_value: judgement.p_value,
+            attribution: judgement.attribution,
+            model_version: model.manifest.model_version.clone(),
+            variant: "local".to_owned(),
+            degraded: false,
+        };
+        self.judge(model, batch).into_iter().map(score).collect()
+    }
+
+    /// The class of a host: by the peers of its usual windows, not of the one that is judged.
+    pub fn class(&self, host: Address) -> &'static str {
+        self.hosts.get(&host).map_or("quiet", Host::class)
+    }
+
+    /// Raw scores with the class of the host, before any calibration: what training calibrates on.
+    pub(super) fn scored<'a>(&mut self, model: &Model, batch: &'a [FeatureVector]) -> Vec<Scored<'a>> {
+        let warm = |vector: &FeatureVector| is_sound(vector) && vector.history >= WARM_UP;
+        let rows: Vec<f32> = batch.iter().filter(|v| warm(v)).flat_map(|v| v.values.iter().copied()).collect();
+        let mut paths = model.forest.paths(&rows).into_iter();
+        let mut all = Vec::with_capacity(batch.len());
+        for vector in batch {
+            let path = if warm(vector) { paths.next() } else { None };
+            let mut scored = Scored { vector, class: "quiet", scores: [None; 3], surprise: None };
+            if is_sound(vector) {
+                let (class, surprise) = self.remember(model, vector);
+                scored.class = class;
+                if let Some(path) = path {
+                    let surprised = surprise.as_ref().map(surprise_score);
+                    scored.scores = [Some(top3_z(&vector.values)), Some(-f64::from(path)), surprised];
+                    scored.surprise = surprise;
+                }
+            }
+            all.push(scored);
+        }
+        all
+    }
+
+    /// Takes a window into the host's memory; its class, and its surprise once the host's rhythm is known.
+    fn remember(&mut self, model: &Model, vector: &FeatureVector) -> (&'static str, Option<[f32; TARGETS]>) {
+        if !self.hosts.contains_key(&vector.host) && self.hosts.len() >= self.hosts_max {
+            let from = vector.window.minus(86_400);
+            self.hosts.retain(|_, host| host.last_seen >= from);
+            if self.hosts.len() >= self.hosts_max {
+                return ("quiet", None);
+            }
+        }
+        let host = self.hosts.entry(vector.host).or_insert_with(Host::new);
+        let window: [f32; INPUTS] = std::array::from_fn(|i| vector.sequence[i]);
+        let forecast = model.lstm.forecast(&mut host.state, &window);
+        let surprise = (host.windows >= WARM_UP).then(|| forecast.surprise(&window));
+        let class = host.class();
+        host.learn(vector);
+        (class, surprise)
+    }
+
+    /// Turns raw scores into p-values.
+    fn weigh(&mut self, model: &Model, scored: Scored<'_>) -> Judgement {
+        let foreign = model.manifest.source == Source::Simulation;
+        let mut opinions = [None; 3];
+        for (at, part) in Part::ALL.into_iter().enumerate() {
+            opinions[at] = scored.scores[at].map(|score| {
+                let p_value = model.calibration(part).p_value(scored.class, score);
+                let ranked = self.ranks[at].rank(p_value);
+                Opinion { score, p_value: if foreign { p_value.max(ranked) } else { p_value } }
+            });
+        }
+        model.join(opinions, &scored.vector.values, scored.surprise.as_ref())
+    }
+
+    /// The memory, to be restored by [`Judge::restore`].
+    pub fn snapshot(&self) -> Vec<u8> {
+        let mut hosts: Vec<_> = self
+            .hosts
+            .iter()
+            .map(|(a, h)| (*a, h.state.to_values().to_vec(), [h.destinations, h.sources], h.windows, h.last_seen))
+            .collect();
+        hosts.sort_unstable_by_key(|host| host.0);
+        postcard::to_allocvec(&Stored { hosts, ranks: self.ranks.to_vec() }).expect("plain numbers can be written")
+    }
+
+    /// A judge that goes on where the snapshot was taken; `None` when the bytes are not one.
+    pub fn restore(bytes: &[u8], hosts_max: usize) -> Option<Judge> {
+        let stored: Stored = postcard::from_bytes(bytes).ok()?;
+        let mut judge = Judge::new(hosts_max);
+        judge.ranks = stored.ranks.try_into().ok()?;
+        if judge.ranks.iter().any(|rank| rank.counts.len() != Rank::STEPS) {
+            return None;
+        }
+        for (address, values, [destinations, sources], windows, last_seen) in stored.hosts.into_iter().take(hosts_max) {
+            let state = State::from_values(values.as_slice().try_into().ok()?);
+            judge.hosts.insert(address, Host { state, destinations, sources, windows, last_seen });
+        }
+        Some(judge)
+    }
+}
+
+/// A window with its raw scores.
+pub(super) struct Scored<'a> {
+    pub(super) vector: &'a FeatureVector,
+    pub(super) class: &'static str,
+    pub(super) scores: [Option<f64>; 3],
+    surprise: Option<[f32; TARGETS]>,
+}
+
+impl Host {
+    fn new() -> Host {
+        Host { state: State::default(), destinations: 0.0, sources: 0.0, windows: 0, last_seen: EventTime(0) }
+    }
+
+    /// Where in [`super::features::RAW_NAMES`] the numbers of peers stand.
+    const DESTINATIONS_AT: usize = 4;
+    const SOURCES_AT: usize = 6;
+
+    fn learn(&mut self, vector: &FeatureVector) {
+        let amount = |at: usize| vector.raw.get(at).copied().filter(|v| v.is_finite()).unwrap_or(0.0).max(0.0).ln_1p();
+        // A window's weight: a twentieth, and equal shares while there are fewer than twenty.
+        let weight = (1.0 / (self.windows as f32 + 1.0)).max(0.05);
+        self.destinations += weight * (amount(Self::DESTINATIONS_AT) - self.destinations);
+        self.sources += weight * (amount(Self::SOURCES_AT) - self.sources);
+        self.windows = self.windows.saturating_add(1);
+        self.last_seen = vector.window;
+    }
+
+    /// `hub` with 64 peers a window or more (gateways, resolvers, load balancers), `server` where more peers open to it than it
+    /// opens to, `quiet` below four peers, else `client`.
+    fn class(&self) -> &'static str {
+        let (destinations, sources) = (self.destinations.exp_m1(), self.sources.exp_m1());
+        match destinations + sources {
+            peers if peers >= 64.0 => "hub",
+            peers if peers < 4.0 => "quiet",
+            _ if sources > destinations => "server",
+            _ => "client",
+        }
+    }
+}
+
+impl Rank {
+    const STEPS: usize = 161;
+
+    fn new() -> Rank {
+        Rank { counts: vec![0; Self::STEPS], total: 0 }
+    }
+
+    /// The conformal p-value of a p-value among those before it, which it then joins.
+    fn rank(&mut self, p_value: f64) -> f64 {
+        let step = ((-p_value.log10() * 20.0) as usize).min(Self::STEPS - 1);
+        let as_rare: u64 = self.counts[step..].iter().sum();
+        let rank = (as_rare + 1) as f64 / (self.total + 1) as f64;
+        self.counts[step] += 1;
+        self.total += 1;
+        rank
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;
