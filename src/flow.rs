@@ -6,9 +6,11 @@
 //!
 //! How a record is read from bytes is told in [`text`] (lines), [`parquet`] and [`envelope`] (what wraps lines on a stream).
 
+pub mod envelope;
 pub mod interfaces;
 pub mod kpl;
 pub mod network;
+pub mod parquet;
 pub mod simd;
 pub mod text;
 

@@ -224,7 +224,8 @@ impl Judge {
     fn tell(&mut self, case: &Case<'_>, validation: Validation, outcomes: &mut Vec<Outcome>) {
         let id = case.incident.id;
         let before = self.told.get(&id);
-        let own_severity = case.account.severity.unwrap_or(Severity::Low).max(before.map_or(Severity::Low, |t| t.own_severity));
+        let own_severity =
+            case.account.severity.unwrap_or(Severity::Low).max(before.map_or(Severity::Low, |t| t.own_severity));
         let mut anomaly = self.anomaly(case, validation, before);
         self.keep_company(&mut anomaly, own_severity, case.incident.related.keys());
         let interval = u32::try_from(self.settings.update_interval.as_secs()).unwrap_or(0);

@@ -335,11 +335,7 @@ impl Account {
             sketch: finding.target_sketch.clone(),
             numbers,
             windows: BTreeMap::from([(source, sums)]),
-            headline: Some(Headline {
-                score: finding.score,
-                window: finding.window,
-                summary: finding.summary.clone(),
-            }),
+            headline: Some(Headline { score: finding.score, window: finding.window, summary: finding.summary.clone() }),
             ..Account::default()
         }
     }
@@ -397,7 +393,8 @@ impl Account {
         self.added_windows += other.added_windows;
         self.added_through = self.added_through.max(other.added_through);
         for (source, sums) in &other.windows {
-            if self.added_through.is_some_and(|through| source.window <= through) && !self.windows.contains_key(source) {
+            if self.added_through.is_some_and(|through| source.window <= through) && !self.windows.contains_key(source)
+            {
                 continue;
             }
             let mine = self.windows.entry(source.clone()).or_default();
@@ -451,11 +448,8 @@ impl Account {
     /// Adds the oldest window's sums for good. What is said of it later joins all the rest, but is not added again.
     fn add_up_the_oldest(&mut self) {
         let Some(oldest) = self.windows.keys().next().map(|source| source.window) else { return };
-        let later = self.windows.split_off(&Source {
-            window: oldest.plus(1),
-            shard: Arc::from(""),
-            method: String::new(),
-        });
+        let later =
+            self.windows.split_off(&Source { window: oldest.plus(1), shard: Arc::from(""), method: String::new() });
         let window = std::mem::replace(&mut self.windows, later);
         for (name, value) in total(&window) {
             *self.added.entry(name).or_default() += value;

@@ -111,6 +111,40 @@ pub enum Field {
 }
 
 impl Field {
+    /// All of them, in documented order.
+    pub(crate) const ALL: [Field; 20] = [
+        Field::Account,
+        Field::Interface,
+        Field::Source,
+        Field::Destination,
+        Field::SourcePort,
+        Field::DestinationPort,
+        Field::Protocol,
+        Field::Packets,
+        Field::Bytes,
+        Field::Start,
+        Field::End,
+        Field::Action,
+        Field::Status,
+        Field::Flags,
+        Field::PacketSource,
+        Field::PacketDestination,
+        Field::PacketSourceService,
+        Field::PacketDestinationService,
+        Field::Direction,
+        Field::Resource,
+    ];
+
+    /// The field of a name, which may have `_` for `-`.
+    pub(crate) fn named(name: &str) -> Option<Field> {
+        let same = |field: &Field| {
+            let known = field.name().as_bytes();
+            known.len() == name.len()
+                && known.iter().zip(name.as_bytes()).all(|(a, b)| a == b || *a == b'-' && *b == b'_')
+        };
+        Field::ALL.into_iter().find(same)
+    }
+
     /// The AWS name.
     pub const fn name(self) -> &'static str {
         FIELDS[self as usize]
@@ -163,7 +197,7 @@ impl Format {
         Format::from_names(text.split([' ', '\t', ',', '\r', '\n']).filter(|name| !name.is_empty()))
     }
 
-    fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Format, FormatError> {
+    pub(crate) fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Format, FormatError> {
         let names: Vec<String> = names.into_iter().map(plain_name).collect();
         match names.len() {
             0 => return Err(FormatError::Empty),
@@ -420,6 +454,17 @@ impl Lines {
     pub fn refuse_long_line(&mut self, out: &mut Decoded) {
         self.number += 1;
         self.refuse(Malformed { field: None, why: Why::TooLong(LINE_MAX + 1) }, out);
+    }
+
+    /// Counts something that stands where a line should, and refuses it.
+    pub(crate) fn refuse_event(
+        &mut self,
+        field: Option<&'static str>,
+        reason: impl FnOnce() -> String,
+        out: &mut Decoded,
+    ) {
+        self.number += 1;
+        out.refuse(self.number, field, reason);
     }
 
     #[cold]

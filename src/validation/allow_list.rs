@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::matching::Block;
 use super::Case;
+use super::matching::Block;
 use crate::anomaly::Stage;
 use crate::finding::{Actor, Threat};
 

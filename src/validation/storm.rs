@@ -90,7 +90,12 @@ impl Storms {
         anomaly.last_seen = anomaly.last_seen.max(case.account.last_seen);
         anomaly.severity = anomaly.severity.max(case.account.severity.unwrap_or(anomaly.severity));
         add_targets(&mut anomaly, case);
-        anomaly.summary = format!("{count} more anomalies of {} since {}: {}", case.threat(), storm.start, "see the silences of stage storm");
+        anomaly.summary = format!(
+            "{count} more anomalies of {} since {}: {}",
+            case.threat(),
+            storm.start,
+            "see the silences of stage storm"
+        );
         anomaly.evidence = vec![Evidence {
             tier: crate::finding::Tier::Validation,
             name: "held_back".to_owned(),

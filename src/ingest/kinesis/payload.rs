@@ -2,8 +2,9 @@
 
 use aws_sdk_kinesis::types::Record;
 
+use crate::flow::envelope::Envelope;
 use crate::flow::interfaces::Interfaces;
-use crate::flow::text::{Decoded, Format, FormatError, Lines, named};
+use crate::flow::text::{Decoded, Format, FormatError, named};
 use crate::flow::{Interface, kpl};
 use crate::ingest::lease::Checkpoint;
 use crate::ingest::{Batch, Refusal, Refused, Settings, ShardId};
@@ -12,13 +13,19 @@ use crate::ingest::{Batch, Refusal, Refused, Settings, ShardId};
 pub struct Decoder {
     format: Format,
     interfaces: Interfaces,
+    envelope: Envelope,
     last_part: u64,
 }
 
 impl Decoder {
     /// For lines of the format that the settings name.
     pub fn new(settings: &Settings) -> Result<Decoder, FormatError> {
-        Ok(Decoder { format: settings.format()?, interfaces: Interfaces::new(settings.interfaces_max), last_part: 0 })
+        Ok(Decoder {
+            format: settings.format()?,
+            interfaces: Interfaces::new(settings.interfaces_max),
+            envelope: Envelope::new(settings.payload_bytes_max),
+            last_part: 0,
+        })
     }
 
     /// Takes over interface numbers of a snapshot.
@@ -40,7 +47,7 @@ impl Decoder {
             let parts = kpl::parts(payload).unwrap_or_else(|| vec![payload]);
             self.last_part = parts.len().saturating_sub(1) as u64;
             for part in parts.into_iter().skip(already_read(record, after)) {
-                Lines::new(self.format.clone()).decode_plainly(part, &mut self.interfaces, &mut decoded);
+                self.envelope.decode(part, &self.format, &mut self.interfaces, &mut decoded);
             }
             refused.merge(Refused {
                 count: std::mem::take(&mut decoded.refused),

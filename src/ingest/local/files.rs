@@ -7,11 +7,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use memchr::{memchr, memrchr};
+use parquet::file::reader::ChunkReader;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::Interface;
+use crate::flow::envelope::{Envelope, Kind};
 use crate::flow::interfaces::Interfaces;
+use crate::flow::parquet::{Rows, RowsError};
 use crate::flow::simd::Fast;
 use crate::flow::text::{Decoded, Format, LINE_MAX, Lines};
 use crate::ingest::local::walk::Found;
@@ -59,6 +63,8 @@ struct Decoder {
     interfaces: Interfaces,
     decoded: Decoded,
     fast: Fast,
+    envelope: Envelope,
+    payload_bytes_max: usize,
     chunk: usize,
     buffer: Vec<u8>,
 }
@@ -70,6 +76,8 @@ impl Files {
             interfaces: Interfaces::new(settings.interfaces_max),
             decoded: Decoded::default(),
             fast: Fast::default(),
+            envelope: Envelope::new(settings.payload_bytes_max),
+            payload_bytes_max: settings.payload_bytes_max,
             chunk: settings.chunk_bytes.max(2 * LINE_MAX),
             buffer: Vec::new(),
         };
@@ -216,6 +224,24 @@ struct Open {
 
 enum Content {
     Text(Box<TextStream>),
+    Json(Box<JsonStream>),
+    Rows(Box<dyn AnyRows>),
+}
+
+/// Rows of a Parquet file, wherever its bytes are.
+trait AnyRows: Send {
+    fn decode(&mut self, interfaces: &mut Interfaces, out: &mut Decoded) -> Result<bool, RowsError>;
+    fn number(&self) -> u64;
+}
+
+impl<R: ChunkReader + Send + 'static> AnyRows for Rows<R> {
+    fn decode(&mut self, interfaces: &mut Interfaces, out: &mut Decoded) -> Result<bool, RowsError> {
+        Rows::decode(self, interfaces, out)
+    }
+
+    fn number(&self) -> u64 {
+        Rows::number(self)
+    }
 }
 
 #[derive(Default)]
@@ -231,27 +257,62 @@ impl Open {
             if stdin { Box::new(std::io::stdin()) } else { Box::new(File::open(&found.path)?) };
         let counted = Counted { input, read: read.clone() };
         let unpacked = unpack(Box::new(counted))?;
-        let content = Content::Text(Box::new(TextStream::new(unpacked, Lines::new(decoder.format.clone()), stdin)));
-        Ok(Open {
+        let mut open = Open {
             name: shown(&found.path),
             named: found.named,
             size: found.size,
             base,
             read,
-            content,
+            content: Content::Text(Box::new(TextStream::new(
+                Box::new(std::io::empty()),
+                Lines::new(decoder.format.clone()),
+                stdin,
+            ))),
             readable: false,
             refused: 0,
             first_refusal: None,
-        })
+        };
+        match unpacked.kind {
+            Kind::Parquet => {
+                let rows = if unpacked.packed || stdin {
+                    in_memory(unpacked.input, decoder.payload_bytes_max)
+                } else {
+                    File::open(&found.path).map_err(|error| RowsError::Damaged(error.to_string())).and_then(boxed)
+                };
+                match rows {
+                    Ok(rows) => open.content = Content::Rows(rows),
+                    Err(error) => open.first_refusal = Some(error.to_string()),
+                }
+            }
+            Kind::Json => {
+                let lines = Lines::new(decoder.format.clone());
+                let stream = JsonStream::new(unpacked.input, lines, decoder, stdin);
+                open.content = Content::Json(Box::new(stream));
+            }
+            _ => {
+                if let Content::Text(text) = &mut open.content {
+                    text.input = unpacked.input;
+                }
+            }
+        }
+        Ok(open)
     }
 
     /// Reads and decodes one chunk.
     fn step(&mut self, decoder: &mut Decoder) -> Step {
-        let Content::Text(text) = &mut self.content;
-        let step = text.step(decoder);
+        let step = match &mut self.content {
+            Content::Text(text) => text.step(decoder),
+            Content::Json(json) => json.step(decoder),
+            Content::Rows(rows) => match rows.decode(&mut decoder.interfaces, &mut decoder.decoded) {
+                Ok(more) => Step { ended: !more },
+                Err(error) => {
+                    decoder.decoded.refuse(rows.number() + 1, None, || error.to_string());
+                    Step { ended: true }
+                }
+            },
+        };
         let decoded = &decoder.decoded;
-        self.readable |= !decoded.records.is_empty() || !decoded.blind.is_empty() || text.lines.headers() > 0;
-        self.readable &= text.lines.unusable().is_none() || !decoded.records.is_empty();
+        self.readable |= !decoded.records.is_empty() || !decoded.blind.is_empty() || self.has_usable_header();
         self.refused += decoded.refused;
         if self.first_refusal.is_none() {
             self.first_refusal = decoded.samples.first().map(|refusal| match refusal.field {
@@ -262,25 +323,58 @@ impl Open {
         step
     }
 
+    fn lines(&self) -> Option<&Lines> {
+        match &self.content {
+            Content::Text(text) => Some(&text.lines),
+            Content::Json(json) => Some(&json.lines),
+            Content::Rows(_) => None,
+        }
+    }
+
+    /// A file of nothing but a header is a flow log in which nothing happened; so is a table without rows.
+    fn has_usable_header(&self) -> bool {
+        self.lines().is_none_or(|lines| lines.headers() > 0 && lines.unusable().is_none())
+    }
+
     fn why_unreadable(&self) -> String {
-        let Content::Text(text) = &self.content;
-        if let Some(error) = text.lines.unusable() {
+        if let Some(error) = self.lines().and_then(Lines::unusable) {
             return error.to_string();
         }
+        let documented = self.lines().is_some_and(|lines| lines.format().is_documented() && lines.number() > 0);
         match &self.first_refusal {
-            Some(reason) if text.lines.format().is_documented() => {
+            Some(reason) if documented => {
                 format!("{reason} (no line was readable; if its columns are your own, name them with --fields)")
             }
-            Some(reason) => format!("{reason} (no line was readable)"),
+            Some(reason) => format!("{reason} (nothing in it was readable)"),
             None => "it is empty".into(),
         }
     }
 
     fn place(&self) -> Place {
-        let Content::Text(text) = &self.content;
-        let fields = if text.lines.headers() > 0 { Some(text.lines.format().to_string()) } else { None };
-        Place { file: self.name.clone(), offset: text.offset, line: text.lines.number(), fields }
+        let (offset, line) = match &self.content {
+            Content::Text(text) => (text.offset, text.lines.number()),
+            Content::Json(json) => (json.offset, json.lines.number()),
+            Content::Rows(rows) => (0, rows.number()),
+        };
+        let named = self.lines().filter(|lines| lines.headers() > 0);
+        Place { file: self.name.clone(), offset, line, fields: named.map(|lines| lines.format().to_string()) }
     }
+}
+
+fn boxed<R: ChunkReader + Send + 'static>(input: R) -> Result<Box<dyn AnyRows>, RowsError> {
+    Ok(Box::new(Rows::new(input)?))
+}
+
+/// A Parquet file is read from its end, so one that comes packed or through a pipe has to be in memory.
+fn in_memory(input: impl Read, bytes_max: usize) -> Result<Box<dyn AnyRows>, RowsError> {
+    let mut bytes = Vec::new();
+    let read = input.take(bytes_max as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| RowsError::Damaged(error.to_string()))?;
+    if bytes.len() > bytes_max {
+        let reason = format!("it is larger than {bytes_max} bytes (payload_bytes_max), and not in a plain file");
+        return Err(RowsError::Damaged(reason));
+    }
+    boxed(Bytes::from(bytes))
 }
 
 /// Counts what is read of the file itself, before it is unpacked.
@@ -297,10 +391,22 @@ impl Read for Counted {
     }
 }
 
-/// Takes off gzip and zstd, told by their magic numbers; at most two layers, so that a bomb of nested archives stays one.
-fn unpack(mut input: Box<dyn Read + Send>) -> std::io::Result<Box<dyn Read + Send>> {
-    for _ in 0..2 {
-        let mut head = [0; 4];
+/// What a file is inside.
+struct Unpacked {
+    kind: Kind,
+    /// Whether it was in gzip or zstd.
+    packed: bool,
+    input: Box<dyn Read + Send>,
+}
+
+/// Enough to tell what a file is, even behind some blanks.
+const HEAD: usize = 32;
+
+/// Takes off gzip and zstd; at most two layers, so that a bomb of nested archives stays one.
+fn unpack(mut input: Box<dyn Read + Send>) -> std::io::Result<Unpacked> {
+    let mut layers = 0;
+    loop {
+        let mut head = [0; HEAD];
         let mut length = 0;
         while length < head.len() {
             match input.read(&mut head[length..]) {
@@ -314,17 +420,18 @@ fn unpack(mut input: Box<dyn Read + Send>) -> std::io::Result<Box<dyn Read + Sen
                 }
             }
         }
+        let kind = Kind::of(&head[..length]);
         let whole = Cursor::new(head[..length].to_vec()).chain(input);
-        match &head[..length] {
-            [0x1f, 0x8b, ..] => {
+        input = match kind {
+            Kind::Gzip if layers < 2 => {
                 let buffered = std::io::BufReader::with_capacity(64 * 1024, whole);
-                input = Box::new(flate2::bufread::MultiGzDecoder::new(buffered));
+                Box::new(flate2::bufread::MultiGzDecoder::new(buffered))
             }
-            [0x28, 0xb5, 0x2f, 0xfd] => input = Box::new(zstd::Decoder::new(whole)?),
-            _ => return Ok(Box::new(whole)),
-        }
+            Kind::Zstd if layers < 2 => Box::new(zstd::Decoder::new(whole)?),
+            kind => return Ok(Unpacked { kind, packed: layers > 0, input: Box::new(whole) }),
+        };
+        layers += 1;
     }
-    Ok(input)
 }
 
 /// What is left of a file that could not be read on: its error, once.
@@ -417,6 +524,61 @@ impl TextStream {
             }
         }
         (filled, None)
+    }
+}
+
+/// JSON objects read in chunks; the buffer grows to hold the largest.
+struct JsonStream {
+    input: Box<dyn Read + Send>,
+    lines: Lines,
+    offset: u64,
+    buffer: Vec<u8>,
+    filled: usize,
+    eager: bool,
+}
+
+impl JsonStream {
+    fn new(input: Box<dyn Read + Send>, lines: Lines, decoder: &Decoder, eager: bool) -> JsonStream {
+        JsonStream { input, lines, offset: 0, buffer: vec![0; decoder.chunk], filled: 0, eager }
+    }
+
+    fn step(&mut self, decoder: &mut Decoder) -> Step {
+        let ended = self.fill();
+        let text = &self.buffer[..self.filled];
+        let (interfaces, out) = (&mut decoder.interfaces, &mut decoder.decoded);
+        let last = matches!(ended, Some(Ok(())));
+        let mut done = decoder.envelope.decode_stream(text, last, &mut self.lines, interfaces, out);
+        if done == 0 && ended.is_none() && self.filled == self.buffer.len() {
+            if self.filled < decoder.payload_bytes_max {
+                self.buffer.resize((self.filled * 2).min(decoder.payload_bytes_max), 0);
+            } else {
+                self.lines.refuse_event(None, || "is larger than payload_bytes_max".into(), out);
+                done = memchr(b'\n', text).map_or(self.filled, |end| end + 1);
+            }
+        }
+        self.offset += done as u64;
+        self.buffer.copy_within(done..self.filled, 0);
+        self.filled -= done;
+        if let Some(Err(error)) = &ended {
+            let reason = damaged(error);
+            out.refuse(self.lines.number() + 1, None, || reason);
+        }
+        Step { ended: ended.is_some() }
+    }
+
+    fn fill(&mut self) -> Option<std::io::Result<()>> {
+        while self.filled < self.buffer.len() {
+            match self.input.read(&mut self.buffer[self.filled..]) {
+                Ok(0) => return Some(Ok(())),
+                Ok(count) => self.filled += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Some(Err(error)),
+            }
+            if self.eager {
+                break;
+            }
+        }
+        None
     }
 }
 
