@@ -28,9 +28,11 @@ pub struct Settings {
     pub timing_nats: f64,
     /// Fewer opened bursts of sessions are no evidence.
     pub bursts_min: u32,
+    /// At least this share of the intervals keeps time.
+    pub regular: f64,
     /// At least this share of the sessions is the very same exchange.
     pub same_exchange: f64,
-    /// Or the sizes sent vary by at most this (median absolute deviation over median).
+    /// Or four of five sessions are within this of the median size, relative, in both directions.
     pub size_dispersion: f64,
     /// A check-in is short: median payload of both directions, bytes.
     pub payload_max: u64,
@@ -87,6 +89,9 @@ pub struct Timing {
     pub jitter: f64,
     /// Log-likelihood ratio against random calls, nats.
     pub nats: f64,
+    /// Share of the intervals within half a period of the period: the frameworks in use (Cobalt Strike, Sliver, Mythic)
+    /// let an operator choose a jitter of up to 50 %, and seldom is more chosen.
+    pub regular: f64,
     /// From first to last call, s.
     pub span: u32,
 }
@@ -129,11 +134,17 @@ pub fn timing(starts: &[EventTime]) -> Option<Timing> {
         period,
         jitter: 1.4826 * mad / period.max(1.0),
         nats,
+        regular: intervals.iter().filter(|&&i| (i - period).abs() <= 0.5 * period).count() as f64
+            / intervals.len() as f64,
         span: calls[calls.len() - 1] - calls[0],
     })
 }
 
+/// The median, 0 for no values at all.
 fn median(values: &mut [f64]) -> f64 {
+    if values.is_empty() {
+        return 0.0;
+    }
     values.sort_unstable_by(f64::total_cmp);
     let half = values.len() / 2;
     if values.len() % 2 == 1 { values[half] } else { (values[half - 1] + values[half]) / 2.0 }
@@ -142,9 +153,9 @@ fn median(values: &mut [f64]) -> f64 {
 /// How alike the exchanges are.
 #[derive(Clone, Copy, Debug)]
 struct Sameness {
-    /// Share of the most common (payload sent, payload received), the finer of exact sizes.
+    /// Share of the sessions with the most common (payload sent, payload received).
     same: f64,
-    /// Median absolute deviation over median of the payload sent.
+    /// The relative deviation from the median that four of five sessions keep, in the worse of the two directions.
     dispersion: f64,
     /// Median payload of both directions together.
     payload: f64,
@@ -153,17 +164,22 @@ struct Sameness {
 fn sameness(sessions: &[&Session]) -> Sameness {
     let mut counts = std::collections::BTreeMap::new();
     for s in sessions {
-        *counts.entry(s.sent_payload).or_insert(0u32) += 1;
+        *counts.entry((s.sent_payload, s.received_payload)).or_insert(0u32) += 1;
     }
     let same = f64::from(counts.values().copied().max().unwrap_or(0)) / sessions.len().max(1) as f64;
-    let mut sent: Vec<f64> = sessions.iter().map(|s| s.sent_payload as f64).collect();
+    let deviation = |payload: &dyn Fn(&Session) -> u64| {
+        let mut values: Vec<f64> = sessions.iter().map(|s| payload(s) as f64).collect();
+        let middle = median(&mut values);
+        let mut deviations: Vec<f64> = values.iter().map(|v| (v - middle).abs() / middle.max(1.0)).collect();
+        deviations.sort_unstable_by(f64::total_cmp);
+        deviations.get(deviations.len() * 4 / 5).copied().unwrap_or(1.0)
+    };
     let mut both: Vec<f64> = sessions.iter().map(|s| (s.sent_payload + s.received_payload) as f64).collect();
-    if sent.is_empty() {
-        return Sameness { same: 0.0, dispersion: 1.0, payload: 0.0 };
+    Sameness {
+        same,
+        dispersion: deviation(&|s| s.sent_payload).max(deviation(&|s| s.received_payload)),
+        payload: median(&mut both),
     }
-    let middle = median(&mut sent);
-    let mut deviations: Vec<f64> = sent.iter().map(|v| (v - middle).abs()).collect();
-    Sameness { same, dispersion: median(&mut deviations) / middle.max(1.0), payload: median(&mut both) }
 }
 
 /// Judges a channel by its sessions; `None` where there is nothing to judge yet.
@@ -198,9 +214,10 @@ fn rarity(around: &Surroundings, settings: &Settings, evidence: &mut Vec<Evidenc
     around.internal || prevalence <= settings.prevalence_max
 }
 
-fn timing_evidence(t: &Timing, needed: f64) -> Vec<Evidence> {
+fn timing_evidence(t: &Timing, needed: f64, settings: &Settings) -> Vec<Evidence> {
     vec![
         Evidence::judged("timing_log_likelihood_ratio", t.nats, needed, "nats", Merge::Max),
+        Evidence::judged("regular_intervals", t.regular, settings.regular, "ratio", Merge::Latest),
         Evidence::told("period", t.period, "s", Merge::Latest),
         Evidence::told("jitter", t.jitter, "ratio", Merge::Latest),
         Evidence::told("calls", f64::from(t.bursts), "calls", Merge::Max),
@@ -214,7 +231,7 @@ fn periodic(channel: &Channel, around: &Surroundings, settings: &Settings) -> Op
     let t = timing(&starts)?;
     let alike = sameness(&answered);
     let needed = needed(around, settings);
-    let mut evidence = timing_evidence(&t, needed);
+    let mut evidence = timing_evidence(&t, needed, settings);
     evidence.push(Evidence::judged("same_exchange", alike.same, settings.same_exchange, "ratio", Merge::Latest));
     evidence.push(Evidence::judged(
         "size_dispersion",
@@ -225,7 +242,7 @@ fn periodic(channel: &Channel, around: &Surroundings, settings: &Settings) -> Op
     ));
     evidence.push(Evidence::judged("payload", alike.payload, settings.payload_max as f64, "bytes", Merge::Latest));
     let rare = rarity(around, settings, &mut evidence);
-    let regular = t.nats >= needed && t.bursts >= settings.bursts_min;
+    let regular = t.nats >= needed && t.bursts >= settings.bursts_min && t.regular >= settings.regular;
     let alike_enough = alike.same >= settings.same_exchange || alike.dispersion <= settings.size_dispersion;
     let passed = regular && alike_enough && rare && alike.payload <= settings.payload_max as f64 && alike.payload > 0.0;
     Some(Judgement { method: "periodic".to_owned(), passed, evidence, ratio: (t.nats / needed).max(0.0) })
@@ -235,7 +252,7 @@ fn failing(channel: &Channel, around: &Surroundings, settings: &Settings) -> Opt
     let starts: Vec<EventTime> = channel.sessions.iter().map(|s| s.start).collect();
     let t = timing(&starts)?;
     let needed = needed(around, settings);
-    let mut evidence = timing_evidence(&t, needed);
+    let mut evidence = timing_evidence(&t, needed, settings);
     evidence.push(Evidence::judged(
         "failed_calls",
         f64::from(t.bursts),
@@ -246,7 +263,8 @@ fn failing(channel: &Channel, around: &Surroundings, settings: &Settings) -> Opt
     let rare = rarity(around, settings, &mut evidence);
     let lasting = i64::from(t.span) >= settings.failing_span.as_secs();
     // The proxy that is down is an outage, not a channel.
-    let passed = t.nats >= needed && t.bursts >= settings.failing_min && lasting && rare && !around.internal;
+    let regular = t.nats >= needed && t.regular >= settings.regular;
+    let passed = regular && t.bursts >= settings.failing_min && lasting && rare && !around.internal;
     Some(Judgement { method: "failing".to_owned(), passed, evidence, ratio: (t.nats / needed).max(0.0) })
 }
 
