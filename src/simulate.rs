@@ -28,6 +28,7 @@ pub mod background;
 pub mod habit;
 pub mod labels;
 pub mod line;
+pub mod load;
 pub mod random;
 pub mod session;
 pub mod vpc;
@@ -38,6 +39,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use self::attack::Campaigns;
 use self::habit::Process;
 use self::labels::{Labels, Source};
+use self::line::{Format, LineWriter};
 use self::random::Random;
 use self::vpc::{Role, Vpc};
 use self::wire::{AGGREGATION_SECONDS, Event, Wire};
@@ -146,6 +148,12 @@ impl Simulation {
         &self.wire.vpc.interfaces
     }
 
+    /// A writer for the lines of this simulation.
+    pub fn lines(&self, format: Format) -> LineWriter {
+        let addresses = self.wire.vpc.hosts.iter().map(|host| host.address).collect();
+        LineWriter::new(format, &self.wire.vpc.interfaces, addresses)
+    }
+
     /// The hosts.
     pub fn vpc(&self) -> &Vpc {
         &self.wire.vpc
@@ -162,10 +170,7 @@ impl Simulation {
     /// What has been malicious so far, and everything else that the labels tell; complete when the iterator has ended.
     pub fn labels(&self) -> Labels {
         let mut truth: Vec<_> = self.wire.truths.iter().filter(|row| row.records > 0).cloned().collect();
-        for row in &mut truth {
-            row.span_s = row.last - row.first;
-            row.weak = row.span_s < 60;
-        }
+        truth.iter_mut().for_each(labels::Truth::judge);
         let ours: Vec<String> = self.wire.vpc.hosts.iter().map(|host| host.address.to_string()).collect();
         let mut ambiguous: Vec<String> = truth.iter().flat_map(|row| row.accessories.clone()).collect();
         let mut infected: Vec<String> =
@@ -195,6 +200,7 @@ impl Simulation {
             infected_hosts: infected,
             ambiguous,
             local_hosts: self.internal().iter().map(IpNet::to_string).collect(),
+            unlabelled: false,
             notes: "Simulated: quality figures on this data say nothing about real traffic.".to_owned(),
         }
     }

@@ -14,8 +14,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::flow::EventTime;
 use crate::simulate::attack::Campaigns;
+use crate::simulate::labels::Labels;
 use crate::simulate::line::{Format, LineWriter};
-use crate::simulate::{Scenario, Simulation, wire};
+use crate::simulate::load::{self, Load, Spread};
+use crate::simulate::{Scenario, Simulation, Step, wire};
 
 /// How many bytes of lines are gathered before they are written: small enough to stay in the cache.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -29,9 +31,13 @@ pub struct Args {
     /// How much time is simulated: 90s, 1h, 2d
     #[arg(long, default_value = "1h")]
     duration: SignedDuration,
-    /// How many hosts the VPC has
-    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=50_000))]
-    hosts: u32,
+    /// vpc: hosts with roles and threats; load: many records of Zipf-distributed hosts, without meaning; wide: the same
+    /// over every pair in turn, the worst case for tables (1000000 hosts are as many sources and destinations, 5000000 pairs)
+    #[arg(long, value_enum, default_value_t = Profile::Vpc)]
+    profile: Profile,
+    /// How many hosts the VPC has [default: 40], or open connections in a load [default: 200000, wide: 1000000]
+    #[arg(long)]
+    hosts: Option<u32>,
     /// When the simulated time begins
     #[arg(long, default_value = "2026-03-02T08:00:00Z")]
     start: Timestamp,
@@ -50,7 +56,7 @@ pub struct Args {
     /// Leave out the first line with the names of the fields
     #[arg(long)]
     no_header: bool,
-    /// About this many records and never more: demand is scaled to fit
+    /// About this many records and never more: demand is scaled to fit; exactly so many in a load [default there: 5000000]
     #[arg(long, value_name = "N")]
     records: Option<u64>,
     /// Multiplies what visitors do
@@ -73,50 +79,109 @@ pub struct Args {
     rate: Option<u64>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Profile {
+    Vpc,
+    Load,
+    Wide,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LineFormat {
     V2,
     V5,
 }
 
+/// What makes the records.
+enum Traffic {
+    Vpc(Box<Simulation>),
+    Load(Load),
+}
+
+impl Traffic {
+    fn lines(&self, format: Format) -> LineWriter {
+        match self {
+            Traffic::Vpc(simulation) => simulation.lines(format),
+            Traffic::Load(load) => LineWriter::new(format, load.interfaces(), Vec::new()),
+        }
+    }
+
+    fn labels(&self) -> Labels {
+        match self {
+            Traffic::Vpc(simulation) => simulation.labels(),
+            Traffic::Load(load) => load.labels(),
+        }
+    }
+}
+
+impl Iterator for Traffic {
+    type Item = Step;
+
+    fn next(&mut self) -> Option<Step> {
+        match self {
+            Traffic::Vpc(simulation) => simulation.next(),
+            Traffic::Load(load) => load.next(),
+        }
+    }
+}
+
 /// Simulates and writes; exit code 0 also when the reader of a pipe has had enough.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut scenario = args.scenario()?;
-    if let Some(records) = args.records {
-        scenario.demand = demand_for(&scenario, records);
-    }
-    let mut simulation = Simulation::new(scenario);
-    let out = open(&args.out)?;
-    match write(&args, &mut simulation, out) {
+    let mut traffic = args.traffic()?;
+    let sink = Sink::open(&args.out)?;
+    match write(&args, &mut traffic, sink) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
         written => written.with_context(|| format!("write {}", args.out.display()))?,
     }
     if let Some(path) = &args.labels {
-        let labels = serde_json::to_vec_pretty(&simulation.labels()).context("write the labels as JSON")?;
+        let labels = serde_json::to_vec_pretty(&traffic.labels()).context("write the labels as JSON")?;
         std::fs::write(path, labels).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 impl Args {
-    fn scenario(&self) -> anyhow::Result<Scenario> {
+    fn traffic(&self) -> anyhow::Result<Traffic> {
         let start = u32::try_from(self.start.as_second()).context("--start must lie between 1970 and 2106")?;
-        let duration = self.duration.as_secs();
         let room = i64::from(u32::MAX - start);
+        let duration = self.duration.as_secs();
         anyhow::ensure!((1..=room).contains(&duration), "--duration must be at least a second and end before 2106");
         anyhow::ensure!((0.0..=1.0).contains(&self.ipv6), "--ipv6 is a share: 0 to 1");
         anyhow::ensure!((0.0..=1e6).contains(&self.demand), "--demand must lie between 0 and 1000000");
-        Ok(Scenario {
+        let (start, duration_seconds) = (EventTime(start), duration as u32);
+        let hosts_max = if self.profile == Profile::Vpc { 50_000 } else { 10_000_000 };
+        anyhow::ensure!(self.hosts.is_none_or(|hosts| hosts <= hosts_max), "--hosts must be at most {hosts_max} here");
+        if self.profile != Profile::Vpc {
+            let is_wide = self.profile == Profile::Wide;
+            anyhow::ensure!(self.threats.0.is_empty(), "--threats needs --profile vpc: a load has no attacks in it");
+            return Ok(Traffic::Load(Load::new(load::Settings {
+                seed: self.seed,
+                start,
+                duration_seconds,
+                hosts: self.hosts.unwrap_or(if is_wide { 1_000_000 } else { 200_000 }),
+                records: self.records.unwrap_or(5_000_000),
+                shuffle_seconds: self.shuffle,
+                ipv6_share: self.ipv6,
+                spread: if is_wide { Spread::Even } else { Spread::Zipf },
+            })));
+        }
+        let mut scenario = Scenario {
             seed: self.seed,
-            start: EventTime(start),
-            duration_seconds: duration as u32,
-            hosts: self.hosts,
+            start,
+            duration_seconds,
+            hosts: self.hosts.unwrap_or(40),
             threats: self.threats.clone(),
             demand: self.demand,
             shuffle_seconds: self.shuffle,
             ipv6_share: self.ipv6,
             scanner: self.scanner,
-        })
+        };
+        if let Some(records) = self.records {
+            scenario.demand = demand_for(&scenario, records);
+        }
+        let mut simulation = Simulation::new(scenario);
+        simulation.limit(self.records);
+        Ok(Traffic::Vpc(Box::new(simulation)))
     }
 }
 
@@ -132,49 +197,77 @@ fn demand_for(scenario: &Scenario, records: u64) -> f64 {
     ((records as f64 * 1.01 - idle) / (usual - idle).max(1.0)).max(0.0)
 }
 
-fn open(path: &Path) -> anyhow::Result<Box<dyn Write>> {
-    if path == Path::new("-") {
-        return Ok(Box::new(io::stdout().lock()));
-    }
-    let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
-    if path.extension().is_some_and(|extension| extension == "gz") {
-        return Ok(Box::new(GzEncoder::new(BufWriter::new(file), Compression::fast())));
-    }
-    Ok(Box::new(file))
+/// Where the lines go.
+enum Sink {
+    Plain(Box<dyn Write>),
+    Gzip(GzEncoder<BufWriter<File>>),
 }
 
-fn write(args: &Args, simulation: &mut Simulation, mut out: Box<dyn Write>) -> io::Result<()> {
+impl Sink {
+    fn open(path: &Path) -> anyhow::Result<Sink> {
+        if path == Path::new("-") {
+            return Ok(Sink::Plain(Box::new(io::stdout().lock())));
+        }
+        let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
+        if path.extension().is_some_and(|extension| extension == "gz") {
+            return Ok(Sink::Gzip(GzEncoder::new(BufWriter::new(file), Compression::fast())));
+        }
+        Ok(Sink::Plain(Box::new(file)))
+    }
+
+    fn put(&mut self, text: &mut Vec<u8>) -> io::Result<()> {
+        match self {
+            Sink::Plain(out) => out.write_all(text)?,
+            Sink::Gzip(out) => out.write_all(text)?,
+        }
+        text.clear();
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Sink::Plain(out) => out.flush(),
+            Sink::Gzip(out) => out.flush(),
+        }
+    }
+
+    fn finish(self) -> io::Result<()> {
+        match self {
+            Sink::Plain(mut out) => out.flush(),
+            Sink::Gzip(out) => out.finish()?.flush(),
+        }
+    }
+}
+
+fn write(args: &Args, traffic: &mut Traffic, mut sink: Sink) -> io::Result<()> {
     let format = match args.format {
         LineFormat::V2 => Format::V2,
         LineFormat::V5 => Format::V5,
     };
-    let lines = LineWriter::new(format, simulation.vpc());
+    let lines = traffic.lines(format);
     let mut text = Vec::with_capacity(CHUNK_BYTES * 2);
     if !args.no_header {
         writeln!(text, "{}", format.header())?;
     }
-    simulation.limit(args.records);
     let mut pace = Pace::new(args);
-    for step in simulation.by_ref() {
+    for step in traffic {
         for blind in &step.blind {
             lines.blind(blind, &mut text);
         }
         for record in &step.records {
             lines.record(record, &mut text);
             if text.len() >= CHUNK_BYTES {
-                out.write_all(&text)?;
-                text.clear();
+                sink.put(&mut text)?;
             }
         }
         if pace.waits_after(step.records.len() as u64) {
-            out.write_all(&text)?;
-            out.flush()?;
-            text.clear();
+            sink.put(&mut text)?;
+            sink.flush()?;
             pace.wait();
         }
     }
-    out.write_all(&text)?;
-    out.flush()
+    sink.put(&mut text)?;
+    sink.finish()
 }
 
 /// Holds the simulation back to real time, or to a rate. The only place of the simulation with a clock.
@@ -215,6 +308,36 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn bytes_of(arguments: &[&str]) -> (Vec<u8>, Vec<u8>) {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: Args,
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (log, labels) = (folder.path().join("flow.log"), folder.path().join("labels.json"));
+        let files = ["simulate", "--out", log.to_str().unwrap(), "--labels", labels.to_str().unwrap()];
+        let line = <Line as clap::Parser>::parse_from(files.iter().chain(arguments));
+        assert_eq!(run(line.args).unwrap(), ExitCode::SUCCESS);
+        (std::fs::read(log).unwrap(), std::fs::read(labels).unwrap())
+    }
+
+    #[test]
+    fn same_arguments_same_bytes_and_another_seed_other_bytes() {
+        use sha2::{Digest, Sha256};
+        let sums = |(log, labels): (Vec<u8>, Vec<u8>)| (Sha256::digest(log), Sha256::digest(labels));
+        for profile in [&["--profile", "vpc", "--threats", "all:low"][..], &["--profile", "load", "--records", "20000"]]
+        {
+            let with = |seed: &str| {
+                let mut arguments = vec!["--duration", "5m", "--shuffle", "30", "--seed", seed];
+                arguments.extend(profile);
+                sums(bytes_of(&arguments))
+            };
+            assert_eq!(with("1"), with("1"));
+            assert_ne!(with("1").0, with("2").0);
+        }
+    }
 
     #[test]
     fn a_number_of_records_is_met_within_a_few_percent_and_never_passed() {

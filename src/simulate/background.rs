@@ -422,8 +422,8 @@ impl Cast<'_> {
     fn radiation(&mut self) {
         let random = self.random("radiation");
         let targets: Vec<u32> = self.vpc.with_role(&[Role::LoadBalancer, Role::Bastion, Role::Nat, Role::Gateway]);
-        // Each public address is probed every few seconds to minutes, which is what a fresh one sees.
-        let per_second = 0.05 * targets.len() as f64;
+        // Each public address is probed every ten seconds or so, which is what honeypots report.
+        let per_second = 0.1 * targets.len() as f64;
         self.starting.push((0, Box::new(Radiation { random, targets, per_second })));
     }
 

@@ -35,7 +35,9 @@ pub struct Truth {
     pub method: String,
     /// How it was made: the parameters that were drawn.
     pub basis: String,
-    /// Less than one minute of evidence: a detector cannot be blamed for missing it.
+    /// How many sessions show it.
+    pub sessions: u64,
+    /// Too little evidence to blame a detector for missing it; see [`Truth::judge`].
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub weak: bool,
     /// Other threats under which it may rightly be told.
@@ -48,6 +50,19 @@ pub struct Truth {
 }
 
 impl Truth {
+    /// Fills in what follows from the counts. A conversation of less than a minute is one window of a flow log, a beacon of
+    /// less than four check-ins has no rhythm (four is RITA's minimum too), and a scan of less than eight probes is none:
+    /// such rows are weak. A flood or a scan of some seconds is not: it shows in one window.
+    pub fn judge(&mut self) {
+        self.span_s = self.last - self.first;
+        self.weak = match self.threat.as_str() {
+            "port_scan" => self.sessions < 8,
+            "ddos" => false,
+            "c2_beacon" if self.method != "channel" => self.span_s < 60 || self.sessions < 4,
+            _ => self.span_s < 60,
+        };
+    }
+
     /// Takes a record of this row into account.
     pub fn count(&mut self, record: &FlowRecord) {
         self.first = if self.records == 0 { record.start.0 } else { self.first.min(record.start.0) };
@@ -57,7 +72,7 @@ impl Truth {
 }
 
 /// Where the data comes from.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Source {
     /// The generator.
     pub generator: String,
@@ -66,7 +81,7 @@ pub struct Source {
 }
 
 /// The labels of one simulation.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Labels {
     /// Where the data comes from.
     pub source: Source,
@@ -92,6 +107,9 @@ pub struct Labels {
     pub ambiguous: Vec<String>,
     /// The blocks that are ours, for `--internal`.
     pub local_hosts: Vec<String>,
+    /// Nothing is known of the nature of what is not in the truth.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub unlabelled: bool,
     /// What to know before quoting a figure.
     pub notes: String,
 }

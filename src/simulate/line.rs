@@ -6,8 +6,8 @@
 
 use std::io::Write as _;
 
-use super::vpc::{Vpc, aws_service};
-use crate::flow::{Address, Blindness, BlindnessKind, FlowRecord, Marks};
+use super::vpc::aws_service;
+use crate::flow::{Address, Blindness, BlindnessKind, FlowRecord, Interface, Marks};
 
 /// Which fields a line has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -39,32 +39,28 @@ impl Format {
 #[derive(Clone, Debug)]
 pub struct LineWriter {
     format: Format,
-    /// `version account-id interface-id `, by host.
+    /// `version account-id interface-id `, by interface.
     heads: Vec<Box<[u8]>>,
-    /// `vpc-id subnet-id instance-id`, by host.
+    /// `vpc-id subnet-id instance-id`, by interface; none for version 2.
     places: Vec<Box<[u8]>>,
     /// The addresses of the interfaces, which stand in for the packet's where an intermediary logged it.
     addresses: Vec<Address>,
 }
 
 impl LineWriter {
-    /// A writer for the interfaces of a VPC.
-    pub fn new(format: Format, vpc: &Vpc) -> LineWriter {
+    /// A writer for these interfaces (ids ascending from 1) and the address of each, in the same order. The addresses may
+    /// be left out where no record is of an intermediary.
+    pub fn new(format: Format, interfaces: &[Interface], addresses: Vec<Address>) -> LineWriter {
         let version = if format == Format::V2 { 2 } else { 5 };
-        let head = |i: &crate::flow::Interface| format!("{version} {} {} ", i.account, i.name).into_bytes().into();
-        let place = |(host, interface): (&super::vpc::Host, &crate::flow::Interface)| {
-            let digits = &interface.name[5..];
-            let subnet = host.address.as_v4().unwrap_or_default() >> 12 & 0xf;
-            format!(" vpc-0{:016x} subnet-0{subnet:016x} i-0{digits} ", u64::from(vpc.block.0) << 20)
-                .into_bytes()
-                .into()
+        let head = |i: &Interface| format!("{version} {} {} ", i.account, i.name).into_bytes().into();
+        let place = |interface: &Interface| {
+            let address = addresses.get(interface.id.0 as usize - 1).and_then(|a| a.as_v4()).unwrap_or_default();
+            let (vpc, subnet, digits) = (address >> 16, address >> 12 & 0xf, &interface.name[5..]);
+            format!(" vpc-0{vpc:016x} subnet-0{subnet:016x} i-0{digits} ").into_bytes().into()
         };
-        LineWriter {
-            format,
-            heads: vpc.interfaces.iter().map(head).collect(),
-            places: vpc.hosts.iter().zip(&vpc.interfaces).map(place).collect(),
-            addresses: vpc.hosts.iter().map(|host| host.address).collect(),
-        }
+        let heads = interfaces.iter().map(head).collect();
+        let places = if format == Format::V2 { Vec::new() } else { interfaces.iter().map(place).collect() };
+        LineWriter { format, heads, places, addresses }
     }
 
     /// Appends the line of a record.
@@ -114,12 +110,11 @@ impl LineWriter {
 
     /// `srcaddr` and `dstaddr`: of an intermediary's packets the interface's own address is shown at its end.
     fn as_seen(&self, record: &FlowRecord) -> (Address, Address) {
-        let own = self.addresses[record.interface.0 as usize - 1];
-        match record.marks.has(Marks::INTERMEDIARY) {
-            false => (record.source, record.destination),
-            true if record.marks.has(Marks::INGRESS) => (record.source, own),
-            true => (own, record.destination),
+        if !record.marks.has(Marks::INTERMEDIARY) {
+            return (record.source, record.destination);
         }
+        let own = self.addresses[record.interface.0 as usize - 1];
+        if record.marks.has(Marks::INGRESS) { (record.source, own) } else { (own, record.destination) }
     }
 
     fn later_fields(&self, record: &FlowRecord, text: &mut Vec<u8>) {
@@ -135,7 +130,6 @@ impl LineWriter {
             line.put(b" ");
         }
         // Path 8 is the internet gateway, 1 another resource of the VPC; ingress has none.
-        let is_local = |a: Address| self.addresses.first().is_some_and(|own| same_network(*own, a));
         line.put(match (record.marks.has(Marks::EGRESS), is_local(record.destination)) {
             (false, _) => b"ingress -",
             (true, true) => b"egress 1",
@@ -145,12 +139,9 @@ impl LineWriter {
     }
 }
 
-/// Both in 10/8, which is where simulated hosts are, or both IPv6.
-fn same_network(own: Address, other: Address) -> bool {
-    match (own.as_v4(), other.as_v4()) {
-        (Some(own), Some(other)) => own >> 24 == other >> 24,
-        (own, other) => own.is_none() && other.is_none(),
-    }
+/// In 10/8, which is where simulated hosts are.
+fn is_local(address: Address) -> bool {
+    address.as_v4().is_some_and(|bits| bits >> 24 == 10)
 }
 
 /// One line in the making. The longest of version 2 has 230 bytes.

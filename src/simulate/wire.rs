@@ -169,6 +169,9 @@ impl Wire {
     /// in the future.
     pub fn open(&mut self, session: Session) {
         let taps = self.taps(&session);
+        if session.truth > 0 {
+            self.truths[session.truth as usize - 1].sessions += 1;
+        }
         let mut waiting: Option<u32> = None;
         for (number, tap) in taps.iter().enumerate() {
             let Some(tap) = *tap else { continue };
