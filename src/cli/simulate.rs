@@ -200,7 +200,7 @@ fn demand_for(scenario: &Scenario, records: u64) -> f64 {
 /// Where the lines go.
 enum Sink {
     Plain(Box<dyn Write>),
-    Gzip(GzEncoder<BufWriter<File>>),
+    Gzip(Box<GzEncoder<BufWriter<File>>>),
 }
 
 impl Sink {
@@ -210,7 +210,8 @@ impl Sink {
         }
         let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
         if path.extension().is_some_and(|extension| extension == "gz") {
-            return Ok(Sink::Gzip(GzEncoder::new(BufWriter::new(file), Compression::fast())));
+            let encoder = GzEncoder::new(BufWriter::new(file), Compression::fast());
+            return Ok(Sink::Gzip(Box::new(encoder)));
         }
         Ok(Sink::Plain(Box::new(file)))
     }

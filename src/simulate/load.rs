@@ -161,8 +161,11 @@ impl Load {
         let family = if self.settings.spread == Spread::Zipf { mix(draw ^ traits) } else { traits };
         let by_v6 = unit_of(family) < self.settings.ipv6_share;
         // Ours that open are in 10.0.0.0/9, ours that are called in 10.128.0.0/9.
-        let (ours, interface) =
-            if is_ours { (host / 2, host / 2) } else { (1 << 23 | called / 2, called / 2 + self.settings.hosts / 2) };
+        let (ours, interface) = if is_ours {
+            (host / 2, host / 2)
+        } else {
+            ((1 << 23) | (called / 2), called / 2 + self.settings.hosts / 2)
+        };
         let theirs = u64::from(if is_ours { called } else { host }) << 1 | u64::from(is_ours);
         let (own, other) = match by_v6 {
             true => (Address::from_bits(0xfd00_u128 << 112 | u128::from(ours)), public_v6(mix(theirs))),

@@ -138,7 +138,7 @@ impl Vpc {
             let slot = &mut used[subnet as usize];
             *slot += 1 + random.below(3) as u32;
             let within = *slot + 4;
-            let bits = block.0 + (within / 4_000 << 16) + (subnet << 12) + within % 4_000;
+            let bits = block.0 + ((within / 4_000) << 16) + (subnet << 12) + within % 4_000;
             let has_v6 = random.chance(ipv6_share * 4.0) || role == Role::LoadBalancer && ipv6_share > 0.0;
             let suffix = u128::from(random.bits());
             vpc.hosts.push(Host {
