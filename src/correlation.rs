@@ -115,4 +115,14 @@ pub trait IncidentStore: Send + Sync {
 
     /// An incident that is still open.
     async fn get(&self, id: Uuid) -> Result<Option<Incident>, CorrelationError>;
+
+    /// What would be lost with this process, to be kept with the task's snapshot; `None` where the backend keeps it.
+    async fn state(&self) -> Result<Option<Vec<u8>>, CorrelationError> {
+        Ok(None)
+    }
+
+    /// Goes on where [`IncidentStore::state`] was taken. Before the first fold.
+    async fn resume(&self, _state: &[u8]) -> Result<(), CorrelationError> {
+        Ok(())
+    }
 }

@@ -11,6 +11,7 @@ pub mod flow;
 pub mod health;
 pub mod ingest;
 pub mod ml;
+pub mod pipeline;
 pub mod publish;
 pub mod settings;
 pub mod simulate;

@@ -384,6 +384,11 @@ impl Judge {
         &self.counts
     }
 
+    /// Whether an incident was judged before and is still open.
+    pub fn knows(&self, id: Uuid) -> bool {
+        self.told.contains_key(&id) || self.silent.contains_key(&id)
+    }
+
     /// Takes note of an anomaly that the store knows from before, so that it goes on under its first timestamp.
     pub fn remember(&mut self, anomaly: &Anomaly) {
         let told = Told { anomaly: anomaly.clone(), own_severity: anomaly.severity };

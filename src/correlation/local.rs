@@ -16,18 +16,20 @@ use crate::ingest::ShardId;
 /// Incidents in this task's memory, shared by its shards.
 #[derive(Debug)]
 pub struct LocalIncidents {
+    settings: Settings,
     incidents: Mutex<Incidents>,
 }
 
 impl LocalIncidents {
     /// No incidents yet.
     pub fn new(settings: &Settings) -> LocalIncidents {
-        LocalIncidents { incidents: Mutex::new(Incidents::new(settings)) }
+        LocalIncidents { settings: settings.clone(), incidents: Mutex::new(Incidents::new(settings)) }
     }
 
     /// Goes on where [`LocalIncidents::snapshot`] was taken.
     pub fn restore(bytes: &[u8], settings: &Settings) -> Result<LocalIncidents, RestoreError> {
-        Ok(LocalIncidents { incidents: Mutex::new(Incidents::restore(bytes, settings)?) })
+        let incidents = Mutex::new(Incidents::restore(bytes, settings)?);
+        Ok(LocalIncidents { settings: settings.clone(), incidents })
     }
 
     /// The whole state.
@@ -53,5 +55,18 @@ impl IncidentStore for LocalIncidents {
 
     async fn get(&self, id: Uuid) -> Result<Option<Incident>, CorrelationError> {
         Ok(self.lock().get(id).cloned())
+    }
+
+    async fn state(&self) -> Result<Option<Vec<u8>>, CorrelationError> {
+        Ok(Some(self.snapshot()))
+    }
+
+    async fn resume(&self, state: &[u8]) -> Result<(), CorrelationError> {
+        let fatal = |cause: RestoreError| CorrelationError::Fatal {
+            context: "restore the incidents".to_owned(),
+            cause: cause.to_string(),
+        };
+        *self.lock() = Incidents::restore(state, &self.settings).map_err(fatal)?;
+        Ok(())
     }
 }

@@ -111,6 +111,25 @@ impl Pager {
     }
 }
 
+/// The scorer and the pager of one shard, with all that they remember.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Behavior {
+    scorer: TopThree,
+    pager: Pager,
+}
+
+impl Behavior {
+    /// Scores closed windows in their order, and says what is worth a finding.
+    pub fn hear(&mut self, vectors: &[FeatureVector], settings: &Settings) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for vector in vectors {
+            let score = self.scorer.score(vector, settings.warm_up);
+            findings.extend(self.pager.hear(vector, &score, settings));
+        }
+        findings
+    }
+}
+
 fn finding(vector: &FeatureVector, score: &Score, settings: &Settings, first: EventTime, count: u32) -> Finding {
     let p = score.p_value.unwrap_or(1.0);
     let ml = |name: &str, value: f64, threshold: Option<f64>, unit: &str| Evidence {

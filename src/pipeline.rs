@@ -1,0 +1,351 @@
+//! The tiers as tasks: what runs, what waits for what, and what a crash may cost.
+//!
+//! ```text
+//! shard A: read ─[records]→ engine (thread) ─[findings]→ score ─┐
+//! shard B: read ─[records]→ engine (thread) ─[findings]→ score ─┴[judgement]→ judge ─[delivery]→ record, announce
+//!            ↑                                                                                        │
+//!            └──────────────────────────── checkpoint ◄──── snapshot saved ◄──── the barrier leaves ──┘
+//! ```
+//!
+//! *One owner each.* An engine belongs to its shard's thread, the judge to one task; they share nothing but channels. All
+//! channels are bounded: a store that is away holds delivery, which holds judgement, which holds the shards, and the
+//! stream keeps the data.
+//!
+//! *The barrier.* Now and then the reader sends a mark down the chain, behind everything it has read. The engine adds its
+//! snapshot to it, the score stage and the judge add theirs, and when it has left delivery, everything before it is
+//! recorded and announced. Only then the snapshots are saved and the checkpoint moves. A crash at any instant so loses
+//! nothing; what is judged again afterwards has the same ids, and the store knows it already.
+//!
+//! *What is kept of the judge* is a little newer than any engine's snapshot, for all shards share it. That is harmless:
+//! folding a finding twice changes nothing, and what was told is remembered as told.
+//!
+//! *Failures.* A shard whose reading or judging fails is dropped and comes back at its last checkpoint, after a pause that
+//! doubles each time. Judge and delivery are the same for all shards: if one of them is gone, the pipeline ends and says
+//! so, and whoever started the process starts it again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::correlation::IncidentStore;
+use crate::flow::network::Network;
+use crate::health::{Health, Phase};
+use crate::ingest::snapshot::SnapshotStore;
+use crate::ingest::{FlowSource, IngestError, ShardId};
+use crate::publish::{Announcer, AnomalyStore};
+use crate::telemetry::{self, Metrics};
+use crate::{ml, statistical, validation};
+
+mod delivery;
+mod judgement;
+mod shard;
+
+use judgement::Judgement;
+
+/// Settings `[pipeline]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// How often a snapshot is taken and the checkpoint moves.
+    pub snapshot_interval: SignedDuration,
+    /// After how long without records a shard's event time moves on with the clock.
+    pub idle_after: SignedDuration,
+    /// How long one read of a shard may take before the shard is given up.
+    pub read_timeout: SignedDuration,
+    /// How long one call of a store, an announcer or the correlation backend may take.
+    pub call_timeout: SignedDuration,
+    /// The first pause after a failure; it doubles.
+    pub retry_first: SignedDuration,
+    /// The longest pause after a failure.
+    pub retry_most: SignedDuration,
+    /// How long what was read may take to be finished when the service is told to stop.
+    pub grace: SignedDuration,
+    /// Batches that wait for a shard's engine.
+    pub records_waiting: usize,
+    /// Results that wait to be scored, judged and delivered, each.
+    pub findings_waiting: usize,
+}
+
+/// Whether windows are closed when a shard ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// Nothing will follow: files that are not followed.
+    CloseWindows,
+    /// Another shard continues this one.
+    LeaveOpen,
+}
+
+/// The tiers' own settings, as far as the pipeline hands them on.
+#[derive(Clone, Debug)]
+pub struct Tiers {
+    /// Tier 1.
+    pub statistical: statistical::Settings,
+    /// Tier 2, the always-on behaviour scorer.
+    pub behavior: ml::local::Settings,
+    /// Tier 4.
+    pub validation: validation::Settings,
+    /// What is ours.
+    pub network: Network,
+}
+
+/// The chosen backend of every port.
+pub struct Backends {
+    /// Where records come from.
+    pub source: Box<dyn FlowSource>,
+    /// What the end of one of its shards means.
+    pub ending: Ending,
+    /// Where state is kept.
+    pub snapshots: Arc<dyn SnapshotStore>,
+    /// Where findings become incidents.
+    pub incidents: Arc<dyn IncidentStore>,
+    /// Where anomalies are kept.
+    pub store: Arc<dyn AnomalyStore>,
+    /// Who is told.
+    pub announcer: Arc<dyn Announcer>,
+}
+
+/// How a pipeline came to its end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The input has ended and all of it was delivered.
+    Finished,
+    /// It was told to stop; all that was read is delivered, and a restart goes on from there.
+    Drained,
+    /// It was told to stop, and the grace period was over first; a restart reads what was left again.
+    CutOff,
+}
+
+/// Why a pipeline failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The source cannot go on.
+    #[error("find the next shard: {0}")]
+    Source(IngestError),
+    /// A stage that all shards share is gone.
+    #[error("the {0} stage stopped; this is a defect in flowvigil")]
+    Stage(&'static str),
+    /// State is there, and cannot be got at.
+    #[error("restore the judgement: {0}")]
+    Restore(String),
+}
+
+/// What all stages share.
+#[derive(Clone)]
+struct Common {
+    settings: Arc<Settings>,
+    tiers: Arc<Tiers>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    snapshots: Arc<dyn SnapshotStore>,
+    stop: watch::Receiver<bool>,
+    ending: Ending,
+}
+
+/// Runs until the input ends or `stop` becomes true.
+pub async fn run(
+    settings: Settings,
+    tiers: Tiers,
+    backends: Backends,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    stop: watch::Receiver<bool>,
+) -> Result<Outcome, PipelineError> {
+    let Backends { mut source, ending, snapshots, incidents, store, announcer } = backends;
+    let settings = Arc::new(settings);
+    let common = Common { settings, tiers: Arc::new(tiers), health, metrics, snapshots, stop, ending };
+    let waiting = common.settings.findings_waiting.max(1);
+    let (to_delivery, deliveries) = tokio::sync::mpsc::channel(waiting);
+    let (to_judgement, judgements) = tokio::sync::mpsc::channel(waiting);
+
+    let judgement = Judgement::restore(&common, incidents, store.clone()).await?;
+    let mut stages = JoinSet::new();
+    stages.spawn(delivery::run(common.clone(), store, announcer, deliveries));
+    stages.spawn(judgement.run(judgements, to_delivery));
+    common.health.enter(Phase::Running);
+    tracing::info!("running");
+
+    let shards = Shards { common: common.clone(), to_judgement, lives: JoinSet::new(), failures: HashMap::new() };
+    let grace = duration(common.settings.grace);
+    let mut told = common.stop.clone();
+    let mut supervising = Box::pin(async move {
+        shards.supervise(source.as_mut()).await?;
+        // All senders to the judge are gone: the stages finish what they have, and end.
+        Ok::<(), PipelineError>(())
+    });
+    let mut finish = async |stages: &mut JoinSet<&'static str>| -> Result<(), PipelineError> {
+        loop {
+            tokio::select! {
+                done = &mut supervising => { done?; break }
+                Some(stage) = stages.join_next() => return Err(PipelineError::Stage(stage.unwrap_or("panicked"))),
+            }
+        }
+        while let Some(stage) = stages.join_next().await {
+            stage.map_err(|_| PipelineError::Stage("panicked"))?;
+        }
+        Ok(())
+    };
+    let outcome = tokio::select! {
+        done = finish(&mut stages) => done.map(|()| if *told.borrow() { Outcome::Drained } else { Outcome::Finished }),
+        () = async { stopped(&mut told).await; sleep(grace).await } => Ok(Outcome::CutOff),
+    };
+    match &outcome {
+        Ok(Outcome::Finished) => tracing::info!("the input has ended and all of it is delivered"),
+        Ok(Outcome::Drained) => tracing::info!("drained: all that was read is delivered"),
+        Ok(Outcome::CutOff) => tracing::warn!(?grace, "the grace period is over; what was left will be read again"),
+        Err(error) => tracing::error!(%error, "the pipeline failed"),
+    }
+    common.health.enter(Phase::Finished);
+    outcome
+}
+
+/// The shards that are ours, and how often each has failed in a row.
+struct Shards {
+    common: Common,
+    to_judgement: tokio::sync::mpsc::Sender<judgement::Message>,
+    lives: JoinSet<(ShardId, Result<shard::End, shard::ShardError>)>,
+    failures: HashMap<ShardId, u32>,
+}
+
+impl Shards {
+    /// Starts a life for every shard that the source offers, until it has no more or the service is told to stop, and waits
+    /// for all of them.
+    async fn supervise(mut self, source: &mut dyn FlowSource) -> Result<(), PipelineError> {
+        let mut stop = self.common.stop.clone();
+        let mut trouble = 0;
+        let mut more = true;
+        while more || !self.lives.is_empty() {
+            tokio::select! {
+                () = stopped(&mut stop), if more => {
+                    self.common.health.enter(Phase::Draining);
+                    tracing::info!(shards = self.lives.len(), "stopping: no more is read, what was read is finished");
+                    more = false;
+                }
+                Some(ended) = self.lives.join_next(), if !self.lives.is_empty() => self.note(ended),
+                offered = source.next_shard(), if more => match offered {
+                    Ok(Some(shard)) => {
+                        trouble = 0;
+                        self.common.health.restore("ingest");
+                        self.begin(shard);
+                    }
+                    Ok(None) => more = false,
+                    Err(IngestError::Retry { context, cause }) => {
+                        let pause = self.common.settings.pause(trouble);
+                        trouble += 1;
+                        let reason = format!("{context}: {cause}; trying again");
+                        if self.common.health.degrade("ingest", reason) {
+                            tracing::warn!(context, cause, "no shards can be had");
+                        }
+                        let _ = timeout(pause, stopped(&mut stop)).await;
+                    }
+                    Err(error) => return Err(PipelineError::Source(error)),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, shard: Box<dyn crate::ingest::Shard>) {
+        let id = shard.id().clone();
+        let failures = self.failures.get(&id).copied().unwrap_or(0);
+        let pause = if failures == 0 { Duration::ZERO } else { self.common.settings.pause(failures - 1) };
+        let (common, to_judgement) = (self.common.clone(), self.to_judgement.clone());
+        self.lives.spawn(async move {
+            let mut stop = common.stop.clone();
+            // A stop during the pause ends it; the life then begins, sees the stop, and ends in order.
+            let _ = timeout(pause, stopped(&mut stop)).await;
+            (id, shard::live(common, shard, to_judgement).await)
+        });
+    }
+
+    fn note(&mut self, ended: Result<(ShardId, Result<shard::End, shard::ShardError>), tokio::task::JoinError>) {
+        let Ok((id, result)) = ended else {
+            tracing::error!("a shard's task panicked; the shard comes back at its checkpoint");
+            return;
+        };
+        let name = id.0.to_string();
+        match result {
+            Ok(end) => {
+                self.failures.remove(&id);
+                tracing::info!(shard = name, ?end, "shard left");
+                self.common.health.shard(&name, |shard| shard.state = end.name().to_owned());
+            }
+            Err(error) => {
+                *self.failures.entry(id).or_default() += 1;
+                tracing::warn!(shard = name, %error, "shard failed; it comes back at its checkpoint");
+                self.common.metrics.add(&telemetry::SHARD_RESTARTS, &[&name], 1);
+                self.common.health.shard(&name, |shard| shard.state = "restarting".to_owned());
+            }
+        }
+        self.common.metrics.forget(&telemetry::LAG, &[&name]);
+    }
+}
+
+impl Settings {
+    /// The pause after so many failures in a row.
+    fn pause(&self, failures: u32) -> Duration {
+        let first = duration(self.retry_first).max(Duration::from_millis(1));
+        first.saturating_mul(1 << failures.min(16)).min(duration(self.retry_most))
+    }
+}
+
+/// A duration of the settings as the runtime wants it; what is negative counts as zero.
+fn duration(signed: SignedDuration) -> Duration {
+    Duration::try_from(signed).unwrap_or(Duration::ZERO)
+}
+
+/// Resolves once the service is told to stop; a sender that is gone counts as that.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that nobody is left who could ask for more.
+    let _ = stop.wait_for(|&stop| stop).await;
+}
+
+/// The least watermark of all shards that are being read; nothing until each has told one.
+#[derive(Debug, Default)]
+struct Watermarks(BTreeMap<ShardId, Option<crate::flow::EventTime>>);
+
+impl Watermarks {
+    fn enter(&mut self, shard: ShardId) {
+        self.0.insert(shard, None);
+    }
+
+    fn move_to(&mut self, shard: &ShardId, watermark: crate::flow::EventTime) {
+        let known = self.0.entry(shard.clone()).or_default();
+        *known = Some(known.map_or(watermark, |before| before.max(watermark)));
+    }
+
+    fn leave(&mut self, shard: &ShardId) {
+        self.0.remove(shard);
+    }
+
+    fn least(&self) -> Option<crate::flow::EventTime> {
+        self.0.values().copied().min().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::EventTime;
+
+    #[test]
+    fn the_least_watermark_waits_for_every_shard() {
+        let (a, b) = (ShardId("a".into()), ShardId("b".into()));
+        let mut watermarks = Watermarks::default();
+        assert_eq!(watermarks.least(), None);
+        watermarks.enter(a.clone());
+        watermarks.enter(b.clone());
+        watermarks.move_to(&a, EventTime(100));
+        assert_eq!(watermarks.least(), None);
+        watermarks.move_to(&b, EventTime(70));
+        watermarks.move_to(&b, EventTime(60));
+        assert_eq!(watermarks.least(), Some(EventTime(70)));
+        watermarks.leave(&b);
+        assert_eq!(watermarks.least(), Some(EventTime(100)));
+    }
+}

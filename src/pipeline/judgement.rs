@@ -1,0 +1,294 @@
+//! Tiers 3 and 4 of all shards of this task: findings fold into incidents, incidents are judged.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::shard::{Barrier, Step};
+use super::{Common, PipelineError, Watermarks, duration};
+use crate::correlation::{CorrelationError, Incident, IncidentStore};
+use crate::finding::Finding;
+use crate::flow::EventTime;
+use crate::ingest::ShardId;
+use crate::ingest::snapshot::Snapshot;
+use crate::publish::AnomalyStore;
+use crate::telemetry;
+use crate::validation::{Judge, Outcome};
+
+/// The name under which the judgement's snapshots are kept.
+pub(super) const NAME: &str = "judgement";
+
+/// Verdicts younger than this are left for the next time, s: more of the same second may be on their way.
+const FEEDBACK_SETTLES: u32 = 2;
+
+/// What shards tell the judge.
+pub(super) enum Message {
+    /// A shard is read from now on: episodes wait for its event time.
+    Enter(ShardId),
+    Step(ShardId, Step),
+    Leave(ShardId),
+}
+
+/// What the judge tells delivery.
+pub(super) struct Delivery {
+    pub outcomes: Vec<Outcome>,
+    /// Whose records it came of.
+    pub shard: ShardId,
+    pub arrived: Instant,
+    /// With the judgement's own snapshot.
+    pub barrier: Option<(Barrier, Snapshot)>,
+}
+
+/// What of the judgement a snapshot holds.
+#[derive(Serialize, Deserialize)]
+struct State {
+    /// The incidents, where the backend lives in this process.
+    incidents: Option<Vec<u8>>,
+    judge: Vec<u8>,
+    feedback_from: EventTime,
+}
+
+/// The owner of the judge.
+pub(super) struct Judgement {
+    common: Common,
+    incidents: Arc<dyn IncidentStore>,
+    store: Arc<dyn AnomalyStore>,
+    judge: Judge,
+    watermarks: Watermarks,
+    expired: EventTime,
+    feedback_from: EventTime,
+    /// Of the next snapshot.
+    number: u64,
+}
+
+impl Judgement {
+    /// Goes on from the newest usable snapshot, or begins anew.
+    pub(super) async fn restore(
+        common: &Common,
+        incidents: Arc<dyn IncidentStore>,
+        store: Arc<dyn AnomalyStore>,
+    ) -> Result<Judgement, PipelineError> {
+        let unavailable = |error: crate::ingest::snapshot::SnapshotError| PipelineError::Restore(error.to_string());
+        let numbers = common.snapshots.numbers(NAME).await.map_err(unavailable)?;
+        let mut judgement = Judgement {
+            common: common.clone(),
+            incidents,
+            store,
+            judge: Judge::new(&common.tiers.validation, &common.tiers.network),
+            watermarks: Watermarks::default(),
+            expired: EventTime(0),
+            feedback_from: EventTime(0),
+            number: numbers.first().map_or(1, |newest| newest + 1),
+        };
+        for number in numbers {
+            let loaded = common.snapshots.load(NAME, number).await.map_err(|error| error.to_string());
+            match match loaded {
+                Ok(snapshot) => judgement.revive(&snapshot.state).await,
+                Err(error) => Err(error),
+            } {
+                Ok(()) => {
+                    common.metrics.add(&telemetry::SNAPSHOTS, &["restored"], 1);
+                    tracing::info!(number, "judgement goes on from a snapshot");
+                    break;
+                }
+                Err(error) => {
+                    common.metrics.add(&telemetry::SNAPSHOTS, &["unreadable"], 1);
+                    tracing::warn!(number, error, "the judgement's snapshot cannot be used; trying the one before");
+                }
+            }
+        }
+        Ok(judgement)
+    }
+
+    async fn revive(&mut self, state: &[u8]) -> Result<(), String> {
+        let state: State = postcard::from_bytes(state).map_err(|error| error.to_string())?;
+        let (validation, network) = (&self.common.tiers.validation, &self.common.tiers.network);
+        let judge = Judge::restore(&state.judge, validation, network).map_err(|error| error.to_string())?;
+        if let Some(incidents) = &state.incidents {
+            self.incidents.resume(incidents).await.map_err(|error| error.to_string())?;
+        }
+        self.judge = judge;
+        self.feedback_from = state.feedback_from;
+        Ok(())
+    }
+
+    /// Judges until all shards have left for good.
+    pub(super) async fn run(
+        mut self,
+        mut messages: mpsc::Receiver<Message>,
+        to_delivery: mpsc::Sender<Delivery>,
+    ) -> &'static str {
+        while let Some(message) = messages.recv().await {
+            let depth = messages.len() as i64;
+            self.common.metrics.set(&telemetry::QUEUE_DEPTH, &["judgement"], depth);
+            let (shard, step) = match message {
+                Message::Enter(shard) => {
+                    self.watermarks.enter(shard);
+                    continue;
+                }
+                Message::Leave(shard) => {
+                    self.watermarks.leave(&shard);
+                    continue;
+                }
+                Message::Step(shard, step) => (shard, step),
+            };
+            let delivery = self.step(shard, step).await;
+            if to_delivery.send(delivery).await.is_err() {
+                break;
+            }
+        }
+        "judgement"
+    }
+
+    /// Judges a window at a time, and first closes what was over by then: what is told must not depend on how the stream
+    /// was cut into batches.
+    async fn step(&mut self, shard: ShardId, step: Step) -> Delivery {
+        let Step { mut findings, watermark, arrived, barrier, .. } = step;
+        for finding in findings.iter().filter(|finding| !finding.provisional) {
+            self.common.metrics.add(&telemetry::FINDINGS, &[finding.threat.name()], 1);
+        }
+        findings.sort_by_key(|finding| (finding.provisional, window_end(finding)));
+        let mut outcomes = Vec::new();
+        for window in findings.chunk_by(|a, b| a.provisional == b.provisional && window_end(a) == window_end(b)) {
+            // A look at an open window says nothing of how far event time is.
+            if !window[0].provisional {
+                self.watermarks.move_to(&shard, window_end(&window[0]));
+                outcomes.extend(self.expire().await);
+            }
+            let touched = self.fold(&shard, window).await;
+            outcomes.extend(self.judge(&touched).await);
+        }
+        if let Some(watermark) = watermark {
+            self.watermarks.move_to(&shard, watermark);
+            outcomes.extend(self.expire().await);
+        }
+        self.stamp(&mut outcomes);
+        let barrier = match barrier {
+            Some(barrier) => Some((barrier, self.snapshot().await)),
+            None => None,
+        };
+        Delivery { outcomes, shard, arrived, barrier }
+    }
+
+    async fn judge(&mut self, incidents: &[Incident]) -> Vec<Outcome> {
+        self.recall(incidents).await;
+        self.judge.judge(incidents)
+    }
+
+    async fn fold(&self, shard: &ShardId, findings: &[Finding]) -> Vec<Incident> {
+        let mut trouble = 0;
+        let patience = duration(self.common.settings.call_timeout);
+        loop {
+            match timeout(patience, self.incidents.fold(shard, findings)).await {
+                Ok(Ok(incidents)) => {
+                    if self.common.health.restore("correlation") {
+                        tracing::info!("correlation is back");
+                    }
+                    return incidents;
+                }
+                Ok(Err(CorrelationError::Fatal { context, cause })) => {
+                    tracing::error!(context, cause, findings = findings.len(), "findings are lost");
+                    return Vec::new();
+                }
+                Ok(Err(error)) => self.hold(&error.to_string(), &mut trouble).await,
+                Err(_) => self.hold("fold findings: no answer in time", &mut trouble).await,
+            }
+        }
+    }
+
+    /// The pipeline holds while the backend is away: the stream keeps the data.
+    async fn hold(&self, cause: &str, trouble: &mut u32) {
+        let pause = self.common.settings.pause(*trouble);
+        *trouble += 1;
+        if self.common.health.degrade("correlation", format!("{cause}; the pipeline holds")) {
+            tracing::warn!(cause, "correlation is away; the pipeline holds");
+        }
+        sleep(pause).await;
+    }
+
+    /// Closes the episodes that all shards' event time has left behind.
+    async fn expire(&mut self) -> Vec<Outcome> {
+        let Some(watermark) = self.watermarks.least().filter(|&least| least > self.expired) else {
+            return Vec::new();
+        };
+        self.expired = watermark;
+        self.learn().await;
+        let patience = duration(self.common.settings.call_timeout);
+        let closed = match timeout(patience, self.incidents.expire(watermark)).await {
+            Ok(Ok(closed)) => closed,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "ended episodes stay open until the next time");
+                Vec::new()
+            }
+            Err(_) => {
+                tracing::warn!("ended episodes stay open until the next time: no answer in time");
+                Vec::new()
+            }
+        };
+        self.judge(&closed).await
+    }
+
+    /// Takes up what analysts have said since the last time.
+    async fn learn(&mut self) {
+        let now = u32::try_from(Timestamp::now().as_second()).unwrap_or(u32::MAX);
+        let Ok(feedbacks) = self.store.feedbacks(self.feedback_from).await else { return };
+        for feedback in feedbacks.iter().filter(|feedback| feedback.at.0 <= now.saturating_sub(FEEDBACK_SETTLES)) {
+            if let Ok(Some(anomaly)) = self.store.get(feedback.anomaly_id).await {
+                self.judge.learn(anomaly.threat, feedback.verdict);
+            }
+            self.feedback_from = self.feedback_from.max(feedback.at.plus(1));
+        }
+    }
+
+    /// Asks the store about incidents that this judge does not know: another task may have told them, or this one before
+    /// its state was lost.
+    async fn recall(&mut self, incidents: &[Incident]) {
+        let patience = duration(self.common.settings.call_timeout);
+        for incident in
+            incidents.iter().filter(|incident| !self.judge.knows(incident.id)).map(|i| i.id).collect::<Vec<_>>()
+        {
+            if let Ok(Ok(Some(anomaly))) = timeout(patience, self.store.get(incident)).await {
+                self.judge.remember(&anomaly);
+            }
+        }
+    }
+
+    /// Writes on every anomaly what was away while it was judged.
+    fn stamp(&self, outcomes: &mut [Outcome]) {
+        let degraded = self.common.health.degraded();
+        if degraded.is_empty() {
+            return;
+        }
+        for outcome in outcomes {
+            if let Outcome::Told(anomaly) = outcome {
+                anomaly.degraded.extend(degraded.iter().cloned());
+                anomaly.degraded.sort_unstable();
+                anomaly.degraded.dedup();
+            }
+        }
+    }
+
+    async fn snapshot(&mut self) -> Snapshot {
+        let incidents = match self.incidents.state().await {
+            Ok(incidents) => incidents,
+            Err(error) => {
+                tracing::warn!(%error, "the incidents are left out of the snapshot");
+                None
+            }
+        };
+        let state = State { incidents, judge: self.judge.snapshot(), feedback_from: self.feedback_from };
+        let state = postcard::to_stdvec(&state).expect("plain data can always be written");
+        let number = self.number;
+        self.number += 1;
+        Snapshot { name: NAME.to_owned(), number, position: None, state }
+    }
+}
+
+/// When the window of a finding ends.
+fn window_end(finding: &Finding) -> EventTime {
+    finding.window.plus(finding.window_seconds)
+}

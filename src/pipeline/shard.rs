@@ -1,0 +1,457 @@
+//! One shard: read, observe in a thread of its own, score; and the barriers that travel behind.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use super::{Common, Ending, duration, judgement};
+use crate::finding::Finding;
+use crate::flow::EventTime;
+use crate::ingest::snapshot::Snapshot;
+use crate::ingest::{Batch, IngestError, Position, Read, Shard, ShardId};
+use crate::ml::FeatureVector;
+use crate::ml::local::Behavior;
+use crate::statistical::{Engine, Output, Statistics};
+use crate::telemetry;
+
+/// How a shard's life ended in order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// It has ended for good.
+    Ended,
+    /// Somebody else reads it now.
+    Lost,
+    /// The service was told to stop.
+    Stopped,
+}
+
+impl End {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            End::Ended => "ended",
+            End::Lost => "lost",
+            End::Stopped => "stopped",
+        }
+    }
+}
+
+/// Why a shard's life ended otherwise.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ShardError {
+    #[error(transparent)]
+    Ingest(#[from] IngestError),
+    #[error("read: nothing within {0:?}")]
+    Silent(Duration),
+    #[error("the engine stopped; this is a defect in flowvigil")]
+    Engine,
+    #[error("start the engine's thread: {0}")]
+    Thread(std::io::Error),
+    #[error("the snapshot of {0:?} was not saved")]
+    Undelivered(Position),
+}
+
+/// What the reader tells the engine.
+enum Work {
+    Batch(Batch),
+    /// So many seconds have passed without records.
+    Quiet(u32),
+    Barrier(Barrier),
+    /// Nothing will follow: all windows close.
+    Finish,
+}
+
+/// Which barrier, and where it was set.
+pub(super) type Mark = (u64, Position);
+
+/// The mark that turns snapshots into a checkpoint.
+pub(super) struct Barrier {
+    pub shard: ShardId,
+    pub number: u64,
+    pub position: Position,
+    /// What the shard's own stages were at the mark; see [`State`].
+    pub state: Vec<u8>,
+    /// Told when everything before the mark is delivered and the snapshots are saved.
+    pub passed: Arc<watch::Sender<Option<Mark>>>,
+}
+
+/// What an engine hands on.
+pub(super) struct Step {
+    pub findings: Vec<Finding>,
+    pub vectors: Vec<FeatureVector>,
+    pub watermark: Option<EventTime>,
+    pub arrived: Instant,
+    pub barrier: Option<Barrier>,
+}
+
+/// A shard's snapshot: tier 1 and what tier 2 remembers.
+#[derive(Serialize, Deserialize)]
+struct State {
+    engine: Vec<u8>,
+    behavior: Behavior,
+}
+
+/// Reads a shard until it ends, is lost, fails, or the service is told to stop.
+pub(super) async fn live(
+    common: Common,
+    mut shard: Box<dyn Shard>,
+    to_judgement: mpsc::Sender<judgement::Message>,
+) -> Result<End, ShardError> {
+    let id = shard.id().clone();
+    let (engine, behavior, number) = restore(&common, shard.as_mut()).await;
+    let (to_engine, work) = mpsc::channel(common.settings.records_waiting.max(1));
+    let (to_score, steps) = mpsc::channel(common.settings.findings_waiting.max(1));
+    // What a restored engine has counted before is not counted again.
+    let counted = engine.statistics();
+    let observer = Observer { engine, counted, common: common.clone(), id: id.clone() };
+    let body = move || observer.run(work, &to_score);
+    thread::Builder::new().name(format!("engine {}", id.0)).spawn(body).map_err(ShardError::Thread)?;
+    let scoring = tokio::spawn(score(common.clone(), id.clone(), behavior, steps, to_judgement));
+
+    let (passed, passing) = watch::channel(None);
+    let mut reader = Reader {
+        common,
+        id,
+        to_engine,
+        passed: Arc::new(passed),
+        passing,
+        number,
+        position: None,
+        marked: None,
+        moved: None,
+    };
+    let end = reader.read_on(shard.as_mut()).await;
+    let result = match end {
+        Ok(End::Lost) => Ok(End::Lost),
+        Ok(end) => reader.leave(shard.as_mut(), end).await.map(|()| end),
+        Err(error) => Err(error),
+    };
+    // Without a sender the engine ends, then the score stage, and the judge is told that the shard has left.
+    drop(reader);
+    let _ = scoring.await;
+    result
+}
+
+/// The engine and the scorer as the newest usable snapshot has them, or new ones; and the number of the next snapshot.
+async fn restore(common: &Common, shard: &mut dyn Shard) -> (Engine, Behavior, u64) {
+    let own = shard.id().0.to_string();
+    let mut next = 1;
+    for name in std::iter::once(own.clone()).chain(shard.parents().into_iter().map(|parent| parent.0.to_string())) {
+        let numbers = match common.snapshots.numbers(&name).await {
+            Ok(numbers) => numbers,
+            Err(error) => {
+                tracing::warn!(shard = own, %error, "snapshots cannot be listed");
+                continue;
+            }
+        };
+        if name == own {
+            next = numbers.first().map_or(1, |newest| newest + 1);
+        }
+        for number in numbers {
+            match common
+                .snapshots
+                .load(&name, number)
+                .await
+                .map_err(|error| error.to_string())
+                .and_then(|snapshot| revive(common, snapshot))
+            {
+                Ok((engine, behavior, position)) => {
+                    if name == own && !resumes(shard, position.as_ref()) {
+                        tracing::warn!(
+                            shard = own,
+                            number,
+                            "the snapshot was not taken at the checkpoint; trying the one before"
+                        );
+                        continue;
+                    }
+                    shard.adopt_interfaces(engine.interfaces());
+                    common.metrics.add(&telemetry::SNAPSHOTS, &["restored"], 1);
+                    tracing::info!(shard = own, from = name, number, "going on from a snapshot");
+                    return (engine, behavior, next);
+                }
+                Err(error) => {
+                    common.metrics.add(&telemetry::SNAPSHOTS, &["unreadable"], 1);
+                    tracing::warn!(shard = own, number, error, "the snapshot cannot be used; trying the one before");
+                }
+            }
+        }
+    }
+    if shard.resume_from().is_some() {
+        tracing::warn!(
+            shard = own,
+            "there is a checkpoint and no usable snapshot: windows that were open then are not judged whole"
+        );
+    }
+    (Engine::new(&common.tiers.statistical, &common.tiers.network), Behavior::default(), next)
+}
+
+fn resumes(shard: &mut dyn Shard, position: Option<&Position>) -> bool {
+    position.is_some_and(|position| shard.resume_at(position)) || shard.resume_from().as_ref() == position
+}
+
+fn revive(common: &Common, snapshot: Snapshot) -> Result<(Engine, Behavior, Option<Position>), String> {
+    let state: State = postcard::from_bytes(&snapshot.state).map_err(|error| error.to_string())?;
+    let engine = Engine::restore(&state.engine, &common.tiers.statistical, &common.tiers.network);
+    Ok((engine.map_err(|error| error.to_string())?, state.behavior, snapshot.position))
+}
+
+/// The end of the chain that faces the stream.
+struct Reader {
+    common: Common,
+    id: ShardId,
+    to_engine: mpsc::Sender<Work>,
+    passed: Arc<watch::Sender<Option<Mark>>>,
+    passing: watch::Receiver<Option<Mark>>,
+    /// Of the next snapshot.
+    number: u64,
+    /// What was read up to.
+    position: Option<Position>,
+    /// The last barrier.
+    marked: Option<Mark>,
+    /// The barrier that last moved the checkpoint.
+    moved: Option<Mark>,
+}
+
+impl Reader {
+    /// Reads until there is a reason to stop.
+    async fn read_on(&mut self, shard: &mut dyn Shard) -> Result<End, ShardError> {
+        let settings = self.common.settings.clone();
+        let interval = duration(settings.snapshot_interval);
+        let (mut marked_at, mut last_records) = (Instant::now(), Instant::now());
+        let mut trouble = 0;
+        let mut stop = self.common.stop.clone();
+        while !*stop.borrow() {
+            let patience = duration(settings.read_timeout);
+            match timeout(patience, shard.read()).await.map_err(|_| ShardError::Silent(patience))? {
+                Ok(Read::Batch(batch)) => {
+                    trouble = 0;
+                    if !batch.records.is_empty() {
+                        last_records = Instant::now();
+                    }
+                    self.hand_on(batch).await?;
+                }
+                Ok(Read::Idle) => {
+                    trouble = 0;
+                    let quiet = last_records.elapsed();
+                    if quiet >= duration(settings.idle_after) {
+                        self.send(Work::Quiet(u32::try_from(quiet.as_secs()).unwrap_or(u32::MAX))).await?;
+                    }
+                }
+                Ok(Read::End) => return Ok(End::Ended),
+                Ok(Read::Lost) | Err(IngestError::Lost { .. }) => return Ok(End::Lost),
+                Err(IngestError::Retry { context, cause }) => {
+                    let pause = settings.pause(trouble);
+                    trouble += 1;
+                    tracing::debug!(shard = %self.id.0, context, cause, ?pause, "reading again after a pause");
+                    let _ = timeout(pause, super::stopped(&mut stop)).await;
+                }
+                Err(error @ IngestError::Fatal { .. }) => return Err(error.into()),
+            }
+            if marked_at.elapsed() >= interval && self.has_read_on() {
+                self.mark().await?;
+                marked_at = Instant::now();
+            }
+            if !self.move_checkpoint(shard).await? {
+                return Ok(End::Lost);
+            }
+        }
+        Ok(End::Stopped)
+    }
+
+    /// Whether anything was read since the last barrier.
+    fn has_read_on(&self) -> bool {
+        self.position.is_some() && self.position.as_ref() != self.marked.as_ref().map(|(_, position)| position)
+    }
+
+    async fn hand_on(&mut self, mut batch: Batch) -> Result<(), ShardError> {
+        let name: &str = &self.id.0;
+        if batch.refused.count > 0 {
+            self.common.metrics.add(&telemetry::REFUSED, &[name], batch.refused.count);
+            self.common.health.refused(name, &batch.refused);
+        }
+        let records = batch.records.len() as u64;
+        self.common.health.shard(name, |shard| {
+            shard.state = "reading".to_owned();
+            shard.records += records;
+        });
+        let position = batch.position.take();
+        self.send(Work::Batch(batch)).await?;
+        if position.is_some() {
+            self.position = position;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, work: Work) -> Result<(), ShardError> {
+        let depth = self.to_engine.max_capacity() - self.to_engine.capacity();
+        self.common.metrics.set(&telemetry::QUEUE_DEPTH, &["records"], depth as i64);
+        self.to_engine.send(work).await.map_err(|_| ShardError::Engine)
+    }
+
+    /// Sets a barrier behind everything that was read.
+    async fn mark(&mut self) -> Result<(), ShardError> {
+        let Some(position) = self.position.clone() else { return Ok(()) };
+        let (shard, number, passed) = (self.id.clone(), self.number, self.passed.clone());
+        self.number += 1;
+        self.marked = Some((number, position.clone()));
+        self.send(Work::Barrier(Barrier { shard, number, position, state: Vec::new(), passed })).await
+    }
+
+    /// Moves the checkpoint to where the last barrier has passed; false when the shard is no longer ours.
+    async fn move_checkpoint(&mut self, shard: &mut dyn Shard) -> Result<bool, ShardError> {
+        let passed = self.passing.borrow_and_update().clone();
+        if passed.is_none() || passed == self.moved {
+            return Ok(true);
+        }
+        let Some((number, position)) = passed else { return Ok(true) };
+        let patience = duration(self.common.settings.call_timeout);
+        match timeout(patience, shard.checkpoint(&position)).await {
+            Ok(Ok(())) => {
+                self.common.health.shard(&self.id.0, |shard| shard.checkpoint = Some(position.0.clone()));
+                self.moved = Some((number, position));
+            }
+            Ok(Err(IngestError::Lost { .. })) => return Ok(false),
+            // The snapshot holds the position, too: the next barrier tries again.
+            Ok(Err(error)) => tracing::warn!(shard = %self.id.0, %error, "the checkpoint did not move"),
+            Err(_) => tracing::warn!(shard = %self.id.0, ?patience, "the checkpoint did not move in time"),
+        }
+        Ok(true)
+    }
+
+    /// Finishes what was read, checkpoints, and gives the shard up. The grace period bounds it from outside.
+    async fn leave(&mut self, shard: &mut dyn Shard, end: End) -> Result<(), ShardError> {
+        if end == End::Ended && self.common.ending == Ending::CloseWindows {
+            self.send(Work::Finish).await?;
+            self.marked = None;
+        }
+        if self.has_read_on() {
+            self.mark().await?;
+        }
+        if let Some(last) = self.marked.clone() {
+            while self.passing.borrow().as_ref() != Some(&last) {
+                // All clones of the sender are gone when the barrier was dropped unsaved.
+                let patience = duration(self.common.settings.read_timeout);
+                match timeout(patience, self.passing.changed()).await {
+                    Ok(Ok(())) => {}
+                    _ => return Err(ShardError::Undelivered(last.1)),
+                }
+            }
+            if !self.move_checkpoint(shard).await? {
+                return Ok(());
+            }
+        }
+        shard.release().await?;
+        Ok(())
+    }
+}
+
+/// Tier 1 in its own thread.
+struct Observer {
+    common: Common,
+    id: ShardId,
+    engine: Engine,
+    counted: Statistics,
+}
+
+impl Observer {
+    fn run(mut self, mut work: mpsc::Receiver<Work>, to_score: &mpsc::Sender<Step>) {
+        while let Some(item) = work.blocking_recv() {
+            let arrived = Instant::now();
+            let mut out = Output::default();
+            let mut barrier = None;
+            match item {
+                Work::Batch(batch) => self.observe(&batch, &mut out),
+                Work::Quiet(seconds) => self.wait(seconds, &mut out),
+                Work::Finish => self.engine.finish(&mut out),
+                Work::Barrier(mark) => barrier = Some(Barrier { state: self.engine.snapshot(), ..mark }),
+            }
+            self.count();
+            let watermark = (self.counted.records > 0).then(|| self.engine.watermark());
+            let Output { findings, vectors } = out;
+            if to_score.blocking_send(Step { findings, vectors, watermark, arrived, barrier }).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn observe(&mut self, batch: &Batch, out: &mut Output) {
+        self.engine.name_interfaces(&batch.interfaces);
+        self.engine.observe(&batch.records);
+        self.engine.note_blindness(&batch.blind);
+        self.engine.advance(out);
+        self.engine.peek(out);
+    }
+
+    /// Event time moves on with the clock, from the newest record: the log is late by a constant, not silent for ever.
+    fn wait(&mut self, seconds: u32, out: &mut Output) {
+        if self.counted.records == 0 {
+            return;
+        }
+        self.engine.advance_to(self.counted.last.plus(seconds), out);
+    }
+
+    /// Carries what the engine has counted since the last time over into the metrics.
+    fn count(&mut self) {
+        let (now, before, metrics) = (self.engine.statistics(), &self.counted, &self.common.metrics);
+        let name: &str = &self.id.0;
+        for (metric, now, before) in [
+            (&telemetry::RECORDS, now.records, before.records),
+            (&telemetry::LATE, now.late, before.late),
+            (&telemetry::DUPLICATES, now.duplicates, before.duplicates),
+            (&telemetry::WINDOWS, now.windows, before.windows),
+        ] {
+            if now > before {
+                metrics.add(metric, &[name], now - before);
+            }
+        }
+        for (kind, now, before) in [
+            ("skip_data", now.skipped_seconds, before.skipped_seconds),
+            ("no_data", now.no_data_seconds, before.no_data_seconds),
+        ] {
+            if now > before {
+                metrics.add(&telemetry::BLIND, &[name, kind], now - before);
+            }
+        }
+        for (table, &now) in &now.evictions {
+            let before = before.evictions.get(table).copied().unwrap_or(0);
+            if now > before {
+                metrics.add(&telemetry::EVICTIONS, &[name, table], now - before);
+            }
+        }
+        if now.records > 0 {
+            let lag = Timestamp::now().as_second() - i64::from(now.last.0);
+            metrics.set(&telemetry::LAG, &[name], lag);
+            self.common.health.shard(name, |shard| shard.newest = Some(now.last));
+        }
+        self.counted = now;
+    }
+}
+
+/// Tier 2: closed windows of hosts become scores, and scores that matter become findings.
+async fn score(
+    common: Common,
+    id: ShardId,
+    mut behavior: Behavior,
+    mut steps: mpsc::Receiver<Step>,
+    to_judgement: mpsc::Sender<judgement::Message>,
+) {
+    if to_judgement.send(judgement::Message::Enter(id.clone())).await.is_err() {
+        return;
+    }
+    while let Some(mut step) = steps.recv().await {
+        step.findings.extend(behavior.hear(&step.vectors, &common.tiers.behavior));
+        if let Some(barrier) = &mut step.barrier {
+            let state = State { engine: std::mem::take(&mut barrier.state), behavior: behavior.clone() };
+            barrier.state = postcard::to_stdvec(&state).expect("plain data can always be written");
+        }
+        if to_judgement.send(judgement::Message::Step(id.clone(), step)).await.is_err() {
+            return;
+        }
+    }
+    // The judge may be gone, and then it does not matter.
+    let _ = to_judgement.send(judgement::Message::Leave(id)).await;
+}
