@@ -78,12 +78,22 @@ impl<R: ChunkReader + 'static> Rows<R> {
     }
 
     /// Passes over rows that are done with.
-    pub fn skip_to(&mut self, number: u64, interfaces: &mut Interfaces) -> Result<(), RowsError> {
-        let mut ignored = Decoded::default();
-        while self.number < number && self.decode(interfaces, &mut ignored)? {
-            ignored.clear();
-        }
-        Ok(())
+    ///
+    /// Only whole groups of rows are positions that [`Rows::number`] gave, so this stops at the first one that is not
+    /// before `number`.
+    pub fn skip_to(&mut self, number: u64) -> Result<(), RowsError> {
+        guarded(|| {
+            while self.number < number {
+                if self.open.is_empty() && !self.open_group()? {
+                    return Ok(());
+                }
+                match self.fill()? {
+                    0 => self.open.clear(),
+                    rows => self.number += rows as u64,
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Decodes the next rows; false at the end.

@@ -13,6 +13,8 @@
 //!
 //! What a file is, is told from its bytes: gzip or zstd around anything, Parquet, JSON, else lines. Reading, unpacking and
 //! decoding run in a thread of their own, two batches ahead, so that the judging beside it has the next records ready.
+//!
+//! [`Source`] is the way of the long-running service: the same files, followed as they grow, from the last checkpoint on.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,9 +30,12 @@ use crate::flow::text::FormatError;
 use crate::ingest::{Batch, Settings as IngestSettings};
 
 mod files;
+mod follow;
+mod open;
 mod walk;
 
 use files::Files;
+pub use follow::Source;
 
 /// Settings `[ingest.local]`.
 #[derive(Clone, Debug, Deserialize)]

@@ -1,0 +1,128 @@
+use std::fs::OpenOptions;
+
+use super::*;
+
+fn line(port: u32) -> String {
+    format!("2 123456789010 eni-1 172.31.16.139 172.31.16.21 {port} 22 6 20 4249 1418530010 1418530070 ACCEPT OK\n")
+}
+
+fn settings(path: &Path, checkpoint: &Path, follow: bool) -> Settings {
+    let mut settings = Settings::default();
+    settings.local.paths = vec![path.into()];
+    settings.local.follow = follow;
+    settings.local.poll_interval = "5ms".parse().unwrap();
+    settings.local.checkpoint = checkpoint.into();
+    settings
+}
+
+async fn shard(settings: &Settings) -> Box<dyn Shard> {
+    Source::new(settings).unwrap().next_shard().await.unwrap().unwrap()
+}
+
+/// Reads until `count` records have come, or the end.
+async fn ports(shard: &mut Box<dyn Shard>, count: usize) -> (Vec<u16>, Option<Position>, u64) {
+    let (mut ports, mut position, mut refused) = (Vec::new(), None, 0);
+    for _ in 0..2000 {
+        match shard.read().await.unwrap() {
+            Read::Batch(batch) => {
+                ports.extend(batch.records.iter().map(|record| record.source_port));
+                position = batch.position.or(position);
+                refused += batch.refused.count;
+            }
+            Read::Idle => {}
+            Read::End | Read::Lost => break,
+        }
+        if ports.len() >= count {
+            break;
+        }
+    }
+    (ports, position, refused)
+}
+
+fn append(path: &Path, text: &str) {
+    OpenOptions::new().append(true).create(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+}
+
+#[tokio::test]
+async fn a_growing_file_is_followed_over_half_lines_and_through_a_rotation() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("vpc.log");
+    append(&log, &line(1));
+    let mut shard = shard(&settings(&log, Path::new(""), true)).await;
+    assert_eq!(ports(&mut shard, 1).await.0, [1]);
+    let second = line(2);
+    append(&log, &second[..30]);
+    assert!(matches!(shard.read().await.unwrap(), Read::Idle | Read::Batch(Batch { .. })));
+    append(&log, &second[30..]);
+    assert_eq!(ports(&mut shard, 1).await.0, [2]);
+    append(&log, &line(3));
+    fs::rename(&log, folder.path().join("vpc.log.1")).unwrap();
+    append(&log, &line(4));
+    assert_eq!(ports(&mut shard, 2).await.0, [3, 4]);
+    fs::write(&log, "").unwrap();
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    append(&log, &line(5));
+    let (read, _, refused) = ports(&mut shard, 1).await;
+    assert_eq!((read, refused), (vec![5], 0));
+}
+
+#[tokio::test]
+async fn a_folder_gets_new_files_and_a_renamed_one_is_not_read_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.log"), line(1)).unwrap();
+    let mut shard = shard(&settings(folder.path(), Path::new(""), true)).await;
+    assert_eq!(ports(&mut shard, 1).await.0, [1]);
+    fs::rename(folder.path().join("a.log"), folder.path().join("a.log.1")).unwrap();
+    fs::write(folder.path().join("b.log"), "not of use\n").unwrap();
+    let packed = zstd::encode_all((line(2) + &line(3)).as_bytes(), 1).unwrap();
+    fs::write(folder.path().join("c.tmp"), packed).unwrap();
+    let (read, _, refused) = ports(&mut shard, 2).await;
+    assert_eq!((read, refused), (vec![2, 3], 1));
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_after_the_last_checkpoint_and_reads_nothing_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = tempfile::tempdir().unwrap();
+    // More than one batch, so that a checkpoint falls into the middle of a packed file.
+    let text: String = (0..8000).map(|n| line(n % 60_000)).collect();
+    fs::write(folder.path().join("a.zst"), zstd::encode_all(text.as_bytes(), 1).unwrap()).unwrap();
+    fs::write(folder.path().join("b.log"), line(60_001)).unwrap();
+    let settings = settings(folder.path(), kept.path(), false);
+    let mut first = shard(&settings).await;
+    assert_eq!(first.resume_from(), None);
+    let (mut read, position, _) = ports(&mut first, 1).await;
+    assert!(read.len() < 8000);
+    first.checkpoint(&position.clone().unwrap()).await.unwrap();
+    drop(first);
+
+    let mut second = shard(&settings).await;
+    assert_eq!(second.resume_from(), position);
+    let (rest, position, refused) = ports(&mut second, usize::MAX).await;
+    read.extend(rest);
+    assert_eq!((read.len(), refused), (8001, 0));
+    assert!(read[..8000].iter().enumerate().all(|(n, port)| usize::from(*port) == n));
+    second.checkpoint(&position.unwrap()).await.unwrap();
+
+    let mut third = shard(&settings).await;
+    assert_eq!(ports(&mut third, 1).await.0, Vec::<u16>::new());
+}
+
+#[tokio::test]
+async fn a_damaged_checkpoint_is_an_error_that_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("a.log");
+    fs::write(&log, line(1)).unwrap();
+    let settings = settings(&log, folder.path(), false);
+    let mut first = shard(&settings).await;
+    let (_, position, _) = ports(&mut first, 1).await;
+    first.checkpoint(&position.unwrap()).await.unwrap();
+    for entry in fs::read_dir(folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "checkpoint") {
+            fs::write(path, "{").unwrap();
+        }
+    }
+    let error = Source::new(&settings).unwrap().next_shard().await.err().unwrap();
+    assert!(error.to_string().contains("delete it to read all again"), "{error}");
+}

@@ -1,0 +1,551 @@
+//! One file: unpacked, and decoded by what its bytes say it is.
+
+use std::fs::File;
+use std::io::{Cursor, ErrorKind, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use memchr::{memchr, memrchr};
+use parquet::file::reader::ChunkReader;
+use serde::{Deserialize, Serialize};
+
+use crate::flow::envelope::{Envelope, Kind};
+use crate::flow::interfaces::Interfaces;
+use crate::flow::parquet::{Rows, RowsError};
+use crate::flow::simd::Fast;
+use crate::flow::text::{Decoded, Format, LINE_MAX, Lines};
+use crate::ingest::local::walk::Found;
+use crate::ingest::local::{ReadError, shown};
+use crate::ingest::{Batch, Position, Refusal, Refused, Settings};
+
+/// Where in which file: what a [`Position`] of the local backend holds, as JSON.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Place {
+    pub(crate) file: String,
+    /// Bytes of text (unpacked), JSON or rows that are done with.
+    pub(crate) offset: u64,
+    /// Lines, objects or rows that are done with.
+    pub(crate) line: u64,
+    /// The columns from here on, when a header named them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fields: Option<String>,
+}
+
+impl Place {
+    /// The beginning of a file.
+    pub(crate) fn at_start(file: &str) -> Place {
+        Place { file: file.to_owned(), offset: 0, line: 0, fields: None }
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        Position(serde_json::to_string(self).expect("strings and numbers always serialise"))
+    }
+}
+
+/// What all files of a shard share.
+pub(super) struct Decoder {
+    pub(super) format: Format,
+    pub(super) interfaces: Interfaces,
+    pub(super) decoded: Decoded,
+    pub(super) fast: Fast,
+    pub(super) envelope: Envelope,
+    pub(super) payload_bytes_max: usize,
+    pub(super) chunk: usize,
+    pub(super) buffer: Vec<u8>,
+}
+
+impl Decoder {
+    pub(super) fn new(settings: &Settings) -> Result<Decoder, ReadError> {
+        Ok(Decoder {
+            format: settings.format()?,
+            interfaces: Interfaces::new(settings.interfaces_max),
+            decoded: Decoded::default(),
+            fast: Fast::default(),
+            envelope: Envelope::new(settings.payload_bytes_max),
+            payload_bytes_max: settings.payload_bytes_max,
+            chunk: settings.chunk_bytes.max(2 * LINE_MAX),
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Moves what was decoded of `name` into a batch.
+    pub(super) fn take(&mut self, name: &str, batch: &mut Batch) {
+        let decoded = &mut self.decoded;
+        std::mem::swap(&mut batch.records, &mut decoded.records);
+        std::mem::swap(&mut batch.blind, &mut decoded.blind);
+        batch.interfaces.extend_from_slice(self.interfaces.take_new());
+        let samples = decoded.samples.drain(..).map(|refusal| Refusal {
+            source: name.to_owned(),
+            line: refusal.line,
+            field: refusal.field.map(str::to_owned),
+            reason: refusal.reason,
+        });
+        batch.refused.merge(Refused { count: decoded.refused, samples: samples.collect() });
+        decoded.clear();
+    }
+}
+
+/// A file being read.
+pub(super) struct Open {
+    pub(super) name: String,
+    pub(super) named: bool,
+    pub(super) size: u64,
+    /// Bytes of the files before this one.
+    pub(super) base: u64,
+    pub(super) read: Arc<AtomicU64>,
+    content: Content,
+    /// Whether any line of it was a record, blindness or a header.
+    pub(super) readable: bool,
+    pub(super) refused: u64,
+    pub(super) first_refusal: Option<String>,
+}
+
+enum Content {
+    /// It could not be opened as what it is.
+    Nothing,
+    Text(Box<TextStream>),
+    Json(Box<JsonStream>),
+    Rows(Box<dyn AnyRows>),
+}
+
+/// Rows of a Parquet file, wherever its bytes are.
+trait AnyRows: Send {
+    fn decode(&mut self, interfaces: &mut Interfaces, out: &mut Decoded) -> Result<bool, RowsError>;
+    fn skip_to(&mut self, number: u64) -> Result<(), RowsError>;
+    fn number(&self) -> u64;
+}
+
+impl<R: ChunkReader + Send + 'static> AnyRows for Rows<R> {
+    fn decode(&mut self, interfaces: &mut Interfaces, out: &mut Decoded) -> Result<bool, RowsError> {
+        Rows::decode(self, interfaces, out)
+    }
+
+    fn skip_to(&mut self, number: u64) -> Result<(), RowsError> {
+        Rows::skip_to(self, number)
+    }
+
+    fn number(&self) -> u64 {
+        Rows::number(self)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Step {
+    pub(super) ended: bool,
+}
+
+impl Open {
+    pub(super) fn new(found: &Found, base: u64, decoder: &Decoder) -> std::io::Result<Open> {
+        Open::at(found, base, decoder, None, false)
+    }
+
+    /// Opens a file to go on at a place in it. With `tail`, an unfinished line at the end is left for later: the file may
+    /// grow.
+    pub(super) fn at(
+        found: &Found,
+        base: u64,
+        decoder: &Decoder,
+        from: Option<&Place>,
+        tail: bool,
+    ) -> std::io::Result<Open> {
+        let read = Arc::new(AtomicU64::new(0));
+        let stdin = found.path == Path::new("-");
+        let input: Box<dyn Read + Send> =
+            if stdin { Box::new(std::io::stdin()) } else { Box::new(File::open(&found.path)?) };
+        let counted = Counted { input, read: read.clone() };
+        let unpacked = unpack(Box::new(counted))?;
+        let mut open = Open {
+            name: shown(&found.path),
+            named: found.named,
+            size: found.size,
+            base,
+            read,
+            content: Content::Nothing,
+            readable: false,
+            refused: 0,
+            first_refusal: None,
+        };
+        let lines = match from {
+            None => Lines::new(decoder.format.clone()),
+            Some(place) => {
+                let format = place.fields.as_deref().and_then(|fields| Format::parse(fields).ok());
+                Lines::resume(format.unwrap_or_else(|| decoder.format.clone()), place.line)
+            }
+        };
+        let offset = from.map_or(0, |place| place.offset);
+        let mut input = unpacked.input;
+        // What is done with is read over, not sought: the text may be packed, and the head is read already.
+        if unpacked.kind != Kind::Parquet {
+            let passed = std::io::copy(&mut (&mut input).take(offset), &mut std::io::sink())?;
+            if passed < offset {
+                // It is shorter than it was: another file, or cut short and written anew.
+                return Open::at(found, base, decoder, None, tail);
+            }
+        }
+        match unpacked.kind {
+            Kind::Parquet => {
+                let rows = if unpacked.packed || stdin {
+                    in_memory(input, decoder.payload_bytes_max)
+                } else {
+                    File::open(&found.path).map_err(|error| RowsError::Damaged(error.to_string())).and_then(boxed)
+                };
+                match rows {
+                    Ok(mut rows) => match rows.skip_to(from.map_or(0, |place| place.line)) {
+                        Ok(()) => open.content = Content::Rows(rows),
+                        Err(error) => open.first_refusal = Some(error.to_string()),
+                    },
+                    Err(error) => open.first_refusal = Some(error.to_string()),
+                }
+            }
+            Kind::Json => {
+                let stream = JsonStream { offset, tail, ..JsonStream::new(input, lines, decoder, stdin) };
+                open.content = Content::Json(Box::new(stream));
+            }
+            _ => {
+                let stream = TextStream { offset, tail, ..TextStream::new(input, lines, stdin) };
+                open.content = Content::Text(Box::new(stream));
+            }
+        }
+        Ok(open)
+    }
+
+    /// Reads and decodes one chunk.
+    pub(super) fn step(&mut self, decoder: &mut Decoder) -> Step {
+        let step = match &mut self.content {
+            Content::Nothing => Step { ended: true },
+            Content::Text(text) => text.step(decoder),
+            Content::Json(json) => json.step(decoder),
+            Content::Rows(rows) => match rows.decode(&mut decoder.interfaces, &mut decoder.decoded) {
+                Ok(more) => Step { ended: !more },
+                Err(error) => {
+                    decoder.decoded.refuse(rows.number() + 1, None, || error.to_string());
+                    Step { ended: true }
+                }
+            },
+        };
+        let decoded = &decoder.decoded;
+        self.readable |= !decoded.records.is_empty() || !decoded.blind.is_empty() || self.has_usable_header();
+        self.refused = decoded.refused;
+        if self.first_refusal.is_none() {
+            self.first_refusal = decoded.samples.first().map(|refusal| match refusal.field {
+                Some(field) => format!("line {}: {field}: {}", refusal.line, refusal.reason),
+                None => format!("line {}: {}", refusal.line, refusal.reason),
+            });
+        }
+        step
+    }
+
+    fn lines(&self) -> Option<&Lines> {
+        match &self.content {
+            Content::Text(text) => Some(&text.lines),
+            Content::Json(json) => Some(&json.lines),
+            Content::Rows(_) | Content::Nothing => None,
+        }
+    }
+
+    /// A file of nothing but a header is a flow log in which nothing happened; so is a table without rows.
+    fn has_usable_header(&self) -> bool {
+        match &self.content {
+            Content::Nothing => false,
+            Content::Rows(_) => true,
+            _ => self.lines().is_some_and(|lines| lines.headers() > 0 && lines.unusable().is_none()),
+        }
+    }
+
+    pub(super) fn why_unreadable(&self) -> String {
+        if let Some(error) = self.lines().and_then(Lines::unusable) {
+            return error.to_string();
+        }
+        let documented = self.lines().is_some_and(|lines| lines.format().is_documented() && lines.number() > 0);
+        match &self.first_refusal {
+            Some(reason) if documented => {
+                format!("{reason} (no line was readable; if its columns are your own, name them with --fields)")
+            }
+            Some(reason) => format!("{reason} (nothing in it was readable)"),
+            None => "it is empty".into(),
+        }
+    }
+
+    pub(super) fn place(&self) -> Place {
+        let (offset, line) = match &self.content {
+            Content::Text(text) => (text.offset, text.lines.number()),
+            Content::Json(json) => (json.offset, json.lines.number()),
+            Content::Rows(rows) => (0, rows.number()),
+            Content::Nothing => (0, 0),
+        };
+        let named = self.lines().filter(|lines| lines.headers() > 0);
+        Place { file: self.name.clone(), offset, line, fields: named.map(|lines| lines.format().to_string()) }
+    }
+}
+
+fn boxed<R: ChunkReader + Send + 'static>(input: R) -> Result<Box<dyn AnyRows>, RowsError> {
+    Ok(Box::new(Rows::new(input)?))
+}
+
+/// A Parquet file is read from its end, so one that comes packed or through a pipe has to be in memory.
+fn in_memory(input: impl Read, bytes_max: usize) -> Result<Box<dyn AnyRows>, RowsError> {
+    let mut bytes = Vec::new();
+    let read = input.take(bytes_max as u64 + 1).read_to_end(&mut bytes);
+    read.map_err(|error| RowsError::Damaged(error.to_string()))?;
+    if bytes.len() > bytes_max {
+        let reason = format!("it is larger than {bytes_max} bytes (payload_bytes_max), and not in a plain file");
+        return Err(RowsError::Damaged(reason));
+    }
+    boxed(Bytes::from(bytes))
+}
+
+/// Counts what is read of the file itself, before it is unpacked.
+struct Counted {
+    input: Box<dyn Read + Send>,
+    read: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.read.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+/// What a file is inside.
+struct Unpacked {
+    kind: Kind,
+    /// Whether it was in gzip or zstd.
+    packed: bool,
+    input: Box<dyn Read + Send>,
+}
+
+/// Enough to tell what a file is, even behind some blanks.
+const HEAD: usize = 32;
+
+/// Takes off gzip and zstd; at most two layers, so that a bomb of nested archives stays one.
+fn unpack(mut input: Box<dyn Read + Send>) -> std::io::Result<Unpacked> {
+    let mut layers = 0;
+    loop {
+        let mut head = [0; HEAD];
+        let mut length = 0;
+        while length < head.len() {
+            match input.read(&mut head[length..]) {
+                Ok(0) => break,
+                Ok(count) => length += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Told where the bytes are asked for, like any later damage.
+                Err(error) => {
+                    input = Box::new(Failed(Some(error)));
+                    break;
+                }
+            }
+        }
+        let kind = Kind::of(&head[..length]);
+        let whole = Cursor::new(head[..length].to_vec()).chain(input);
+        input = match kind {
+            Kind::Gzip if layers < 2 => {
+                let buffered = std::io::BufReader::with_capacity(64 * 1024, whole);
+                Box::new(flate2::bufread::MultiGzDecoder::new(buffered))
+            }
+            Kind::Zstd if layers < 2 => Box::new(zstd::Decoder::new(whole)?),
+            kind => return Ok(Unpacked { kind, packed: layers > 0, input: Box::new(whole) }),
+        };
+        layers += 1;
+    }
+}
+
+/// What is left of a file that could not be read on: its error, once.
+struct Failed(Option<std::io::Error>);
+
+impl Read for Failed {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        self.0.take().map_or(Ok(0), Err)
+    }
+}
+
+/// Lines read in chunks through one buffer.
+struct TextStream {
+    input: Box<dyn Read + Send>,
+    lines: Lines,
+    /// Bytes of text that are done with.
+    offset: u64,
+    /// The unfinished line at the beginning of the buffer.
+    kept: usize,
+    /// In the middle of a line that is too long to be kept.
+    skipping: bool,
+    /// Decode what one read gives instead of waiting for a full chunk: a pipe may be slow.
+    eager: bool,
+    /// The end may not be the end: an unfinished line is left alone.
+    tail: bool,
+}
+
+impl TextStream {
+    fn new(input: Box<dyn Read + Send>, lines: Lines, eager: bool) -> TextStream {
+        TextStream { input, lines, offset: 0, kept: 0, skipping: false, eager, tail: false }
+    }
+
+    fn step(&mut self, decoder: &mut Decoder) -> Step {
+        if decoder.buffer.len() < decoder.chunk {
+            decoder.buffer.resize(decoder.chunk, 0);
+        }
+        let (filled, ended) = self.fill(&mut decoder.buffer[..decoder.chunk]);
+        let mut from = 0;
+        if self.skipping {
+            match memchr(b'\n', &decoder.buffer[..filled]) {
+                Some(end) => {
+                    self.skipping = false;
+                    from = end + 1;
+                }
+                None => from = filled,
+            }
+        }
+        let text = &decoder.buffer[from..filled];
+        let whole = match (memrchr(b'\n', text), &ended) {
+            (_, Some(Ok(()))) if !self.tail => text.len(),
+            (Some(end), _) => end + 1,
+            (None, _) => 0,
+        };
+        decoder.fast.decode(&text[..whole], &mut self.lines, &mut decoder.interfaces, &mut decoder.decoded);
+        self.keep_rest(from + whole, filled, decoder);
+        if let Some(Err(error)) = &ended {
+            let reason = damaged(error);
+            decoder.decoded.refuse(self.lines.number() + 1, None, || reason);
+        }
+        Step { ended: ended.is_some() }
+    }
+
+    /// Moves the unfinished line to the front; one that is too long is refused now and skipped as it comes.
+    fn keep_rest(&mut self, done: usize, filled: usize, decoder: &mut Decoder) {
+        let rest = filled - done;
+        self.offset += done as u64;
+        if rest > LINE_MAX && !self.skipping {
+            self.lines.refuse_long_line(&mut decoder.decoded);
+            self.skipping = true;
+        }
+        if self.skipping {
+            self.offset += rest as u64;
+            self.kept = 0;
+        } else {
+            decoder.buffer.copy_within(done..filled, 0);
+            self.kept = rest;
+        }
+    }
+
+    /// Fills the buffer behind what is kept. The end is `Ok` when the file is, `Err` when reading failed.
+    fn fill(&mut self, buffer: &mut [u8]) -> (usize, Option<std::io::Result<()>>) {
+        let mut filled = self.kept;
+        while filled < buffer.len() {
+            match self.input.read(&mut buffer[filled..]) {
+                Ok(0) => return (filled, Some(Ok(()))),
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return (filled, Some(Err(error))),
+            }
+            if self.eager {
+                break;
+            }
+        }
+        (filled, None)
+    }
+}
+
+/// JSON objects read in chunks; the buffer grows to hold the largest.
+struct JsonStream {
+    input: Box<dyn Read + Send>,
+    lines: Lines,
+    offset: u64,
+    buffer: Vec<u8>,
+    filled: usize,
+    eager: bool,
+    /// The end may not be the end: an unfinished object is left alone.
+    tail: bool,
+}
+
+impl JsonStream {
+    fn new(input: Box<dyn Read + Send>, lines: Lines, decoder: &Decoder, eager: bool) -> JsonStream {
+        JsonStream { input, lines, offset: 0, buffer: vec![0; decoder.chunk], filled: 0, eager, tail: false }
+    }
+
+    fn step(&mut self, decoder: &mut Decoder) -> Step {
+        let ended = self.fill();
+        let text = &self.buffer[..self.filled];
+        let (interfaces, out) = (&mut decoder.interfaces, &mut decoder.decoded);
+        let last = matches!(ended, Some(Ok(()))) && !self.tail;
+        let mut done = decoder.envelope.decode_stream(text, last, &mut self.lines, interfaces, out);
+        if done == 0 && ended.is_none() && self.filled == self.buffer.len() {
+            if self.filled < decoder.payload_bytes_max {
+                self.buffer.resize((self.filled * 2).min(decoder.payload_bytes_max), 0);
+            } else {
+                self.lines.refuse_event(None, || "is larger than payload_bytes_max".into(), out);
+                done = memchr(b'\n', text).map_or(self.filled, |end| end + 1);
+            }
+        }
+        self.offset += done as u64;
+        self.buffer.copy_within(done..self.filled, 0);
+        self.filled -= done;
+        if let Some(Err(error)) = &ended {
+            let reason = damaged(error);
+            out.refuse(self.lines.number() + 1, None, || reason);
+        }
+        Step { ended: ended.is_some() }
+    }
+
+    fn fill(&mut self) -> Option<std::io::Result<()>> {
+        while self.filled < self.buffer.len() {
+            match self.input.read(&mut self.buffer[self.filled..]) {
+                Ok(0) => return Some(Ok(())),
+                Ok(count) => self.filled += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Some(Err(error)),
+            }
+            if self.eager {
+                break;
+            }
+        }
+        None
+    }
+}
+
+/// In words: why a file could not be read on.
+fn damaged(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::UnexpectedEof => "the packed file is cut off here; what follows is lost".into(),
+        ErrorKind::InvalidData | ErrorKind::InvalidInput => {
+            format!("the packed file is damaged here ({error}); what follows is lost")
+        }
+        _ => format!("reading failed here ({error}); what follows is lost"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(input: Box<dyn Read + Send>) -> (Decoder, u64) {
+        let mut decoder = Decoder::new(&Settings::default()).unwrap();
+        let mut stream = TextStream::new(input, Lines::new(decoder.format.clone()), false);
+        while !stream.step(&mut decoder).ended {}
+        (decoder, stream.offset)
+    }
+
+    #[test]
+    fn a_line_of_a_gigabyte_is_refused_in_bounded_memory_and_the_next_is_read() {
+        let line = b"\n2 123456789010 eni-1 10.0.0.1 10.0.0.2 20641 22 6 20 4249 1418530010 1418530070 ACCEPT OK\n";
+        let (decoder, offset) = read(Box::new(std::io::repeat(b'7').take(1 << 30).chain(&line[..])));
+        assert_eq!((decoder.decoded.records.len(), decoder.decoded.refused), (1, 1));
+        assert_eq!(decoder.decoded.samples[0].line, 1);
+        assert_eq!(offset, (1 << 30) + line.len() as u64);
+        assert_eq!(decoder.buffer.len(), decoder.chunk);
+    }
+
+    #[test]
+    fn an_object_of_a_gigabyte_is_refused_in_bounded_memory() {
+        let settings = Settings { payload_bytes_max: 1 << 20, ..Settings::default() };
+        let mut decoder = Decoder::new(&settings).unwrap();
+        let input = (&b"{\"message\":\""[..]).chain(std::io::repeat(b'7').take(1 << 28));
+        let lines = Lines::new(decoder.format.clone());
+        let mut stream = JsonStream::new(Box::new(input), lines, &decoder, false);
+        while !stream.step(&mut decoder).ended {}
+        assert!(decoder.decoded.refused >= 1 && decoder.decoded.records.is_empty());
+        assert!(stream.buffer.len() <= 1 << 20);
+    }
+}
