@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 use crate::settings::{Settings, SettingsError};
 
 pub mod config;
+pub mod detect;
 pub mod simulate;
 
 /// Detects network anomalies in AWS VPC flow logs.
@@ -28,6 +29,8 @@ pub struct Cli {
 /// What flowvigil can be told to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Detect anomalies in flow logs: files, folders or standard input
+    Detect(Box<detect::Args>),
     /// Print all settings with their defaults, or check a settings file
     Config(config::Args),
     /// Write seeded, labelled flow logs of a simulated VPC, with any threats in it
@@ -38,6 +41,7 @@ impl Command {
     /// Does it.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Command::Detect(args) => detect::run(*args),
             Command::Config(args) => config::run(args),
             Command::Simulate(args) => simulate::run(args),
         }

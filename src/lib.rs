@@ -13,6 +13,7 @@ pub mod ingest;
 pub mod ml;
 pub mod pipeline;
 pub mod publish;
+pub mod report;
 pub mod settings;
 pub mod simulate;
 pub mod statistical;

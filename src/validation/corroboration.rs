@@ -53,9 +53,12 @@ impl PerThreat {
     }
 }
 
-/// How many lists know a peer of the case. Evidence of lists is named `listed_…`.
+/// Evidence that a list knows a peer.
+const LISTS: [&str; 3] = ["listed_relays", "directory_authorities", "pool_list"];
+
+/// How many lists know a peer of the case.
 pub fn list_hits(case: &Case<'_>) -> usize {
-    case.evidence.iter().filter(|e| e.name.starts_with("listed") && e.value > 0.0).count()
+    case.evidence.iter().filter(|e| LISTS.contains(&&*e.name) && e.value > 0.0).count()
 }
 
 /// The stage: refuses one uncertain judgement that nothing supports.

@@ -1,0 +1,132 @@
+//! Anomalies on standard output, and what there is to know about the run on standard error.
+
+use std::io::{IsTerminal, Write};
+
+use serde::Serialize;
+
+use super::tiers::Tiers;
+use super::truth::Score;
+use crate::anomaly::Anomaly;
+use crate::finding::Severity;
+use crate::publish::Silence;
+use crate::validation::spoken_span;
+
+/// How anomalies are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// One anomaly per line
+    Ndjson,
+    /// One document: anomalies, silences with their reasons, and statistics
+    Json,
+}
+
+impl Format {
+    /// A table on a terminal, NDJSON otherwise.
+    pub fn for_stdout() -> Format {
+        if std::io::stdout().is_terminal() { Format::Table } else { Format::Ndjson }
+    }
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    anomalies: &'a [Anomaly],
+    silences: Vec<&'a Silence>,
+    statistics: crate::statistical::Statistics,
+    refused: &'a crate::ingest::Refused,
+    blind: &'a super::Blind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<&'a Score>,
+}
+
+/// Writes the anomalies.
+pub(super) fn write(
+    out: &mut impl Write,
+    format: Format,
+    anomalies: &[Anomaly],
+    tiers: &Tiers,
+    score: Option<&Score>,
+) -> std::io::Result<()> {
+    match format {
+        Format::Table => table(out, anomalies, std::io::stdout().is_terminal()),
+        Format::Ndjson => {
+            for anomaly in anomalies {
+                serde_json::to_writer(&mut *out, anomaly)?;
+                out.write_all(b"\n")?;
+            }
+            Ok(())
+        }
+        Format::Json => {
+            let document = Document {
+                anomalies,
+                silences: tiers.silences.values().collect(),
+                statistics: tiers.engine.statistics().clone(),
+                refused: &tiers.refused,
+                blind: &tiers.blind,
+                score,
+            };
+            serde_json::to_writer_pretty(&mut *out, &document)?;
+            out.write_all(b"\n")
+        }
+    }
+}
+
+/// A line of facts and a line of words for each anomaly.
+fn table(out: &mut impl Write, anomalies: &[Anomaly], coloured: bool) -> std::io::Result<()> {
+    if anomalies.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "{:<8}  {:<13}  {:>4}  {:<20}  {:<10}  WHAT", "SEVERITY", "THREAT", "CONF", "FIRST SEEN", "FOR")?;
+    for anomaly in anomalies {
+        let severity = format!("{:<8}", anomaly.severity.name());
+        let severity = if coloured { format!("\x1b[{}m{severity}\x1b[0m", colour(anomaly.severity)) } else { severity };
+        let first = anomaly.first_seen.to_string();
+        let span = spoken_span(anomaly.first_seen, anomaly.last_seen);
+        let (threat, confidence) = (anomaly.threat, anomaly.confidence);
+        writeln!(out, "{severity}  {threat:<13}  {confidence:>4.2}  {first:<20}  {span:<10}  {}", anomaly.summary)?;
+    }
+    Ok(())
+}
+
+const fn colour(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Low => "2",
+        Severity::Medium => "33",
+        Severity::High => "31",
+        Severity::Critical => "1;37;41",
+    }
+}
+
+/// What there is to know about the run.
+pub(super) fn summary(tiers: &Tiers, anomalies: &[Anomaly]) {
+    let s = tiers.engine.statistics().clone();
+    let span = if s.records > 0 { format!(" over {}", spoken_span(s.first, s.last)) } else { String::new() };
+    eprintln!("{} records{span}: {} anomalies, {} silences", tiers.records, anomalies.len(), tiers.silences.len());
+    if tiers.refused.count > 0 {
+        eprintln!("refused: {} lines or payloads", tiers.refused.count);
+        for refusal in tiers.refused.samples.iter().take(5) {
+            let field = refusal.field.as_ref().map_or(String::new(), |field| format!("{field}: "));
+            eprintln!("  {}:{}: {field}{}", refusal.source, refusal.line, refusal.reason);
+        }
+    }
+    let (no_data, skipped) = tiers.blind.values().fold((0, 0), |(n, s), &(a, b)| (n + a, s + b));
+    if no_data + skipped > 0 {
+        let interfaces = tiers.blind.len();
+        eprintln!(
+            "blind: {skipped} s of records left out by AWS (SKIPDATA), {no_data} s without data (NODATA), on {interfaces} interfaces; no data is not the same as no traffic"
+        );
+    }
+    for (count, what) in [
+        (s.late, "late: records came after their window had closed and joined the oldest open one"),
+        (s.duplicates, "duplicates: records said again what another interface had said, and were counted once"),
+        (tiers.evicted_incidents(), "incidents were closed early for want of room (correlation.incidents_max)"),
+    ] {
+        if count > 0 {
+            eprintln!("{count} {what}");
+        }
+    }
+    for (table, count) in s.evictions.iter().filter(|(_, count)| **count > 0) {
+        eprintln!("{count} entries evicted from the full table `{table}`");
+    }
+}
