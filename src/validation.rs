@@ -469,12 +469,11 @@ fn told_evidence(case: &Case<'_>) -> Vec<Evidence> {
     evidence
 }
 
-/// What the models said, where a finding carries it.
+/// What the models said, where a finding carries it: 1 minus the p-value, under the name of the model that spoke.
 fn ml_contribution(case: &Case<'_>) -> Option<MlContribution> {
-    let score = case.evidence.iter().filter(|e| e.tier == Tier::Ml && e.name.ends_with("score")).map(|e| e.value);
-    let score = score.reduce(f64::max)?;
-    let variant = case.account.methods.keys().next().cloned().unwrap_or_default();
-    Some(MlContribution { model_version: String::new(), variant, score })
+    let p_value = case.evidence.iter().find(|e| e.tier == Tier::Ml && e.name == "p_value")?.value;
+    let model_version = case.account.methods.keys().next().cloned().unwrap_or_default();
+    Some(MlContribution { model_version, variant: "local".to_owned(), score: 1.0 - p_value })
 }
 
 /// The address that an episode is about, for sentences and queries.

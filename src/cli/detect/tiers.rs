@@ -10,6 +10,8 @@ use crate::finding::Finding;
 use crate::flow::network::Network;
 use crate::flow::{Address, BlindnessKind, EventTime};
 use crate::ingest::{Batch, Refused};
+use crate::ml;
+use crate::ml::local::{Pager, TopThree};
 use crate::publish::Silence;
 use crate::report;
 use crate::settings::Settings;
@@ -19,6 +21,9 @@ use crate::validation::{Judge, Outcome};
 /// The tiers, and everything that they brought forth.
 pub(super) struct Tiers {
     pub engine: Engine,
+    behavior: ml::local::Settings,
+    scorer: TopThree,
+    pager: Pager,
     incidents: Incidents,
     pub judge: Judge,
     shard: Arc<str>,
@@ -40,6 +45,9 @@ impl Tiers {
     pub fn new(settings: &Settings, network: &Network) -> Tiers {
         Tiers {
             engine: Engine::new(&settings.statistical, network),
+            behavior: settings.ml.behavior.clone(),
+            scorer: TopThree::default(),
+            pager: Pager::default(),
             incidents: Incidents::new(&settings.correlation),
             judge: Judge::new(&settings.validation, network),
             shard: Arc::from("local"),
@@ -94,13 +102,15 @@ impl Tiers {
         self.tell(&closed);
     }
 
-    /// Tiers 3 and 4, a window at a time: what is told must not depend on how the input was cut into batches. Before a
+    /// Tiers 2 to 4, the latter two a window at a time: what is told must not depend on how the input was cut into batches. Before a
     /// window's findings are folded, what is over by the window's end is closed.
     fn judge_findings(&mut self, out: &mut Output) {
+        let mut findings = std::mem::take(&mut out.findings);
         for vector in out.vectors.drain(..) {
             *self.host_windows.entry(vector.host).or_default() += 1;
+            let score = self.scorer.score(&vector, self.behavior.warm_up);
+            findings.extend(self.pager.hear(&vector, &score, &self.behavior));
         }
-        let mut findings = std::mem::take(&mut out.findings);
         findings.sort_by_key(end);
         for window in findings.chunk_by(|a, b| end(a) == end(b)) {
             let closed = self.incidents.expire(end(&window[0]));
