@@ -509,7 +509,7 @@ impl JsonStream {
 fn damaged(error: &std::io::Error) -> String {
     match error.kind() {
         ErrorKind::UnexpectedEof => "the packed file is cut off here; what follows is lost".into(),
-        ErrorKind::InvalidData | ErrorKind::InvalidInput => {
+        ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::Other => {
             format!("the packed file is damaged here ({error}); what follows is lost")
         }
         _ => format!("reading failed here ({error}); what follows is lost"),
