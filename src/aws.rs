@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, SdkConfig};
+use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
@@ -16,8 +16,17 @@ use jiff::SignedDuration;
 
 /// Reads the standard environment and makes the one configuration that all clients are made from.
 pub async fn load() -> SdkConfig {
+    loader().load().await
+}
+
+/// The same, with all services at one endpoint, whatever the environment says of endpoints.
+pub async fn load_at(endpoint: &str) -> SdkConfig {
+    loader().endpoint_url(endpoint).load().await
+}
+
+fn loader() -> ConfigLoader {
     let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-    aws_config::defaults(BehaviorVersion::latest()).http_client(http).load().await
+    aws_config::defaults(BehaviorVersion::latest()).http_client(http)
 }
 
 /// Deadlines of one call: `timeout` for an attempt, three times as long for the call with its retries, so that no call

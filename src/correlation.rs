@@ -22,10 +22,12 @@ use crate::finding::{Finding, Threat};
 use crate::flow::EventTime;
 use crate::ingest::ShardId;
 
+pub mod fallback;
 pub mod incident;
 pub mod incidents;
 pub mod local;
 mod pairs;
+pub mod redis;
 
 pub use incident::{Account, Incident, Relation};
 pub use incidents::Incidents;

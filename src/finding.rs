@@ -215,7 +215,7 @@ pub struct Finding {
     pub target_count: u32,
     /// HyperLogLog registers (or nothing) of the whole target set, so that shards can be joined; see
     /// [`crate::statistical::sketch`].
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub target_sketch: Vec<u8>,
     /// First moment of what is stated.
     pub first_seen: EventTime,

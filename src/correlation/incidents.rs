@@ -338,8 +338,27 @@ impl Incidents {
         Ok(incidents)
     }
 
+    /// All open incidents, by key.
+    pub(super) fn episodes(&self) -> &BTreeMap<IncidentKey, Vec<Incident>> {
+        &self.episodes
+    }
+
+    /// Takes in an incident as another store has it, in place of what is known of it here.
+    pub(super) fn replace(&mut self, incident: &Incident) {
+        if self.keys.remove(&incident.id).is_some()
+            && let Some(episodes) = self.episodes.get_mut(&incident.key)
+        {
+            episodes.retain(|known| known.id != incident.id);
+            self.count -= 1;
+        }
+        if !incident.closed {
+            self.adopt(incident.clone());
+            self.evict();
+        }
+    }
+
     /// Takes in an incident as it is.
-    fn adopt(&mut self, incident: Incident) {
+    pub(super) fn adopt(&mut self, incident: Incident) {
         let key = incident.key;
         if let Some(actor) = incident.actor() {
             self.acting.entry(actor).or_default().insert(key);

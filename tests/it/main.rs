@@ -2,5 +2,6 @@
 
 mod config;
 mod ingest;
+mod contract;
 mod kinesis;
 mod servers;

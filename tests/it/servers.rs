@@ -18,14 +18,13 @@ pub async fn aws() -> Option<SdkConfig> {
     Some(flowvigil::aws::load().await)
 }
 
-#[allow(dead_code)] // used as backends are added
 /// The second opinion for everything but Kinesis.
 pub async fn moto() -> Option<SdkConfig> {
     let url = std::env::var("FLOWVIGIL_TEST_MOTO").ok()?;
-    Some(aws().await?.into_builder().endpoint_url(url).build())
+    aws().await?;
+    Some(flowvigil::aws::load_at(&url).await)
 }
 
-#[allow(dead_code)] // used as backends are added
 /// The URL of the Redis server.
 pub fn redis() -> Option<String> {
     let url = std::env::var("FLOWVIGIL_TEST_REDIS").ok();

@@ -1,0 +1,199 @@
+//! Shared incidents with a fallback: while the shared store is away, the task correlates by itself.
+//!
+//! Every incident that the shared store answers is also kept here, so that episodes go on under their ids when it goes
+//! away. What was folded meanwhile is folded again there once it is back, which by construction changes nothing that it
+//! already knows. What other tasks saw during the gap comes together then.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings};
+use crate::finding::Finding;
+use crate::flow::EventTime;
+use crate::ingest::ShardId;
+
+/// Findings kept for the shared store while it is away: an hour of a busy shard. Older ones are dropped first, and were
+/// told by this task alone.
+const MISSED_MAX: usize = 50_000;
+
+/// Findings folded at once when it is back.
+const CATCH_UP: usize = 200;
+
+/// How often it is asked while it is away.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// Told when the shared store goes away (with the cause) and when it is back (`None`).
+pub type OnChange = Box<dyn Fn(Option<&str>) + Send + Sync>;
+
+/// A shared store, and this task's own memory for when it is away.
+pub struct WithFallback<S> {
+    shared: S,
+    state: Mutex<State>,
+    on_change: OnChange,
+}
+
+struct State {
+    local: Incidents,
+    away_since_probe: Option<Instant>,
+    missed: VecDeque<(ShardId, Finding)>,
+    dropped: u64,
+}
+
+impl<S: IncidentStore> WithFallback<S> {
+    /// Uses `shared` while it answers.
+    pub fn new(shared: S, settings: &Settings, on_change: OnChange) -> WithFallback<S> {
+        let state =
+            State { local: Incidents::new(settings), away_since_probe: None, missed: VecDeque::new(), dropped: 0 };
+        WithFallback { shared, state: Mutex::new(state), on_change }
+    }
+
+    /// Whether this task correlates by itself.
+    pub fn is_away(&self) -> bool {
+        self.lock().away_since_probe.is_some()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Whether to leave the shared store alone for now.
+    fn leave_alone(&self) -> bool {
+        self.lock().away_since_probe.is_some_and(|since| since.elapsed() < PROBE)
+    }
+
+    fn note_away(&self, error: &CorrelationError) {
+        if self.lock().away_since_probe.replace(Instant::now()).is_none() {
+            warn!(error = %error, "correlating within this task");
+            (self.on_change)(Some(&error.to_string()));
+        }
+    }
+
+    fn note_back(&self) {
+        let mut state = self.lock();
+        if state.away_since_probe.take().is_some() {
+            info!(dropped = std::mem::take(&mut state.dropped), "correlating with other tasks again");
+            drop(state);
+            (self.on_change)(None);
+        }
+    }
+
+    fn keep(&self, incidents: &[Incident]) {
+        let mut state = self.lock();
+        incidents.iter().for_each(|incident| state.local.replace(incident));
+    }
+
+    fn fold_alone(&self, shard: &ShardId, findings: &[Finding]) -> Vec<Incident> {
+        let mut state = self.lock();
+        for finding in findings {
+            if state.missed.len() >= MISSED_MAX {
+                state.missed.pop_front();
+                state.dropped += 1;
+            }
+            state.missed.push_back((shard.clone(), finding.clone()));
+        }
+        state.local.fold(&shard.0, findings)
+    }
+
+    /// Folds what was missed; what fails stays for the next time.
+    async fn catch_up(&self) -> Result<Vec<Incident>, CorrelationError> {
+        let mut touched = Vec::new();
+        loop {
+            let part: Vec<(ShardId, Finding)> = {
+                let state = self.lock();
+                let Some((first, _)) = state.missed.front() else { return Ok(touched) };
+                state.missed.iter().take_while(|(shard, _)| shard == first).take(CATCH_UP).cloned().collect()
+            };
+            let shard = part[0].0.clone();
+            let count = part.len();
+            let findings: Vec<Finding> = part.into_iter().map(|(_, finding)| finding).collect();
+            touched.extend(self.shared.fold(&shard, &findings).await?);
+            let mut state = self.lock();
+            // Another shard's fold may have caught up at the same time; folding a part twice is harmless, dropping a part
+            // that was never folded is not.
+            let same = state.missed.iter().take(count).map(|(_, f)| f).eq(findings.iter());
+            if same {
+                state.missed.drain(..count);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl<S: IncidentStore> IncidentStore for WithFallback<S> {
+    async fn fold(&self, shard: &ShardId, findings: &[Finding]) -> Result<Vec<Incident>, CorrelationError> {
+        if self.leave_alone() {
+            return Ok(self.fold_alone(shard, findings));
+        }
+        let together = async {
+            let mut touched = self.catch_up().await?;
+            touched.extend(self.shared.fold(shard, findings).await?);
+            Ok(touched)
+        };
+        match together.await {
+            Ok(touched) => {
+                self.note_back();
+                self.keep(&touched);
+                Ok(latest(touched))
+            }
+            Err(error @ CorrelationError::Retry { .. }) => {
+                self.note_away(&error);
+                Ok(self.fold_alone(shard, findings))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn expire(&self, watermark: EventTime) -> Result<Vec<Incident>, CorrelationError> {
+        // Alone, nothing is closed: only all tasks together know that an episode is over, and they will when they meet.
+        if self.leave_alone() {
+            return Ok(Vec::new());
+        }
+        match self.shared.expire(watermark).await {
+            Ok(closed) => {
+                let mut state = self.lock();
+                closed.iter().for_each(|incident| state.local.replace(incident));
+                // What other tasks closed is over here, too.
+                state.local.expire(watermark);
+                Ok(closed)
+            }
+            Err(error @ CorrelationError::Retry { .. }) => {
+                self.note_away(&error);
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn get(&self, id: Uuid) -> Result<Option<Incident>, CorrelationError> {
+        let alone = || self.lock().local.get(id).cloned();
+        if self.leave_alone() {
+            return Ok(alone());
+        }
+        match self.shared.get(id).await {
+            Ok(found) => Ok(found),
+            Err(error @ CorrelationError::Retry { .. }) => {
+                self.note_away(&error);
+                Ok(alone())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The last word on each incident, in the order of their first mention.
+fn latest(touched: Vec<Incident>) -> Vec<Incident> {
+    let mut kept: Vec<Incident> = Vec::with_capacity(touched.len());
+    for incident in touched {
+        match kept.iter_mut().find(|known| known.id == incident.id) {
+            Some(known) => *known = incident,
+            None => kept.push(incident),
+        }
+    }
+    kept
+}

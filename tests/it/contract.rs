@@ -1,0 +1,556 @@
+//! One suite per port, run over every backend: what a caller may rely on does not depend on where things are kept.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use flowvigil::anomaly::{Anomaly, SCHEMA, Status, Tiers};
+use flowvigil::correlation::local::LocalIncidents;
+use flowvigil::correlation::redis::{RedisIncidents, Settings as RedisSettings};
+use flowvigil::correlation::{Incident, IncidentStore};
+use flowvigil::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
+use flowvigil::flow::{Address, EventTime};
+use flowvigil::ingest::ShardId;
+use flowvigil::publish::dead_letter::{DeadLetters, WithDeadLetters};
+use flowvigil::publish::dynamodb::{DynamoStore, schema::Schema};
+use flowvigil::publish::eventbridge::EventBridge;
+use flowvigil::publish::{
+    Announcement, Announcer, AnomalyStore, Feedback, PublishError, Query, Recorded, Silence, Verdict, dead_letter,
+    dynamodb, eventbridge,
+};
+use flowvigil::settings::Settings;
+use jiff::SignedDuration;
+use uuid::Uuid;
+
+use crate::servers::{aws, eventually, moto, redis, unique};
+
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
+const SECOND: SignedDuration = SignedDuration::from_secs(1);
+
+fn address(number: u32) -> Address {
+    Address::v4(0x0a00_0000 + number)
+}
+
+/// The `number`th anomaly: each is of another day part, actor and victim.
+fn anomaly(number: u32) -> Anomaly {
+    let at = EventTime(1_700_000_000 + 3600 * 7 * number);
+    Anomaly {
+        anomaly_id: Uuid::from_u128(u128::from(number) + 1),
+        schema: SCHEMA.to_owned(),
+        threat: Threat::ALL[number as usize % Threat::ALL.len()],
+        status: Status::Open,
+        severity: [Severity::Low, Severity::Medium, Severity::High][number as usize % 3],
+        confidence: 0.9,
+        actor: Actor::One(address(number)),
+        targets: vec![Target { address: address(1000 + number), ports: vec![22], port_count: 1 }],
+        target_count: 1,
+        first_seen: at,
+        last_seen: at.plus(30),
+        detection_timestamp: at.plus(60),
+        window_seconds: 60,
+        summary: format!("anomaly {number}"),
+        evidence: vec![Evidence::judged("distinct_ports", 1022.0, 100.0, "ports", Merge::Max)],
+        tiers: Tiers::default(),
+        mitre: vec!["T1046".to_owned()],
+        account_id: "123456789012".to_owned(),
+        interface_ids: vec!["eni-1".to_owned()],
+        related: Vec::new(),
+        degraded: Vec::new(),
+        updates: 1,
+    }
+}
+
+async fn page_through(store: &dyn AnomalyStore, query: Query) -> Vec<Anomaly> {
+    let mut found = Vec::new();
+    let mut query = Query { limit: 3, ..query };
+    loop {
+        let page = store.query(&query).await.unwrap();
+        assert!(page.anomalies.len() <= 3);
+        found.extend(page.anomalies);
+        match page.next {
+            Some(cursor) => query.cursor = Some(cursor),
+            None => return found,
+        }
+    }
+}
+
+/// What every store of anomalies promises. The store is empty.
+pub async fn anomaly_store(store: &dyn AnomalyStore) {
+    revisions(store).await;
+    announcements(store).await;
+    questions(store).await;
+    silences(store).await;
+    verdicts(store).await;
+}
+
+async fn revisions(store: &dyn AnomalyStore) {
+    let first = anomaly(0);
+    assert_eq!(store.get(first.anomaly_id).await.unwrap(), None);
+    assert_eq!(store.record(&first).await.unwrap(), Recorded::New);
+    assert_eq!(store.record(&first).await.unwrap(), Recorded::Unchanged, "the same again");
+    let more = Anomaly { updates: 2, last_seen: first.last_seen.plus(60), ..first.clone() };
+    assert_eq!(store.record(&more).await.unwrap(), Recorded::Updated);
+    assert_eq!(store.record(&first).await.unwrap(), Recorded::Unchanged, "an older revision");
+    assert_eq!(store.get(first.anomaly_id).await.unwrap().as_ref(), Some(&more));
+    let closed = Anomaly { status: Status::Closed, ..more.clone() };
+    assert_eq!(store.record(&closed).await.unwrap(), Recorded::Updated, "closing is news");
+    // What was known to be detected earlier after all is still the same anomaly.
+    let earlier = Anomaly { updates: 3, detection_timestamp: first.detection_timestamp.minus(60), ..closed };
+    assert_eq!(store.record(&earlier).await.unwrap(), Recorded::Updated);
+    assert_eq!(store.get(first.anomaly_id).await.unwrap(), Some(earlier.clone()));
+    store.announced(&earlier).await.unwrap();
+}
+
+async fn announcements(store: &dyn AnomalyStore) {
+    let second = anomaly(1);
+    store.record(&second).await.unwrap();
+    assert_eq!(store.unannounced(10).await.unwrap(), std::slice::from_ref(&second));
+    let more = Anomaly { updates: 2, ..second.clone() };
+    store.record(&more).await.unwrap();
+    store.announced(&second).await.unwrap();
+    assert_eq!(store.unannounced(10).await.unwrap(), std::slice::from_ref(&more), "the later revision is still due");
+    store.announced(&more).await.unwrap();
+    store.announced(&more).await.unwrap();
+    assert_eq!(store.unannounced(10).await.unwrap(), []);
+    let third = anomaly(2);
+    for due in [&third, &anomaly(3)] {
+        store.record(due).await.unwrap();
+    }
+    assert_eq!(store.unannounced(1).await.unwrap(), [third], "oldest first");
+    for due in store.unannounced(10).await.unwrap() {
+        store.announced(&due).await.unwrap();
+    }
+}
+
+async fn questions(store: &dyn AnomalyStore) {
+    for number in 4..10 {
+        store.record(&anomaly(number)).await.unwrap();
+    }
+    let all = page_through(store, Query::default()).await;
+    let ids: BTreeSet<Uuid> = all.iter().map(|a| a.anomaly_id).collect();
+    assert_eq!((all.len(), ids.len()), (10, 10), "each once");
+    assert!(all.is_sorted_by(|a, b| a.detection_timestamp >= b.detection_timestamp), "newest first");
+
+    let number = |found: Vec<Anomaly>| -> Vec<u128> { found.iter().map(|a| a.anomaly_id.as_u128() - 1).collect() };
+    let of_threat = Query { threat: Some(Threat::ALL[1]), ..Query::default() };
+    assert_eq!(number(page_through(store, of_threat).await), [7, 1]);
+    let by = Query { actor: Some(address(5)), ..Query::default() };
+    assert_eq!(number(page_through(store, by).await), [5]);
+    let on = Query { address: Some(address(1006)), ..Query::default() };
+    assert_eq!(number(page_through(store, on).await), [6]);
+    let by_or_on = Query { address: Some(address(6)), ..Query::default() };
+    assert_eq!(number(page_through(store, by_or_on).await), [6]);
+    let closed = Query { status: Some(Status::Closed), ..Query::default() };
+    assert_eq!(number(page_through(store, closed).await), [0]);
+    let severe = Query { min_severity: Some(Severity::High), ..Query::default() };
+    assert_eq!(number(page_through(store, severe).await), [8, 5, 2]);
+    let when = Query { since: Some(anomaly(4).last_seen), until: Some(anomaly(6).first_seen), ..Query::default() };
+    assert_eq!(number(page_through(store, when).await), [5, 4]);
+    let several = Query {
+        status: Some(Status::Open),
+        threat: Some(Threat::ALL[1]),
+        min_severity: Some(Severity::Medium),
+        ..Query::default()
+    };
+    assert_eq!(number(page_through(store, several).await), [7, 1]);
+
+    // Those of one moment follow each other by id, also across pages.
+    let same = |id: u128| Anomaly { anomaly_id: Uuid::from_u128(id), ..anomaly(20) };
+    for id in [105, 101, 104, 102, 103] {
+        store.record(&same(id)).await.unwrap();
+    }
+    let found = page_through(store, Query { actor: Some(address(20)), ..Query::default() }).await;
+    let ids: Vec<u128> = found.iter().map(|a| a.anomaly_id.as_u128()).collect();
+    assert_eq!(ids, [101, 102, 103, 104, 105]);
+}
+
+async fn silences(store: &dyn AnomalyStore) {
+    let silence = |number: u32| Silence {
+        anomaly_id: Uuid::from_u128(500 + u128::from(number)),
+        threat: Threat::PortScan,
+        actor: Actor::One(address(number)),
+        first_seen: EventTime(1_700_000_000),
+        last_seen: EventTime(1_700_000_000 + number),
+        stage: "allow_list".to_owned(),
+        reason: "trusted".to_owned(),
+        summary: String::new(),
+    };
+    for number in [1, 2, 3, 2] {
+        store.silence(&silence(number)).await.unwrap();
+    }
+    assert_eq!(store.silences(None, 10).await.unwrap(), [silence(3), silence(2), silence(1)]);
+    assert_eq!(store.silences(None, 1).await.unwrap(), [silence(3)]);
+    assert_eq!(store.silences(Some(address(2)), 10).await.unwrap(), [silence(2)]);
+}
+
+async fn verdicts(store: &dyn AnomalyStore) {
+    let feedback = |by: &str, verdict, at| Feedback {
+        anomaly_id: anomaly(0).anomaly_id,
+        verdict,
+        by: by.to_owned(),
+        note: "seen".to_owned(),
+        at: EventTime(at),
+    };
+    store.feedback(&feedback("ada", Verdict::FalsePositive, 100)).await.unwrap();
+    store.feedback(&feedback("ada", Verdict::TruePositive, 200)).await.unwrap();
+    store.feedback(&feedback("bob", Verdict::FalsePositive, 300)).await.unwrap();
+    let all = store.feedbacks(EventTime(0)).await.unwrap();
+    assert_eq!(all.len(), 2, "the latest of each analyst");
+    assert!(all.contains(&feedback("ada", Verdict::TruePositive, 200)));
+    assert_eq!(store.feedbacks(EventTime(300)).await.unwrap(), [feedback("bob", Verdict::FalsePositive, 300)]);
+    assert!(store.get(anomaly(0).anomaly_id).await.unwrap().is_some(), "a verdict is not in the way of its anomaly");
+}
+
+async fn dynamo(aws: &SdkConfig) -> DynamoStore {
+    let settings = dynamodb::Settings {
+        table: unique("anomalies"),
+        models_table: unique("models"),
+        retention: HOUR,
+        timeout: SECOND * 5,
+    };
+    let schema = Schema::new(aws, &settings);
+    let plan = schema.plan().await.unwrap();
+    assert_eq!(plan.len(), 3, "{plan:?}");
+    for step in &plan {
+        schema.apply(step).await.unwrap();
+    }
+    assert_eq!(schema.plan().await.unwrap(), [], "what was done is not planned again");
+    for step in &plan[..1] {
+        schema.apply(step).await.unwrap();
+    }
+    DynamoStore::new(aws, &settings)
+}
+
+#[tokio::test]
+async fn anomalies_in_dynamodb() {
+    let Some(aws) = aws().await else { return };
+    anomaly_store(&dynamo(&aws).await).await;
+}
+
+#[tokio::test]
+async fn anomalies_in_dynamodb_as_another_server_understands_it() {
+    let Some(aws) = moto().await else { return };
+    anomaly_store(&dynamo(&aws).await).await;
+}
+
+#[tokio::test]
+async fn tables_that_lack_an_index_get_it_and_tables_with_other_keys_are_left_alone() {
+    use aws_sdk_dynamodb::types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType};
+    let Some(aws) = moto().await else { return };
+    let client = aws_sdk_dynamodb::Client::new(&aws);
+    let create = async |name: &str, keys: [&str; 2]| {
+        let mut request = client.create_table().table_name(name).billing_mode(BillingMode::PayPerRequest);
+        for (key, kind) in keys.into_iter().zip([KeyType::Hash, KeyType::Range]) {
+            let definition = AttributeDefinition::builder().attribute_name(key).attribute_type(ScalarAttributeType::S);
+            request = request
+                .attribute_definitions(definition.build().unwrap())
+                .key_schema(KeySchemaElement::builder().attribute_name(key).key_type(kind).build().unwrap());
+        }
+        request.send().await.unwrap();
+    };
+    let mut settings = dynamodb::Settings {
+        table: unique("bare"),
+        models_table: unique("models"),
+        retention: HOUR,
+        timeout: SECOND * 5,
+    };
+    create(&settings.table, ["anomaly_id", "detection_timestamp"]).await;
+    let schema = Schema::new(&aws, &settings);
+    let plan: Vec<String> = schema.plan().await.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(plan.iter().filter(|s| s.starts_with("add index")).count(), 5, "{plan:?}");
+    for step in schema.plan().await.unwrap() {
+        schema.apply(&step).await.unwrap();
+    }
+    assert_eq!(schema.plan().await.unwrap(), []);
+
+    settings.table = unique("foreign");
+    create(&settings.table, ["user", "time"]).await;
+    let refused = Schema::new(&aws, &settings).plan().await.unwrap_err().to_string();
+    assert!(refused.contains("name another table"), "{refused}");
+}
+
+/// A queue, and what lies in it.
+struct Queue {
+    client: aws_sdk_sqs::Client,
+    url: String,
+    arn: String,
+}
+
+impl Queue {
+    async fn new(aws: &SdkConfig) -> Queue {
+        let client = aws_sdk_sqs::Client::new(aws);
+        let url = client.create_queue().queue_name(unique("queue")).send().await.unwrap().queue_url.unwrap();
+        let name = aws_sdk_sqs::types::QueueAttributeName::QueueArn;
+        let told = client.get_queue_attributes().queue_url(&url).attribute_names(name.clone()).send().await.unwrap();
+        let arn = told.attributes.unwrap()[&name].clone();
+        Queue { client, url, arn }
+    }
+
+    async fn take_all(&self) -> Vec<serde_json::Value> {
+        let mut bodies = Vec::new();
+        loop {
+            let got =
+                self.client.receive_message().queue_url(&self.url).max_number_of_messages(10).send().await.unwrap();
+            let messages = got.messages.unwrap_or_default();
+            if messages.is_empty() {
+                return bodies;
+            }
+            for message in messages {
+                bodies.push(serde_json::from_str(message.body().unwrap()).unwrap());
+                let handle = message.receipt_handle().unwrap();
+                self.client.delete_message().queue_url(&self.url).receipt_handle(handle).send().await.unwrap();
+            }
+        }
+    }
+}
+
+fn bus_settings(bus: &str) -> eventbridge::Settings {
+    eventbridge::Settings {
+        bus: bus.to_owned(),
+        source: "anomaly-detection-service".to_owned(),
+        entries_max: 10,
+        bytes_max: 256 * 1024,
+        attempts: 2,
+        backoff: SignedDuration::from_millis(10),
+        timeout: SECOND * 2,
+    }
+}
+
+/// A bus whose events end in a queue, by a rule on their content.
+async fn bus(aws: &SdkConfig) -> (EventBridge, Queue) {
+    let client = aws_sdk_eventbridge::Client::new(aws);
+    let queue = Queue::new(aws).await;
+    let (bus, rule) = (unique("bus"), unique("rule"));
+    client.create_event_bus().name(&bus).send().await.unwrap();
+    let pattern = r#"{"source":["anomaly-detection-service"],"detail":{"confidence":[{"numeric":[">",0.5]}]}}"#;
+    client.put_rule().name(&rule).event_bus_name(&bus).event_pattern(pattern).send().await.unwrap();
+    let target = aws_sdk_eventbridge::types::Target::builder().id("queue").arn(&queue.arn).build().unwrap();
+    client.put_targets().rule(&rule).event_bus_name(&bus).targets(target).send().await.unwrap();
+    (EventBridge::new(aws, &bus_settings(&bus)), queue)
+}
+
+async fn announces_everything_once(announcer: &dyn Announcer, queue: &Queue) {
+    let kinds = [Announcement::Detected, Announcement::Updated, Announcement::Closed];
+    let batch: Vec<_> = (0..25).map(|n| (kinds[n as usize % 3], anomaly(n))).collect();
+    let results = announcer.announce(&batch).await;
+    assert_eq!(results.len(), 25);
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    let mut told = Vec::new();
+    assert!(
+        eventually(Duration::from_secs(10), async || {
+            told.extend(queue.take_all().await);
+            told.len() >= 25
+        })
+        .await
+    );
+    assert_eq!(told.len(), 25);
+    for (announcement, anomaly) in &batch {
+        let id = anomaly.anomaly_id.to_string();
+        let event = told.iter().find(|event| event["detail"]["anomaly_id"] == id.as_str()).unwrap();
+        assert_eq!(event["detail-type"], serde_json::to_value(announcement).unwrap());
+        assert_eq!(serde_json::from_value::<Anomaly>(event["detail"].clone()).unwrap(), *anomaly);
+    }
+}
+
+#[tokio::test]
+async fn announcements_on_eventbridge() {
+    let Some(aws) = aws().await else { return };
+    let (bus, queue) = bus(&aws).await;
+    announces_everything_once(&bus, &queue).await;
+}
+
+#[tokio::test]
+async fn announcements_on_eventbridge_as_another_server_understands_it() {
+    let Some(aws) = moto().await else { return };
+    let (bus, queue) = bus(&aws).await;
+    announces_everything_once(&bus, &queue).await;
+}
+
+#[tokio::test]
+async fn an_entry_that_is_refused_for_good_is_not_sent_again() {
+    let Some(aws) = moto().await else { return };
+    // Without a source an entry is invalid; the other server accepts it.
+    let settings = eventbridge::Settings { source: String::new(), ..bus_settings("default") };
+    let results = EventBridge::new(&aws, &settings).announce(&[(Announcement::Detected, anomaly(0))]).await;
+    assert!(matches!(results[..], [Err(PublishError::Fatal { .. })]), "{results:?}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_announced_waits_in_the_queue_until_a_sweep_announces_it() {
+    let Some(aws) = aws().await else { return };
+    let letters_queue = Queue::new(&aws).await;
+    let settings = dead_letter::Settings {
+        queue_url: letters_queue.url.clone(),
+        sweep_every: SECOND,
+        sweep_max: 100,
+        hidden: SECOND,
+        timeout: SECOND * 2,
+    };
+    let nowhere = flowvigil::aws::load_at("http://127.0.0.1:1").await;
+    let broken = Arc::new(EventBridge::new(&nowhere, &bus_settings("away")));
+    let batch: Vec<_> = (0..12).map(|n| (Announcement::Detected, anomaly(n))).collect();
+    let results = WithDeadLetters::new(broken.clone(), DeadLetters::new(&aws, &settings)).announce(&batch).await;
+    assert!(results.iter().all(Result::is_ok), "the queue has them: {results:?}");
+
+    let both_away = dead_letter::Settings { queue_url: "http://127.0.0.1:1/0/q".to_owned(), ..settings.clone() };
+    let results = WithDeadLetters::new(broken, DeadLetters::new(&nowhere, &both_away)).announce(&batch[..1]).await;
+    assert!(matches!(results[..], [Err(PublishError::Retry { .. })]), "{results:?}");
+
+    let (bus, queue) = bus(&aws).await;
+    let sweeper = WithDeadLetters::new(Arc::new(bus), DeadLetters::new(&aws, &settings));
+    let mut announced = 0;
+    assert!(
+        eventually(Duration::from_secs(10), async || {
+            announced += sweeper.sweep().await.unwrap();
+            announced >= 12
+        })
+        .await
+    );
+    let told = queue.take_all().await;
+    let ids: BTreeSet<&str> = told.iter().filter_map(|event| event["detail"]["anomaly_id"].as_str()).collect();
+    assert_eq!(ids.len(), 12);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(sweeper.sweep().await.unwrap(), 0, "nothing comes back");
+}
+
+fn scan(actor: u32, victim: u32, window: u32) -> Finding {
+    let actor = address(actor);
+    Finding {
+        threat: Threat::PortScan,
+        method: "vertical".to_owned(),
+        actor: Actor::One(actor),
+        subject: Subject::Actor(actor),
+        targets: vec![Target { address: address(victim), ports: vec![22, 80], port_count: 2 }],
+        target_count: 1,
+        target_sketch: vec![0, 3, 1, 2],
+        first_seen: EventTime(window + 1),
+        last_seen: EventTime(window + 50),
+        window: EventTime(window),
+        window_seconds: 60,
+        score: 0.9,
+        severity: Severity::Medium,
+        evidence: vec![Evidence::told("attempts", f64::from(window % 7) + 0.1, "attempts", Merge::Sum)],
+        summary: format!("{actor} scans"),
+        interfaces: vec!["eni-1".to_owned()],
+        account: String::new(),
+        provisional: false,
+    }
+}
+
+fn beacon(host: u32, peer: u32, window: u32) -> Finding {
+    Finding {
+        threat: Threat::C2Beacon,
+        method: "periodic".to_owned(),
+        subject: Subject::Pair(address(host), address(peer)),
+        severity: Severity::High,
+        ..scan(host, peer, window)
+    }
+}
+
+fn shard(number: u32) -> ShardId {
+    ShardId(format!("shard-{number}").as_str().into())
+}
+
+/// A stretch of findings of several shards: scans that overlap, a host that is scanned and then beacons, late ones.
+fn story() -> Vec<(ShardId, Vec<Finding>)> {
+    vec![
+        (shard(0), vec![scan(1, 50, 0), scan(2, 50, 0)]),
+        (shard(1), vec![scan(1, 51, 60), scan(1, 50, 0)]),
+        (shard(0), vec![beacon(50, 900, 600)]),
+        (shard(1), vec![scan(1, 50, 20_000)]),
+        (shard(0), vec![scan(1, 52, 120), scan(3, 50, 130)]),
+        (shard(1), vec![beacon(50, 900, 660), beacon(50, 900, 600)]),
+    ]
+}
+
+/// What every store of incidents promises: the same as the core in memory, whatever it is kept in.
+pub async fn incident_store(store: &dyn IncidentStore) {
+    let core = LocalIncidents::new(&Settings::defaults().correlation);
+    for (shard, findings) in story() {
+        let expected = core.fold(&shard, &findings).await.unwrap();
+        assert_eq!(store.fold(&shard, &findings).await.unwrap(), expected);
+        assert_eq!(store.fold(&shard, &findings).await.unwrap(), core.fold(&shard, &findings).await.unwrap());
+        for incident in &expected {
+            assert_eq!(store.get(incident.id).await.unwrap(), core.get(incident.id).await.unwrap());
+        }
+    }
+    for watermark in [1000, 10_000, 30_000, 200_000] {
+        let expected = core.expire(EventTime(watermark)).await.unwrap();
+        assert_eq!(by_id(store.expire(EventTime(watermark)).await.unwrap()), by_id(expected));
+        assert_eq!(store.expire(EventTime(watermark)).await.unwrap(), [], "each is closed once");
+    }
+}
+
+fn by_id(mut incidents: Vec<Incident>) -> Vec<Incident> {
+    incidents.sort_by_key(|incident| incident.id);
+    incidents
+}
+
+fn redis_settings(url: String) -> RedisSettings {
+    RedisSettings {
+        url,
+        cluster: false,
+        authority: std::path::PathBuf::new(),
+        application: unique("incidents"),
+        ttl: HOUR,
+        timeout: SECOND * 2,
+    }
+}
+
+#[tokio::test]
+async fn incidents_in_memory() {
+    incident_store(&LocalIncidents::new(&Settings::defaults().correlation)).await;
+}
+
+#[tokio::test]
+async fn incidents_in_redis() {
+    let Some(url) = redis() else { return };
+    let tier = Settings::defaults().correlation;
+    incident_store(&RedisIncidents::open(&redis_settings(url), &tier, "task").await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn tasks_that_fold_at_once_come_to_what_one_task_comes_to() {
+    let Some(url) = redis() else { return };
+    let (settings, tier) = (redis_settings(url), Settings::defaults().correlation);
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..4 {
+        let store = RedisIncidents::open(&settings, &tier, &format!("task-{number}")).await.unwrap();
+        tasks.spawn(async move {
+            for window in 0..20 {
+                let findings = [scan(1, 50 + number, 60 * window), scan(10 + number, 50, 60 * window)];
+                store.fold(&shard(number), &findings).await.unwrap();
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    let core = LocalIncidents::new(&tier);
+    for number in 0..4 {
+        for window in 0..20 {
+            let findings = [scan(1, 50 + number, 60 * window), scan(10 + number, 50, 60 * window)];
+            core.fold(&shard(number), &findings).await.unwrap();
+        }
+    }
+    let store = RedisIncidents::open(&settings, &tier, "task-0").await.unwrap();
+    let (all, expected) =
+        (store.expire(EventTime(1_000_000)).await.unwrap(), core.expire(EventTime(1_000_000)).await.unwrap());
+    let accounts = |incidents: Vec<Incident>| -> Vec<_> {
+        by_id(incidents).into_iter().map(|i| (i.key, i.span(), i.account().targets(), i.account().evidence())).collect()
+    };
+    assert_eq!(accounts(all), accounts(expected));
+}
+
+#[tokio::test]
+async fn episodes_are_closed_only_when_the_slowest_task_has_passed_them() {
+    let Some(url) = redis() else { return };
+    let (settings, tier) = (redis_settings(url), Settings::defaults().correlation);
+    let fast = RedisIncidents::open(&settings, &tier, "fast").await.unwrap();
+    let slow = RedisIncidents::open(&settings, &tier, "slow").await.unwrap();
+    slow.fold(&shard(0), &[scan(1, 50, 0)]).await.unwrap();
+    assert_eq!(slow.expire(EventTime(100)).await.unwrap(), []);
+    assert_eq!(fast.expire(EventTime(1_000_000)).await.unwrap(), []);
+    assert_eq!(slow.expire(EventTime(1_000_000)).await.unwrap().len(), 1);
+}
