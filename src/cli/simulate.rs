@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 
 use crate::flow::EventTime;
 use crate::simulate::attack::Campaigns;
@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// How much time is simulated: 90s, 1h, 2d
-    #[arg(long, default_value = "1h")]
+    #[arg(long, default_value = "1h", value_parser = duration)]
     duration: SignedDuration,
     /// vpc: hosts with roles and threats; load: many records of Zipf-distributed hosts, without meaning; wide: the same
     /// over every pair in turn, the worst case for tables (1000000 hosts are as many sources and destinations, 5000000 pairs)
@@ -185,6 +185,11 @@ impl Args {
     }
 }
 
+/// A duration in words, in which a day has 24 hours.
+fn duration(text: &str) -> Result<SignedDuration, jiff::Error> {
+    text.parse::<Span>()?.to_duration(SpanRelativeTo::days_are_24_hours())
+}
+
 /// The demand at which a scenario makes about so many records. Records are a linear function of demand, so two small
 /// trials tell it.
 fn demand_for(scenario: &Scenario, records: u64) -> f64 {
@@ -338,6 +343,13 @@ mod tests {
             assert_eq!(with("1"), with("1"));
             assert_ne!(with("1").0, with("2").0);
         }
+    }
+
+    #[test]
+    fn durations_may_be_days() {
+        assert_eq!(duration("2d").unwrap(), SignedDuration::from_hours(48));
+        assert_eq!(duration("90s").unwrap(), SignedDuration::from_secs(90));
+        assert!(duration("soon").is_err());
     }
 
     #[test]
