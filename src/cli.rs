@@ -15,7 +15,11 @@ use crate::settings::{Settings, SettingsError};
 
 pub mod config;
 pub mod detect;
+pub mod evaluate;
+pub mod serve;
 pub mod simulate;
+pub mod train;
+mod windows;
 
 /// Detects network anomalies in AWS VPC flow logs.
 #[derive(Debug, Parser)]
@@ -35,6 +39,12 @@ pub enum Command {
     Config(config::Args),
     /// Write seeded, labelled flow logs of a simulated VPC, with any threats in it
     Simulate(simulate::Args),
+    /// Train the models on flow logs; without arguments, as a SageMaker training container
+    Train(train::Args),
+    /// Serve a model over HTTP, as a SageMaker hosting container does and as an endpoint
+    Serve(serve::Args),
+    /// Measure how a model's p-values hold on flow logs
+    Evaluate(evaluate::Args),
 }
 
 impl Command {
@@ -44,6 +54,9 @@ impl Command {
             Command::Detect(args) => detect::run(*args),
             Command::Config(args) => config::run(args),
             Command::Simulate(args) => simulate::run(args),
+            Command::Train(args) => train::run(args),
+            Command::Serve(args) => serve::run(args),
+            Command::Evaluate(args) => evaluate::run(args),
         }
     }
 }

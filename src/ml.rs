@@ -18,7 +18,9 @@ pub mod forest;
 pub mod local;
 pub mod lstm;
 pub mod model;
+pub mod sagemaker;
 pub mod train;
+pub mod wire;
 
 /// `[ml]`.
 #[derive(Clone, Debug, Deserialize)]

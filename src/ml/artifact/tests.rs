@@ -119,3 +119,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_embedded_model_is_sound_and_asks_for_the_deployments_agreement() {
+    let model = embedded().unwrap();
+    assert_eq!(model.manifest.source, Source::Simulation);
+    assert!(EMBEDDED.len() < 400_000);
+    assert!(pack(&model) == EMBEDDED, "it packs to other bytes than it was made of");
+}

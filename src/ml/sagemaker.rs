@@ -1,0 +1,490 @@
+//! SageMaker endpoints, and what stands in for them when they are away.
+//!
+//! Every window is judged in process first: that takes 2 µs, keeps the memory of hosts warm, and is the answer whenever an
+//! endpoint has none. Then both endpoints are asked, in bounded requests, under one deadline, each behind its own
+//! [breaker](super::breaker). What an endpoint did not answer in time is answered by the local copy of the model and
+//! marked as degraded; the stream never waits longer than the deadline. Scoring changes nothing on the server, so that a
+//! call that failed on the way is tried once more by the SDK, as long as the deadline allows.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use aws_sdk_sagemakerruntime::Client;
+use aws_sdk_sagemakerruntime::config::retry::RetryConfig;
+use aws_sdk_sagemakerruntime::config::timeout::TimeoutConfig;
+use aws_sdk_sagemakerruntime::primitives::Blob;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::artifact::Slot;
+use super::breaker::{self, Breaker, Outcome, Permit};
+use super::calibration::combine;
+use super::canary::{self, Comparison};
+use super::features::SCHEMA;
+use super::model::{Judge, Judgement, Part};
+use super::wire::{Entry, Instance, Reply, Request, SEQUENCE_MAX};
+use super::{FeatureVector, Score, ScoreError, Scorer};
+use crate::aws;
+use crate::flow::Address;
+
+/// Settings `[ml.sagemaker]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Name of the endpoint of the isolation forest.
+    pub isolation_forest_endpoint: String,
+    /// Name of the endpoint of the sequence model; empty for none.
+    pub lstm_endpoint: String,
+    /// How long a batch may take, with its retry.
+    pub deadline: SignedDuration,
+    /// Most windows in a request.
+    pub request_windows: usize,
+    /// Most requests under way at once.
+    pub concurrency: usize,
+    /// One of so many batches is scored by both variants, beside the stream; 0 for none.
+    pub paired_every: u64,
+    /// When an endpoint is left alone.
+    pub breaker: BreakerSettings,
+}
+
+/// Settings `[ml.sagemaker.breaker]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BreakerSettings {
+    /// Outcomes older than this do not count.
+    pub window: SignedDuration,
+    /// Below this many outcomes nothing is concluded.
+    pub calls_min: usize,
+    /// Share of failed calls that opens.
+    pub failure_rate: f64,
+    /// A call that takes longer is slow.
+    pub slow_call: SignedDuration,
+    /// Share of slow calls that opens.
+    pub slow_rate: f64,
+    /// First pause before a probe; it doubles with every probe that fails.
+    pub pause: SignedDuration,
+    /// Longest pause.
+    pub pause_max: SignedDuration,
+}
+
+impl BreakerSettings {
+    fn resolve(&self) -> breaker::Settings {
+        breaker::Settings {
+            window: aws::positive(self.window),
+            calls_max: 1_000,
+            calls_min: self.calls_min,
+            failure_rate: self.failure_rate,
+            slow_call: aws::positive(self.slow_call),
+            slow_rate: self.slow_rate,
+            pause: aws::positive(self.pause),
+            pause_max: aws::positive(self.pause_max),
+        }
+    }
+}
+
+/// How an endpoint is, for `/v1/models` and the metrics.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct EndpointStatus {
+    /// Its name.
+    pub endpoint: String,
+    /// What its breaker does.
+    pub breaker: breaker::State,
+    /// What the breaker has done.
+    pub life: breaker::Life,
+    /// Calls made.
+    pub calls: u64,
+    /// Of these, failed or too late.
+    pub failures: u64,
+    /// The last failure.
+    pub last_failure: Option<String>,
+    /// Latest model version that answered.
+    pub model_version: Option<String>,
+}
+
+/// One endpoint with its breaker. The lock is held for a few instructions, never across a call.
+#[derive(Debug)]
+struct Endpoint {
+    name: String,
+    part: Part,
+    state: Mutex<EndpointState>,
+}
+
+#[derive(Debug)]
+struct EndpointState {
+    breaker: Breaker,
+    calls: u64,
+    failures: u64,
+    last_failure: Option<String>,
+    model_version: Option<String>,
+}
+
+/// The scorer that asks SageMaker.
+#[derive(Debug)]
+pub struct SageMaker {
+    calls: Arc<Calls>,
+    endpoints: Vec<Arc<Endpoint>>,
+    local: Arc<Slot>,
+    memory: Mutex<Memory>,
+    comparison: Arc<Mutex<Comparison>>,
+    batches: AtomicU64,
+    settings: Settings,
+}
+
+/// What calls need.
+#[derive(Debug)]
+struct Calls {
+    client: Client,
+    running: Semaphore,
+    began: Instant,
+}
+
+/// What is remembered of hosts: for the local model, and the latest windows for the endpoint.
+#[derive(Debug)]
+struct Memory {
+    judge: Judge,
+    sequences: HashMap<Address, VecDeque<[f32; 10]>, FixedState>,
+    hosts_max: usize,
+}
+
+/// A reply to one chunk: by scorer, the first window's place and its entries, with the variant that spoke.
+type Answer = Option<(Part, usize, Vec<Entry>, String)>;
+
+impl SageMaker {
+    /// Asks the endpoints of the settings; `local` stands in for them. Credentials, region and address come with `config`.
+    pub fn new(config: &aws_config::SdkConfig, settings: Settings, local: Arc<Slot>, hosts_max: usize) -> SageMaker {
+        let deadline = aws::positive(settings.deadline);
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(deadline / 2)
+            .operation_attempt_timeout(deadline)
+            .operation_timeout(deadline)
+            .build();
+        let retries = RetryConfig::standard()
+            .with_max_attempts(2)
+            .with_initial_backoff(Duration::from_millis(10))
+            .with_max_backoff(deadline / 4);
+        let config = aws_sdk_sagemakerruntime::config::Builder::from(config)
+            .timeout_config(timeouts)
+            .retry_config(retries)
+            // The breaker is what holds calls back; a second judge in the SDK would make its counts a riddle.
+            .retry_partition(aws_sdk_sagemakerruntime::config::retry::RetryPartition::new("flowvigil-models"))
+            .build();
+        let endpoint = |name: &str, part: Part| {
+            let breaker = Breaker::new(settings.breaker.resolve());
+            let state = EndpointState { breaker, calls: 0, failures: 0, last_failure: None, model_version: None };
+            Arc::new(Endpoint { name: name.to_owned(), part, state: Mutex::new(state) })
+        };
+        let named = [(&settings.isolation_forest_endpoint, Part::Forest), (&settings.lstm_endpoint, Part::Lstm)];
+        let endpoints =
+            named.into_iter().filter(|(name, _)| !name.is_empty()).map(|(name, part)| endpoint(name, part)).collect();
+        let running = Semaphore::new(settings.concurrency.max(1));
+        SageMaker {
+            calls: Arc::new(Calls { client: Client::from_conf(config), running, began: Instant::now() }),
+            endpoints,
+            local,
+            memory: Mutex::new(Memory { judge: Judge::new(hosts_max), sequences: HashMap::default(), hosts_max }),
+            comparison: Arc::default(),
+            batches: AtomicU64::new(0),
+            settings,
+        }
+    }
+
+    /// How the endpoints are.
+    pub fn status(&self) -> Vec<EndpointStatus> {
+        let now = self.calls.began.elapsed();
+        let status = |endpoint: &Arc<Endpoint>| {
+            let mut state = endpoint.lock();
+            EndpointStatus {
+                endpoint: endpoint.name.clone(),
+                breaker: state.breaker.state(now),
+                life: state.breaker.life(),
+                calls: state.calls,
+                failures: state.failures,
+                last_failure: state.last_failure.clone(),
+                model_version: state.model_version.clone(),
+            }
+        };
+        self.endpoints.iter().map(status).collect()
+    }
+
+    /// The canary beside the primary.
+    pub fn comparison(&self) -> canary::Report {
+        self.comparison.lock().unwrap_or_else(PoisonError::into_inner).report(&canary::Limits::default())
+    }
+
+    /// Asks all endpoints that are admitted about all windows, until the deadline.
+    async fn ask(&self, instances: &Arc<Vec<Instance>>) -> Vec<Answer> {
+        let mut tasks = JoinSet::new();
+        let size = self.settings.request_windows.max(1);
+        for endpoint in &self.endpoints {
+            for from in (0..instances.len()).step_by(size) {
+                let Some(permit) = endpoint.admit(self.calls.began.elapsed()) else { continue };
+                let (calls, endpoint, instances) = (self.calls.clone(), endpoint.clone(), instances.clone());
+                let to = (from + size).min(instances.len());
+                // A task of its own: a call that is cut off by the deadline still settles its permit.
+                tasks.spawn(calls.chunk(endpoint, permit, instances, from, to, aws::positive(self.settings.deadline)));
+            }
+        }
+        let mut answers = Vec::new();
+        while let Some(done) = tasks.join_next().await {
+            answers.extend(done.ok());
+        }
+        answers
+    }
+
+    /// Scores a batch by both variants, beside the stream, and compares.
+    fn compare(&self, instances: &Arc<Vec<Instance>>) {
+        let number = self.batches.fetch_add(1, Ordering::Relaxed);
+        let every = self.settings.paired_every;
+        let Some(endpoint) = self.endpoints.first().cloned() else { return };
+        if every == 0 || !number.is_multiple_of(every) || instances.is_empty() {
+            return;
+        }
+        let (calls, comparison, instances) = (self.calls.clone(), self.comparison.clone(), instances.clone());
+        let size = self.settings.request_windows.max(1).min(instances.len());
+        let deadline = aws::positive(self.settings.deadline);
+        tokio::spawn(async move {
+            let mut both = Vec::with_capacity(2);
+            for variant in ["primary", "canary"] {
+                let began = Instant::now();
+                let body = body(&instances[..size]);
+                let reply =
+                    tokio::time::timeout(deadline, calls.invoke(&endpoint.name, body, size, Some(variant))).await;
+                let answered = reply.ok().and_then(Result::ok);
+                both.push((began.elapsed(), answered));
+            }
+            let (Some((second_took, second)), Some((first_took, first))) = (both.pop(), both.pop()) else { return };
+            let mut comparison = comparison.lock().unwrap_or_else(PoisonError::into_inner);
+            comparison.primary.call(first_took.as_secs_f64() * 1e3, first.is_some());
+            comparison.canary.call(second_took.as_secs_f64() * 1e3, second.is_some());
+            let (Some((first, _)), Some((second, _))) = (first, second) else { return };
+            let level = canary::Limits::default().level;
+            for (a, b) in first.scores.iter().zip(&second.scores) {
+                if let (Some(a), Some(b)) = (a.p_value, b.p_value) {
+                    comparison.primary.window(a, a <= level);
+                    comparison.canary.window(b, b <= level);
+                    comparison.pair(a, b);
+                }
+            }
+        });
+    }
+}
+
+#[async_trait]
+impl Scorer for SageMaker {
+    async fn score(&self, batch: &[FeatureVector]) -> Result<Vec<Score>, ScoreError> {
+        let model = self.local.model();
+        let (judged, places, instances) =
+            self.memory.lock().unwrap_or_else(PoisonError::into_inner).prepare(&model, batch);
+        let instances = Arc::new(instances);
+        let answers = self.ask(&instances).await;
+        self.compare(&instances);
+        let mut said: Vec<[Option<&Entry>; 3]> = vec![[None; 3]; instances.len()];
+        let mut variant = "primary";
+        for (part, from, entries, spoke) in answers.iter().flatten() {
+            variant = spoke;
+            for (at, entry) in entries.iter().enumerate() {
+                said[from + at][*part as usize] = Some(entry);
+            }
+        }
+        let mut asked = places.iter().peekable();
+        let scores = judged.into_iter().enumerate().map(|(at, local)| {
+            let place = asked.next_if(|place| **place == at).is_some();
+            let instance = if place { said.get(at - unasked_before(&places, at)) } else { None };
+            let wanted = self.endpoints.iter().map(|endpoint| endpoint.part);
+            join(local, instance, wanted, &model.manifest.model_version, variant)
+        });
+        Ok(scores.collect())
+    }
+}
+
+/// How many windows before `at` were not asked about.
+fn unasked_before(places: &[usize], at: usize) -> usize {
+    at - places.partition_point(|place| *place < at)
+}
+
+/// Puts the endpoints' p-values in place of the local ones; what is missing is the local model's, and told as degraded.
+fn join(
+    local: Judgement,
+    said: Option<&[Option<&Entry>; 3]>,
+    wanted: impl Iterator<Item = Part>,
+    version: &str,
+    variant: &str,
+) -> Score {
+    let mut p_values = local.opinions.map(|opinion| opinion.map(|o| o.p_value));
+    let mut degraded = false;
+    let mut answered = false;
+    let mut loudest: Option<(f64, &Entry)> = None;
+    for part in wanted.filter(|part| local.opinions[*part as usize].is_some()) {
+        let entry = said.and_then(|said| said[part as usize]);
+        let opinion = entry.and_then(|entry| if part == Part::Forest { entry.forest } else { entry.lstm });
+        let (Some(entry), Some(opinion)) = (entry, opinion) else {
+            degraded = true;
+            continue;
+        };
+        answered = true;
+        p_values[part as usize] = Some(opinion.p_value);
+        if loudest.is_none_or(|(least, _)| opinion.p_value < least) {
+            loudest = Some((opinion.p_value, entry));
+        }
+    }
+    let known: Vec<f64> = p_values.into_iter().flatten().collect();
+    let attribution = match loudest {
+        Some((_, entry)) if !entry.attribution.is_empty() => entry.attribution.clone(),
+        _ => local.attribution,
+    };
+    let variant = if answered { variant } else { "local" };
+    Score {
+        p_value: combine(&known),
+        attribution,
+        model_version: version.to_owned(),
+        variant: variant.to_owned(),
+        degraded,
+    }
+}
+
+impl Memory {
+    /// Judges locally, and makes the instances of windows that are worth a call: those of hosts that are not new.
+    fn prepare(
+        &mut self,
+        model: &super::model::Model,
+        batch: &[FeatureVector],
+    ) -> (Vec<Judgement>, Vec<usize>, Vec<Instance>) {
+        let judged = self.judge.judge(model, batch);
+        let (mut places, mut instances) = (Vec::new(), Vec::new());
+        for (at, vector) in batch.iter().enumerate() {
+            let Ok(window) = <[f32; 10]>::try_from(vector.sequence.as_slice()) else { continue };
+            if !self.sequences.contains_key(&vector.host) && self.sequences.len() >= self.hosts_max {
+                self.sequences.clear();
+            }
+            let sequence = self.sequences.entry(vector.host).or_default();
+            if sequence.len() == SEQUENCE_MAX {
+                sequence.pop_front();
+            }
+            sequence.push_back(window);
+            if judged[at].p_value.is_none() {
+                continue;
+            }
+            places.push(at);
+            instances.push(Instance {
+                features: vector.values.iter().copied().map(super::forest::clamp).collect(),
+                sequence: Some(sequence.iter().map(|window| window.to_vec()).collect()),
+                class: self.judge.class(vector.host).to_owned(),
+            });
+        }
+        (judged, places, instances)
+    }
+}
+
+impl Endpoint {
+    fn lock(&self) -> std::sync::MutexGuard<'_, EndpointState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn admit(&self, now: Duration) -> Option<Permit> {
+        self.lock().breaker.admit(now)
+    }
+
+    fn settle(&self, permit: Permit, result: &Result<(Reply, String), String>, now: Duration) {
+        let mut state = self.lock();
+        state.calls += 1;
+        let outcome = match result {
+            Ok((reply, _)) => {
+                state.model_version = Some(reply.model_version.clone());
+                Outcome::Answered
+            }
+            Err(reason) => {
+                state.failures += 1;
+                state.last_failure = Some(reason.clone());
+                Outcome::Failed
+            }
+        };
+        let before = state.breaker.life();
+        state.breaker.settle(permit, outcome, now);
+        let after = state.breaker.life();
+        if after.opened > before.opened {
+            let reason = state.last_failure.as_deref().unwrap_or("slow answers");
+            tracing::warn!(endpoint = self.name, reason, "the breaker opened; the local model answers");
+        } else if after.closed > before.closed {
+            tracing::info!(endpoint = self.name, "the breaker closed");
+        }
+    }
+}
+
+impl Calls {
+    /// Asks one endpoint about some windows, within the deadline, and settles the permit whatever comes.
+    async fn chunk(
+        self: Arc<Calls>,
+        endpoint: Arc<Endpoint>,
+        permit: Permit,
+        instances: Arc<Vec<Instance>>,
+        from: usize,
+        to: usize,
+        deadline: Duration,
+    ) -> Answer {
+        let asked = async {
+            let _place = self.running.acquire().await.map_err(|_| "the client is closed".to_owned())?;
+            let body = if endpoint.part == Part::Lstm {
+                body(&instances[from..to])
+            } else {
+                // The forest needs no sequences, and they are nine tenths of the bytes.
+                let without = |instance: &Instance| Instance { sequence: None, ..instance.clone() };
+                body(&instances[from..to].iter().map(without).collect::<Vec<_>>())
+            };
+            self.invoke(&endpoint.name, body, to - from, None).await
+        };
+        let result = match tokio::time::timeout(deadline, asked).await {
+            Ok(result) => result,
+            Err(_) => Err(format!("no answer within {deadline:?}")),
+        };
+        endpoint.settle(permit, &result, self.began.elapsed());
+        let (reply, variant) = result.ok()?;
+        Some((endpoint.part, from, reply.scores, variant))
+    }
+
+    /// One call; a reply of another number of scores, another schema, or values out of range is a failure.
+    async fn invoke(
+        &self,
+        endpoint: &str,
+        body: Vec<u8>,
+        windows: usize,
+        variant: Option<&str>,
+    ) -> Result<(Reply, String), String> {
+        let output = self
+            .client
+            .invoke_endpoint()
+            .endpoint_name(endpoint)
+            .content_type("application/json")
+            .accept("application/json")
+            .set_target_variant(variant.map(str::to_owned))
+            .body(Blob::new(body))
+            .send()
+            .await
+            .map_err(|error| aws::Fault::of(&error).cause)?;
+        let variant = output.invoked_production_variant().unwrap_or("primary").to_owned();
+        let bytes = output.body().map(Blob::as_ref).unwrap_or_default();
+        let reply: Reply =
+            serde_json::from_slice(bytes).map_err(|error| format!("the reply is not scores: {error}"))?;
+        if reply.scores.len() != windows {
+            return Err(format!("{} scores for {windows} windows", reply.scores.len()));
+        }
+        if reply.schema != SCHEMA {
+            return Err(format!("the endpoint scores features `{}`, not {SCHEMA}", reply.schema));
+        }
+        let said = reply.scores.iter().flat_map(|entry| [entry.forest, entry.lstm]).flatten();
+        if said.into_iter().any(|said| !(said.p_value > 0.0 && said.p_value <= 1.0)) {
+            return Err("a p-value is not within 0 to 1".to_owned());
+        }
+        Ok((reply, variant))
+    }
+}
+
+fn body(instances: &[Instance]) -> Vec<u8> {
+    serde_json::to_vec(&Request { schema: SCHEMA, instances }).expect("finite numbers and names")
+}
