@@ -815,3 +815,6 @@ fn sort(findings: &mut [Finding]) {
 #[derive(Debug, thiserror::Error)]
 #[error("restore a snapshot: {0}")]
 pub struct SnapshotError(pub String);
+
+#[cfg(test)]
+mod tests;

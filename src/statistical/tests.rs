@@ -1,0 +1,393 @@
+//! The engine as a whole: what order, pieces, doubled logs and floods may not change.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::finding::{Actor, Threat};
+use crate::flow::{InterfaceId, protocol};
+use crate::settings;
+
+/// Midnight, and the beginning of a window of every length in use.
+const START: u32 = 1_700_006_400;
+
+fn settings() -> (Settings, Network) {
+    let all = settings::Settings::assemble(&[]).expect("the embedded defaults are right");
+    (all.statistical, Network::new(&all.network))
+}
+
+fn engine() -> Engine {
+    let (settings, network) = settings();
+    Engine::new(&settings, &network)
+}
+
+fn address(text: &str) -> Address {
+    text.parse().expect("an address of a test")
+}
+
+/// A session as two records, or one where nothing comes back.
+#[derive(Clone, Debug)]
+struct Exchange {
+    from: Address,
+    to: Address,
+    from_port: u16,
+    to_port: u16,
+    at: u32,
+    seconds: u32,
+    sent: (u64, u64),
+    received: (u64, u64),
+    rejected: bool,
+    interface: u32,
+}
+
+impl Exchange {
+    fn new(from: &str, from_port: u16, to: &str, to_port: u16, at: u32) -> Exchange {
+        Exchange {
+            from: address(from),
+            to: address(to),
+            from_port,
+            to_port,
+            at: START + at,
+            seconds: 1,
+            sent: (6, 600),
+            received: (5, 900),
+            rejected: false,
+            interface: 1,
+        }
+    }
+
+    fn refused(mut self) -> Exchange {
+        (self.sent, self.received, self.rejected) = ((1, 44), (0, 0), true);
+        self
+    }
+
+    fn records(&self) -> Vec<FlowRecord> {
+        let there = FlowRecord {
+            source: self.from,
+            destination: self.to,
+            bytes: self.sent.1,
+            packets: self.sent.0,
+            start: EventTime(self.at),
+            end: EventTime(self.at + self.seconds),
+            interface: InterfaceId(self.interface),
+            source_port: self.from_port,
+            destination_port: self.to_port,
+            protocol: protocol::TCP,
+            tcp_flags: 0,
+            marks: if self.rejected { Marks::REJECTED } else { Marks::default() },
+        };
+        let back = FlowRecord {
+            source: self.to,
+            destination: self.from,
+            bytes: self.received.1,
+            packets: self.received.0,
+            source_port: self.to_port,
+            destination_port: self.from_port,
+            ..there
+        };
+        if self.received.0 == 0 { vec![there] } else { vec![there, back] }
+    }
+}
+
+fn records(exchanges: &[Exchange]) -> Vec<FlowRecord> {
+    let mut records: Vec<FlowRecord> = exchanges.iter().flat_map(Exchange::records).collect();
+    records.sort_by_key(|r| (r.end, r.start));
+    records
+}
+
+fn run(engine: &mut Engine, records: &[FlowRecord], batch: usize) -> Output {
+    let mut out = Output::default();
+    for piece in records.chunks(batch.max(1)) {
+        engine.observe(piece);
+        engine.advance(&mut out);
+    }
+    engine.finish(&mut out);
+    out
+}
+
+fn findings(exchanges: &[Exchange]) -> Vec<Finding> {
+    run(&mut engine(), &records(exchanges), 100).findings
+}
+
+/// A day of one shape: browsing, a scan, a beacon and a flood, so that every detector has something to say.
+fn busy(seed: u32) -> Vec<Exchange> {
+    let mut all = Vec::new();
+    for n in 0..400u32 {
+        let at = (n * 7 + seed * 13) % 1_800;
+        let peer = format!("198.51.100.{}", 1 + (n * 31 + seed) % 40);
+        all.push(Exchange::new("10.0.0.7", 40_000 + (n % 20_000) as u16, &peer, 443, at));
+    }
+    for port in 1..60u16 {
+        all.push(Exchange::new("10.0.0.8", 50_000, "10.0.0.9", port, u32::from(port) * 2 + seed).refused());
+    }
+    for n in 0..20u32 {
+        all.push(Exchange::new("10.0.0.10", 41_000 + n as u16, "203.0.113.5", 80, 30 + n * 60 + n % 3));
+    }
+    for n in 0..1_500u32 {
+        let source = format!("192.0.{}.{}", 1 + n / 250, 1 + n % 250);
+        let mut syn = Exchange::new(&source, 30_000, "10.0.0.11", 443, 600 + n % 40);
+        (syn.sent, syn.received) = ((2, 88), (0, 0));
+        all.push(syn);
+    }
+    all
+}
+
+#[test]
+fn every_detector_of_the_busy_day_speaks_and_names_the_right_hosts() {
+    let found = findings(&busy(0));
+    let about = |threat: Threat| {
+        found.iter().filter(|f| f.threat == threat).map(|f| f.actor).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(about(Threat::PortScan), [Actor::One(address("10.0.0.8"))].into());
+    assert_eq!(about(Threat::C2Beacon), [Actor::One(address("10.0.0.10"))].into());
+    assert_eq!(about(Threat::Ddos), [Actor::Many].into());
+    let flood = found.iter().find(|f| f.threat == Threat::Ddos).expect("the flood was told");
+    assert_eq!(flood.targets[0].address, address("10.0.0.11"));
+}
+
+#[test]
+fn a_server_that_answers_a_thousand_clients_is_no_scanner() {
+    let clients: Vec<Exchange> = (0..1_000u32)
+        .map(|n| Exchange::new(&format!("198.51.{}.{}", n / 200, 1 + n % 200), 1_025 + (n * 61 % 64_000) as u16, "10.0.0.5", 443, n / 10))
+        .collect();
+    assert_eq!(findings(&clients), vec![]);
+}
+
+#[test]
+fn a_long_session_is_no_beacon_although_it_is_logged_every_minute() {
+    let pieces: Vec<Exchange> =
+        (0..180).map(|minute| Exchange::new("10.0.0.5", 45_000, "203.0.113.9", 443, minute * 60)).collect();
+    assert_eq!(findings(&pieces), vec![]);
+    let mut calls = pieces;
+    for (n, call) in calls.iter_mut().enumerate() {
+        call.from_port += n as u16;
+    }
+    assert_eq!(findings(&calls)[0].threat, Threat::C2Beacon, "the same minutes as sessions of their own are one");
+}
+
+#[test]
+fn a_place_that_half_of_our_hosts_call_is_a_service() {
+    let mut calls = Vec::new();
+    for host in 1..=8u32 {
+        for n in 0..40u32 {
+            calls.push(Exchange::new(&format!("10.0.0.{host}"), 42_000 + n as u16, "203.0.113.77", 443, host + n * 60));
+        }
+    }
+    assert_eq!(findings(&calls), vec![]);
+}
+
+#[test]
+fn a_flow_between_two_of_our_hosts_counts_once_although_both_ends_log_it() {
+    let probes: Vec<Exchange> =
+        (1..40u16).map(|port| Exchange::new("10.0.0.8", 50_000, "10.0.0.9", port, u32::from(port)).refused()).collect();
+    let doubled: Vec<Exchange> = probes
+        .iter()
+        .cloned()
+        .chain(probes.iter().cloned().map(|mut p| {
+            p.interface = 2;
+            p
+        }))
+        .collect();
+    let (mut once, mut twice) = (engine(), engine());
+    let (a, b) = (run(&mut once, &records(&probes), 64), run(&mut twice, &records(&doubled), 64));
+    assert_eq!(a.findings, b.findings);
+    assert_eq!(once.statistics().conversations, twice.statistics().conversations);
+    assert_eq!(twice.statistics().duplicates, 39);
+}
+
+#[test]
+fn a_nat_gateway_is_not_blamed_for_what_its_clients_do() {
+    // The gateway's interface logs the client's leg with the packet's addresses and its own leg plainly.
+    let mut calls = Vec::new();
+    for n in 0..30u32 {
+        let at = 10 + n * 60;
+        calls.push(Exchange::new("10.0.0.5", 42_000 + n as u16, "203.0.113.5", 80, at));
+        let mut translated = Exchange::new("10.0.1.200", 20_000 + n as u16, "203.0.113.5", 80, at);
+        translated.interface = 9;
+        calls.push(translated);
+    }
+    let mut all = records(&calls);
+    let mut seen_by_gateway: Vec<FlowRecord> = records(&calls)
+        .into_iter()
+        .filter(|r| r.interface == InterfaceId(1))
+        .map(|mut r| {
+            r.interface = InterfaceId(9);
+            r.marks = r.marks.with(Marks::INTERMEDIARY);
+            r
+        })
+        .collect();
+    all.append(&mut seen_by_gateway);
+    all.sort_by_key(|r| (r.end, r.start));
+    let found = run(&mut engine(), &all, 50).findings;
+    assert!(!found.is_empty());
+    assert!(found.iter().all(|f| f.actor == Actor::One(address("10.0.0.5"))), "{found:?}");
+}
+
+#[test]
+fn backscatter_of_somebody_elses_flood_is_no_scan() {
+    let answers: Vec<Exchange> = (0..3_000u32)
+        .map(|n| {
+            let mut a = Exchange::new("198.51.100.1", 443, "10.0.0.5", 32_800 + (n * 7 % 30_000) as u16, n / 20);
+            (a.sent, a.received) = ((1, 44), (0, 0));
+            a
+        })
+        .collect();
+    assert_eq!(findings(&answers).iter().filter(|f| f.threat == Threat::PortScan).count(), 0);
+}
+
+#[test]
+fn a_slow_scan_that_no_window_holds_is_found_by_the_day() {
+    let probes: Vec<Exchange> = (0..60u16)
+        .map(|n| Exchange::new("10.0.0.8", 50_000 + n, "10.0.0.9", 1_000 + n, u32::from(n) * 200).refused())
+        .collect();
+    let found = findings(&probes);
+    assert!(found.iter().any(|f| f.threat == Threat::PortScan && f.method == "vertical"), "{found:?}");
+}
+
+#[test]
+fn internet_radiation_is_not_told() {
+    let probes: Vec<Exchange> = (0..4_000u32)
+        .map(|n| {
+            let source = format!("198.{}.{}.{}", 18 + n % 2, n / 200, 1 + n % 200);
+            Exchange::new(&source, 50_000, &format!("10.0.0.{}", 1 + n % 9), [22, 23, 445, 3389][(n % 4) as usize], n / 2).refused()
+        })
+        .collect();
+    assert_eq!(findings(&probes), vec![]);
+}
+
+#[test]
+fn what_is_known_of_our_hosts_survives_a_flood_of_spoofed_addresses() {
+    let (mut settings, network) = settings();
+    settings.tables.external_hosts = 1_000;
+    settings.tables.external_suspects = 1_000;
+    settings.tables.conversations = 5_000;
+    let mut engine = Engine::new(&settings, &network);
+    // A slow scan from inside, and between its probes 40,000 spoofed sources.
+    let mut all = Vec::new();
+    for n in 0..60u32 {
+        all.push(Exchange::new("10.0.0.8", 50_000, "10.0.0.9", 1_000 + n as u16, n * 60).refused());
+        for m in 0..700u32 {
+            let k = n * 700 + m;
+            let source = format!("{}.{}.{}.{}", 20 + k / 65_536, k / 256 % 256, k % 256, 1 + m % 250);
+            let mut syn = Exchange::new(&source, 30_000, "10.0.0.11", 443, n * 60 + m % 60);
+            (syn.sent, syn.received) = ((1, 44), (0, 0));
+            all.push(syn);
+        }
+    }
+    let found = run(&mut engine, &records(&all), 1_000).findings;
+    let statistics = engine.statistics();
+    assert!(statistics.evictions["external_hosts"] > 10_000, "the flood did not fill the table: {statistics:?}");
+    assert!(statistics.entries["external_hosts"] <= 1_000 && statistics.entries["external_suspects"] <= 1_000);
+    assert_eq!(statistics.evictions["internal_hosts"] + statistics.evictions["internal_suspects"], 0);
+    assert!(found.iter().any(|f| f.actor == Actor::One(address("10.0.0.8")) && f.threat == Threat::PortScan));
+}
+
+#[test]
+fn a_flood_is_told_from_the_open_window() {
+    let mut engine = engine();
+    let flood: Vec<Exchange> = busy(0).into_iter().filter(|e| e.to == address("10.0.0.11")).collect();
+    engine.observe(&records(&flood));
+    let mut early = Output::default();
+    engine.advance(&mut early);
+    assert_eq!(early.findings, vec![], "the window is still open");
+    engine.peek(&mut early);
+    assert_eq!(early.findings.len(), 1);
+    assert!(early.findings[0].provisional);
+    let mut again = Output::default();
+    engine.peek(&mut again);
+    assert_eq!(again.findings, vec![], "nothing new, nothing said");
+    engine.finish(&mut again);
+    let (first, last) = (&early.findings[0], &again.findings[0]);
+    assert_eq!((first.key(), first.window), (last.key(), last.window), "the closed window says it again, whole");
+    assert!(!last.provisional);
+}
+
+#[test]
+fn looking_at_open_windows_changes_nothing() {
+    let all = records(&busy(3));
+    let (mut looked, mut plain) = (engine(), engine());
+    let (mut a, mut b, mut ignored) = (Output::default(), Output::default(), Output::default());
+    for piece in all.chunks(200) {
+        looked.observe(piece);
+        looked.peek(&mut ignored);
+        looked.advance(&mut a);
+        plain.observe(piece);
+        plain.advance(&mut b);
+    }
+    looked.finish(&mut a);
+    plain.finish(&mut b);
+    assert_eq!((a.findings, a.vectors), (b.findings, b.vectors));
+}
+
+#[test]
+fn a_late_record_is_counted_and_not_lost() {
+    let mut engine = engine();
+    let mut out = Output::default();
+    engine.observe(&records(&[Exchange::new("10.0.0.5", 40_000, "198.51.100.1", 443, 3_600)]));
+    engine.advance(&mut out);
+    engine.observe(&records(&[Exchange::new("10.0.0.5", 40_001, "198.51.100.1", 443, 3_600 - 30)]));
+    engine.advance(&mut out);
+    assert_eq!(engine.statistics().late, 0, "within the lateness");
+    engine.observe(&records(&[Exchange::new("10.0.0.5", 40_002, "198.51.100.1", 443, 7_200)]));
+    engine.advance(&mut out);
+    engine.observe(&records(&[Exchange::new("10.0.0.5", 40_003, "198.51.100.1", 443, 3_600)]));
+    engine.finish(&mut out);
+    let statistics = engine.statistics();
+    assert_eq!((statistics.late > 0, statistics.conversations), (true, 4));
+}
+
+#[test]
+fn a_damaged_snapshot_is_refused() {
+    let (settings, network) = settings();
+    let mut engine = engine();
+    engine.observe(&records(&busy(1)));
+    let bytes = engine.snapshot();
+    assert!(Engine::restore(&bytes, &settings, &network).is_ok());
+    assert!(Engine::restore(&bytes[..bytes.len() / 2], &settings, &network).is_err());
+    assert!(Engine::restore(b"", &settings, &network).is_err());
+    let mut other = bytes.clone();
+    other[0] = 99;
+    assert!(Engine::restore(&other, &settings, &network).unwrap_err().to_string().contains("version"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn shuffling_within_the_lateness_changes_nothing(seed in 0u32..1_000, displacement in 1u32..100, batch in 1usize..900) {
+        let exchanges = busy(seed % 17);
+        let ordered = records(&exchanges);
+        // Each record moves back by less than the lateness of two minutes, as late delivery does.
+        let mut shuffled: Vec<(u32, usize)> = ordered
+            .iter()
+            .enumerate()
+            .map(|(at, r)| (r.end.0 + (at as u32).wrapping_mul(2_654_435_761).wrapping_add(seed) % displacement, at))
+            .collect();
+        shuffled.sort_unstable();
+        let shuffled: Vec<FlowRecord> = shuffled.into_iter().map(|(_, at)| ordered[at]).collect();
+        let (a, b) = (run(&mut engine(), &ordered, 100), run(&mut engine(), &shuffled, batch));
+        prop_assert_eq!(a.findings, b.findings);
+        prop_assert_eq!(a.vectors, b.vectors);
+    }
+
+    #[test]
+    fn pieces_with_snapshots_between_them_equal_the_whole(seed in 0u32..17, cuts in proptest::collection::vec(0usize..3_000, 1..4)) {
+        let all = records(&busy(seed));
+        let whole = run(&mut engine(), &all, 100);
+        let (settings, network) = settings();
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c % all.len()).collect();
+        cuts.sort_unstable();
+        cuts.push(all.len());
+        let (mut engine, mut out, mut from) = (engine(), Output::default(), 0);
+        for to in cuts {
+            for piece in all[from..to].chunks(100) {
+                engine.observe(piece);
+                engine.advance(&mut out);
+            }
+            from = to;
+            engine = Engine::restore(&engine.snapshot(), &settings, &network).expect("our own snapshot");
+        }
+        engine.finish(&mut out);
+        prop_assert_eq!(whole.findings, out.findings);
+        prop_assert_eq!(whole.vectors, out.vectors);
+    }
+}
