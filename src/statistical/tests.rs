@@ -112,9 +112,11 @@ fn findings(exchanges: &[Exchange]) -> Vec<Finding> {
 fn busy(seed: u32) -> Vec<Exchange> {
     let mut all = Vec::new();
     for n in 0..400u32 {
-        let at = (n * 7 + seed * 13) % 1_800;
-        let peer = format!("198.51.100.{}", 1 + (n * 31 + seed) % 40);
-        all.push(Exchange::new("10.0.0.7", 40_000 + (n % 20_000) as u16, &peer, 443, at));
+        let random = host::mix(Address::v4(n * 100 + seed)) as u32;
+        let peer = format!("198.51.100.{}", 1 + random % 40);
+        let mut page = Exchange::new("10.0.0.7", 40_000 + n as u16, &peer, 443, random / 64 % 1_800);
+        page.received = (20, 2_000 + u64::from(random % 30_000));
+        all.push(page);
     }
     for port in 1..60u16 {
         all.push(Exchange::new("10.0.0.8", 50_000, "10.0.0.9", port, u32::from(port) * 2 + seed).refused());
