@@ -14,8 +14,10 @@ use clap::{Parser, Subcommand};
 use crate::settings::{Settings, SettingsError};
 
 pub mod config;
+pub mod demo;
 pub mod detect;
 pub mod evaluate;
+pub mod run;
 pub mod serve;
 pub mod simulate;
 pub mod train;
@@ -35,6 +37,10 @@ pub struct Cli {
 pub enum Command {
     /// Detect anomalies in flow logs: files, folders or standard input
     Detect(Box<detect::Args>),
+    /// Watch a simulated VPC under attack, on a page in the browser; needs nothing
+    Demo(demo::Args),
+    /// Run the service: follow flow logs, tell anomalies, answer over HTTP
+    Run(run::Args),
     /// Print all settings with their defaults, or check a settings file
     Config(config::Args),
     /// Write seeded, labelled flow logs of a simulated VPC, with any threats in it
@@ -52,6 +58,8 @@ impl Command {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Command::Detect(args) => detect::run(*args),
+            Command::Demo(args) => demo::run(args),
+            Command::Run(args) => run::run(args),
             Command::Config(args) => config::run(args),
             Command::Simulate(args) => simulate::run(args),
             Command::Train(args) => train::run(args),
@@ -93,7 +101,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("flowvigil: {error:#}");
-            if error.is::<SettingsError>() { unusable() } else { ExitCode::FAILURE }
+            if error.chain().any(|cause| cause.is::<SettingsError>()) { unusable() } else { ExitCode::FAILURE }
         }
     }
 }

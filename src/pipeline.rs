@@ -130,6 +130,9 @@ pub enum PipelineError {
     /// A stage that all shards share is gone.
     #[error("the {0} stage stopped; this is a defect in flowvigil")]
     Stage(&'static str),
+    /// A shard failed, and the source did not offer it again.
+    #[error("read shard {0} to its end: it failed, and its source has given it up; the log has the cause")]
+    Shard(String),
     /// State is there, and cannot be got at.
     #[error("restore the judgement: {0}")]
     Restore(String),
@@ -247,7 +250,10 @@ impl Shards {
                 },
             }
         }
-        Ok(())
+        match self.failures.keys().min() {
+            Some(failed) => Err(PipelineError::Shard(failed.0.to_string())),
+            None => Ok(()),
+        }
     }
 
     fn begin(&mut self, shard: Box<dyn crate::ingest::Shard>) {

@@ -16,6 +16,17 @@ pub mod dynamodb;
 pub mod eventbridge;
 pub mod local;
 
+/// Settings `[publish]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// A SQLite file; what is used when nothing else is configured.
+    pub sqlite: local::Settings,
+}
+
+/// The context of the error with which a store refuses a cursor that it has not given.
+pub const BAD_CURSOR: &str = "read the cursor";
+
 /// Why a backend did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {

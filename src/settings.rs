@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::{api, correlation, flow, ingest, ml, pipeline, statistical, telemetry, validation};
+use crate::{api, correlation, flow, ingest, ml, pipeline, publish, statistical, telemetry, validation};
 
 mod layer;
 
@@ -39,6 +39,8 @@ pub struct Settings {
     pub validation: validation::Settings,
     /// Tier 2.
     pub ml: ml::Settings,
+    /// Where anomalies are kept and announced.
+    pub publish: publish::Settings,
     /// What waits for what, and how long.
     pub pipeline: pipeline::Settings,
     /// Who may ask, and where.

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::publish::PublishError;
+use crate::publish::{BAD_CURSOR, PublishError};
 
 /// Why a request was not answered with what it asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
@@ -53,6 +53,11 @@ impl From<PublishError> for Problem {
                 tracing::warn!(context, cause, "the store did not answer");
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("{context} failed"), "try again in a moment")
             }
+            PublishError::Fatal { context, cause } if context == BAD_CURSOR => Problem::new(
+                StatusCode::BAD_REQUEST,
+                format!("cursor: {cause}"),
+                "follow `next` of the page before as it is",
+            ),
             PublishError::Fatal { context, cause } => {
                 tracing::error!(context, cause, "the store cannot answer");
                 let remedy = "the log of the service has the cause under the id in `x-request-id`";

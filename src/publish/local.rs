@@ -5,12 +5,12 @@
 //! one transaction each. Calls hold the one connection for microseconds; they do not leave the runtime's thread.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -63,6 +63,14 @@ const MIGRATIONS: [&str; 1] = ["
 
 /// How many anomalies a page holds at most, whatever is asked for.
 const PAGE_MAX: usize = 1000;
+
+/// Settings `[publish.sqlite]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The file; it is made when it is not there.
+    pub path: PathBuf,
+}
 
 /// Anomalies in one SQLite file.
 #[derive(Debug)]
@@ -380,7 +388,7 @@ fn select(query: &Query, limit: usize) -> Result<(String, Vec<rusqlite::types::V
         let parts =
             cursor.split_once('.').and_then(|(at, id)| Some((at.parse::<u32>().ok()?, id.parse::<Uuid>().ok()?)));
         let Some((at, id)) = parts else {
-            return Err(fatal("read the cursor".to_owned(), format!("`{cursor}` is not one of ours")));
+            return Err(fatal(super::BAD_CURSOR.to_owned(), format!("`{cursor}` is not one of ours")));
         };
         also("(detected < ?", i64::from(at).into());
         also_or(&mut wheres, &mut values, at, id);

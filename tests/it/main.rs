@@ -1,7 +1,7 @@
 //! All integration tests, one binary; a module per capability. `tests/run NAME` runs the capability of that name.
 
 mod config;
-mod ingest;
 mod contract;
+mod ingest;
 mod kinesis;
 mod servers;

@@ -1,0 +1,150 @@
+//! `flowvigil run`: the long-running service.
+//!
+//! Here, and nowhere else, every port gets its backend: the one whose table the settings name, else the local one.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::SettingsArgs;
+use crate::api::Server;
+use crate::correlation::local::LocalIncidents;
+use crate::flow::network::Network;
+use crate::health::Health;
+use crate::ingest::local::Source;
+use crate::ingest::snapshot::local::Folder;
+use crate::pipeline::{self, Backends, Ending, Outcome, Tiers};
+use crate::publish::local::{LineAnnouncer, SqliteStore};
+use crate::settings::Settings;
+use crate::telemetry::{self, Metrics};
+
+/// Arguments of `run`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
+pub struct Args {
+    /// Where the settings come from.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+    /// Flow logs to read in place of the settings' [ingest.local] paths: files, folders, or - for standard input
+    #[arg(value_name = "FILE|FOLDER|-")]
+    pub paths: Vec<std::path::PathBuf>,
+    /// Stop at the end of the files instead of waiting for more
+    #[arg(long)]
+    pub once: bool,
+}
+
+const EXIT_CODES: &str = "Exit codes:
+  0  the input has ended, or it was told to stop (SIGTERM, Ctrl-C), and everything that was read is delivered
+  1  it failed, or the grace period was over before everything was delivered; a restart goes on from the checkpoint
+  2  it cannot begin: wrong arguments or settings, or input that is no flow log";
+
+/// Runs until the input ends or a signal comes.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut settings = args.settings.load()?;
+    if !args.paths.is_empty() {
+        settings.ingest.local.paths.clone_from(&args.paths);
+    }
+    settings.ingest.local.follow &= !args.once;
+    telemetry::log_to_stderr(&settings.telemetry);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(serve(settings))
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
+    let backends = match choose(&settings) {
+        Ok(backends) => backends,
+        Err(error) => {
+            eprintln!("flowvigil: {error:#}");
+            return Ok(super::unusable());
+        }
+    };
+    let (stop, told) = watch::channel(false);
+    tokio::spawn(heed_signals(stop));
+    let outcome =
+        with_api(settings, backends, told, |address| tracing::info!(%address, "the API listens"), false).await?;
+    Ok(if outcome == Outcome::CutOff { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The backend of every port.
+fn choose(settings: &Settings) -> anyhow::Result<Backends> {
+    anyhow::ensure!(
+        !settings.ingest.local.paths.is_empty(),
+        "there is nothing to read: name files or folders, or set ingest.local.paths"
+    );
+    let source = Source::new(&settings.ingest)?;
+    let ending = if settings.ingest.local.follow { Ending::LeaveOpen } else { Ending::CloseWindows };
+    let snapshots = Folder::open(&settings.ingest.snapshot.local)?;
+    let store = open_store(&settings.publish.sqlite.path)?;
+    Ok(Backends {
+        source: Box::new(source),
+        ending,
+        snapshots: Arc::new(snapshots),
+        incidents: Arc::new(LocalIncidents::new(&settings.correlation)),
+        store: Arc::new(store),
+        announcer: Arc::new(LineAnnouncer::stdout()),
+    })
+}
+
+/// The SQLite store, in a folder that is made when it is not there.
+pub(super) fn open_store(path: &std::path::Path) -> anyhow::Result<SqliteStore> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).with_context(|| format!("make folder {}", folder.display()))?;
+    }
+    Ok(SqliteStore::open(path)?)
+}
+
+/// The pipeline with the API beside it. With `linger`, the API answers until it is told to stop, also when the input has
+/// ended.
+pub(super) async fn with_api(
+    settings: Settings,
+    backends: Backends,
+    mut told: watch::Receiver<bool>,
+    listening: impl FnOnce(std::net::SocketAddr),
+    linger: bool,
+) -> anyhow::Result<Outcome> {
+    let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
+    let server = Server::bind(&settings.api, backends.store.clone(), health.clone(), metrics.clone()).await?;
+    listening(server.address());
+    let (end_api, api_ends) = tokio::sync::oneshot::channel::<()>();
+    let api = tokio::spawn(server.serve(async move {
+        // Whether told or dropped: it is over.
+        let _ = api_ends.await;
+    }));
+    let tiers = Tiers {
+        network: Network::new(&settings.network),
+        statistical: settings.statistical,
+        behavior: settings.ml.behavior,
+        validation: settings.validation,
+    };
+    let outcome = pipeline::run(settings.pipeline, tiers, backends, health, metrics, told.clone()).await;
+    if linger && outcome.is_ok() {
+        // An error means that nobody is left to tell.
+        let _ = told.wait_for(|&stop| stop).await;
+    }
+    drop(end_api);
+    // Requests under way have their own deadline; a client that holds on longer does not hold us.
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(2), api).await;
+    Ok(outcome?)
+}
+
+/// The first signal asks, the second insists.
+pub(super) async fn heed_signals(stop: watch::Sender<bool>) {
+    let (Ok(mut term), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::warn!("signals cannot be heard; only SIGKILL ends this process");
+        return std::future::pending().await;
+    };
+    for round in 0..2 {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if round == 0 {
+            stop.send_replace(true);
+        }
+    }
+    tracing::warn!("told twice: leaving at once; what was left will be read again");
+    std::process::exit(1);
+}
