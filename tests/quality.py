@@ -142,6 +142,8 @@ def main():
             by_name = {n: d["score"] for n, d, _, _ in runs if d}
             print(f"  its parts, each alone: {sum(by_name[p]['fp'] for p in parts if p in by_name)} false")
     print(f"\n{time.monotonic() - start:.1f} s with {program}")
+    if not differences and not failures:
+        print("both judges agree on every set: true, false, unknown, found and weak")
     for line in failures:
         print("FAILED", line, file=sys.stderr)
     for line in differences:

@@ -194,8 +194,8 @@ impl AnomalyStore for SqliteStore {
                 if revision(&stored) >= revision(&anomaly) {
                     return Ok(Recorded::Unchanged);
                 }
-                // An episode was detected once; a task that lost its memory does not detect it again.
-                anomaly.detection_timestamp = stored.detection_timestamp;
+                // An episode was detected once; a task that lost its memory does not detect it again, later.
+                anomaly.detection_timestamp = anomaly.detection_timestamp.min(stored.detection_timestamp);
                 Recorded::Updated
             }
         };
@@ -330,7 +330,7 @@ fn write_anomaly(connection: &Connection, anomaly: &Anomaly) -> Result<(), rusql
              (id, detected, threat, severity, status, actor, first_seen, last_seen, updates, announced, revision, body)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, (SELECT IFNULL(MAX(revision), 0) + 1 FROM anomalies), ?10)
          ON CONFLICT (id) DO UPDATE SET
-             severity = ?4, status = ?5, actor = ?6, first_seen = ?7, last_seen = ?8, updates = ?9, announced = 0,
+             detected = ?2, severity = ?4, status = ?5, actor = ?6, first_seen = ?7, last_seen = ?8, updates = ?9, announced = 0,
              revision = (SELECT IFNULL(MAX(revision), 0) + 1 FROM anomalies), body = ?10",
         params![
             id,
@@ -390,20 +390,13 @@ fn select(query: &Query, limit: usize) -> Result<(String, Vec<rusqlite::types::V
         let Some((at, id)) = parts else {
             return Err(fatal(super::BAD_CURSOR.to_owned(), format!("`{cursor}` is not one of ours")));
         };
-        also("(detected < ?", i64::from(at).into());
-        also_or(&mut wheres, &mut values, at, id);
+        // The same moment and a later id, or an earlier moment; a row value would need both columns to sort alike.
+        wheres.push("(detected < ? OR (detected = ? AND id > ?))");
+        values.extend([i64::from(at).into(), i64::from(at).into(), id.to_string().into()]);
     }
     let condition = if wheres.is_empty() { String::new() } else { format!(" WHERE {}", wheres.join(" AND ")) };
     values.push((limit as i64 + 1).into());
     Ok((format!("SELECT body FROM anomalies{condition} ORDER BY detected DESC, id LIMIT ?"), values))
-}
-
-/// The second half of the cursor's condition: the same moment, and a later id.
-fn also_or(wheres: &mut Vec<&str>, values: &mut Vec<rusqlite::types::Value>, at: u32, id: Uuid) {
-    wheres.pop();
-    wheres.push("(detected < ? OR (detected = ? AND id > ?))");
-    values.push(i64::from(at).into());
-    values.push(id.to_string().into());
 }
 
 /// Announces as NDJSON lines: `{"detail-type": "Anomaly Detected", "detail": {…}}`, as EventBridge would carry them.

@@ -15,6 +15,7 @@ use flowvigil::ingest::ShardId;
 use flowvigil::publish::dead_letter::{DeadLetters, WithDeadLetters};
 use flowvigil::publish::dynamodb::{DynamoStore, schema::Schema};
 use flowvigil::publish::eventbridge::EventBridge;
+use flowvigil::publish::local::{LineAnnouncer, SqliteStore};
 use flowvigil::publish::{
     Announcement, Announcer, AnomalyStore, Feedback, PublishError, Query, Recorded, Silence, Verdict, dead_letter,
     dynamodb, eventbridge,
@@ -553,4 +554,71 @@ async fn episodes_are_closed_only_when_the_slowest_task_has_passed_them() {
     assert_eq!(slow.expire(EventTime(100)).await.unwrap(), []);
     assert_eq!(fast.expire(EventTime(1_000_000)).await.unwrap(), []);
     assert_eq!(slow.expire(EventTime(1_000_000)).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn anomalies_in_sqlite_in_memory() {
+    anomaly_store(&SqliteStore::in_memory().unwrap()).await;
+}
+
+#[tokio::test]
+async fn anomalies_in_a_sqlite_file_outlive_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("anomalies.sqlite");
+    let before = SqliteStore::open(&path).unwrap();
+    anomaly_store(&before).await;
+    let (all, feedback) =
+        (page_through(&before, Query::default()).await, before.feedbacks(EventTime(0)).await.unwrap());
+    drop(before);
+    let after = SqliteStore::open(&path).unwrap();
+    assert_eq!(page_through(&after, Query::default()).await, all);
+    assert_eq!(after.feedbacks(EventTime(0)).await.unwrap(), feedback);
+}
+
+#[tokio::test]
+async fn an_episode_in_sqlite_is_not_detected_again_later() {
+    let store = SqliteStore::in_memory().unwrap();
+    let first = anomaly(1);
+    store.record(&first).await.unwrap();
+    let forgetful = Anomaly { updates: 9, detection_timestamp: first.detection_timestamp.plus(600), ..first.clone() };
+    assert_eq!(store.record(&forgetful).await.unwrap(), Recorded::Updated);
+    let stored = store.get(first.anomaly_id).await.unwrap().unwrap();
+    assert_eq!((stored.updates, stored.detection_timestamp), (9, first.detection_timestamp));
+}
+
+#[tokio::test]
+async fn a_sqlite_store_of_a_newer_program_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("anomalies.sqlite");
+    drop(SqliteStore::open(&path).unwrap());
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    assert!(SqliteStore::open(&path).unwrap_err().to_string().contains("version 99"));
+}
+
+/// A writer whose lines a test can read.
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn announcements_as_lines() {
+    let lines = Lines::default();
+    let batch = [(Announcement::Detected, anomaly(0)), (Announcement::Closed, anomaly(2))];
+    let results = LineAnnouncer::to(Box::new(lines.clone())).announce(&batch).await;
+    assert!(results.len() == 2 && results.iter().all(Result::is_ok), "{results:?}");
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let told: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(told[0]["detail-type"], "Anomaly Detected");
+    assert_eq!(told[1]["detail-type"], "Anomaly Closed");
+    assert_eq!(serde_json::from_value::<Anomaly>(told[1]["detail"].clone()).unwrap(), anomaly(2));
 }

@@ -2,6 +2,9 @@
 
 mod config;
 mod contract;
+mod correlation;
+mod detect;
 mod ingest;
 mod kinesis;
+mod quality;
 mod servers;

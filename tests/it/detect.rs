@@ -1,0 +1,155 @@
+//! `flowvigil detect`, the built binary, as people call it.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn detect(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_flowvigil")).arg("detect").args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A minute of ordinary web traffic, and one address outside that tries 1,000 ports of 10.0.0.5 and is refused.
+fn scan_log() -> String {
+    let mut log = String::from(
+        "version account-id interface-id srcaddr dstaddr srcport dstport protocol packets bytes start end action log-status\n",
+    );
+    let mut line = |fields: String| log.push_str(&format!("2 123456789012 eni-1 {fields} OK\n"));
+    for n in 0..30 {
+        let start = 1_763_632_800 + n;
+        line(format!("10.0.0.5 198.51.100.7 {} 443 6 10 4000 {start} {} ACCEPT", 40_000 + n, start + 5));
+        line(format!("198.51.100.7 10.0.0.5 443 {} 6 12 9000 {start} {} ACCEPT", 40_000 + n, start + 5));
+    }
+    for port in 1..=1_000 {
+        let start = 1_763_632_860 + port / 25;
+        line(format!("203.0.113.9 10.0.0.5 55555 {port} 6 1 44 {start} {start} REJECT"));
+    }
+    log.push_str("2 123456789012 eni-2 - - - - - - - 1763632800 1763632860 - SKIPDATA\n");
+    log.push_str("2 123456789012 eni-1 nonsense 10.0.0.5 1 2 6 1 44 1763632800 1763632800 ACCEPT OK\n");
+    log
+}
+
+fn write(folder: &Path, name: &str, content: &str) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, content).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_scan_is_one_anomaly_and_the_summary_tells_what_could_not_be_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = write(folder.path(), "vpc.log", &scan_log());
+    let run = detect(&[&log]);
+    assert_eq!(run.status.code(), Some(0));
+    let told: Vec<Value> = text(&run.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(told.len(), 1, "{}", text(&run.stderr));
+    assert_eq!((&told[0]["threat"], &told[0]["actor"]), (&"port_scan".into(), &"203.0.113.9".into()));
+    assert_eq!(told[0]["targets"][0]["address"], "10.0.0.5");
+    assert!(told[0]["summary"].as_str().unwrap().contains("203.0.113.9"));
+    let summary = text(&run.stderr);
+    for words in ["1060 records", "1 anomalies", "refused: 1 lines", "SKIPDATA"] {
+        assert!(summary.contains(words), "`{words}` is missing in:\n{summary}");
+    }
+}
+
+#[test]
+fn the_same_input_gives_the_same_bytes_from_a_file_and_from_standard_input() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = write(folder.path(), "vpc.log", &scan_log());
+    let first = detect(&[&log, "--format", "json"]).stdout;
+    assert_eq!(first, detect(&[&log, "--format", "json"]).stdout);
+    let mut piped = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
+        .args(["detect", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    piped.stdin.take().unwrap().write_all(scan_log().as_bytes()).unwrap();
+    assert_eq!(piped.wait_with_output().unwrap().stdout, detect(&[&log]).stdout);
+}
+
+#[test]
+fn exit_codes_are_as_documented() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = write(folder.path(), "vpc.log", &scan_log());
+    let words = write(folder.path(), "words.txt", "these are words\nand no flow log\n");
+    for (arguments, code) in [
+        (&[log.as_str()][..], 0),
+        (&[&log, "--exit-code"], 1),
+        (&[&log, "--exit-code", "--min-severity", "critical"], 0),
+        (&["/nowhere/at/all"], 2),
+        (&[&words], 2),
+        (&[&log, "--min-severity", "terrible"], 2),
+        (&[&log, "--internal", "10.0.0.300"], 2),
+        (&[], 2),
+    ] {
+        let run = detect(arguments);
+        assert_eq!(run.status.code(), Some(code), "{arguments:?}: {}", text(&run.stderr));
+    }
+}
+
+#[test]
+fn time_severity_and_internal_blocks_narrow_what_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = write(folder.path(), "vpc.log", &scan_log());
+    for (arguments, told) in [
+        (&["--until", "2025-11-20T10:01:00Z"][..], false),
+        (&["--since", "2025-11-20"], true),
+        (&["--since", "2025-11-21"], false),
+        (&["--min-severity", "critical"], false),
+        (&["--internal", "10.0.0.5,10.0.0.6"], true),
+    ] {
+        let run = detect(&[&[log.as_str()], arguments].concat());
+        assert_eq!(!run.stdout.is_empty(), told, "{arguments:?}: {}", text(&run.stderr));
+    }
+}
+
+#[test]
+fn an_explanation_names_numbers_thresholds_and_stages() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = write(folder.path(), "vpc.log", &scan_log());
+    let told = text(&detect(&[&log, "--explain", "203.0.113.9"]).stderr);
+    for words in ["threshold", "corroboration passed", "port_scan/"] {
+        assert!(told.contains(words), "`{words}` is missing in:\n{told}");
+    }
+    assert!(text(&detect(&[&log, "--explain", "192.0.2.1"]).stderr).contains("no detector had anything to judge"));
+}
+
+#[test]
+fn the_report_is_one_page_that_asks_nobody_for_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = write(folder.path(), "vpc.log", &scan_log());
+    let page = folder.path().join("report.html");
+    assert!(detect(&[&log, "--report", page.to_str().unwrap()]).status.success());
+    let html = std::fs::read_to_string(page).unwrap();
+    for words in ["Timeline", "203.0.113.9", "Top talkers", "eni-2", "nonsense"] {
+        assert!(html.contains(words), "`{words}` is missing");
+    }
+    for outside in ["http://", "https://", "<script", "@import", "url("] {
+        assert!(!html.contains(outside), "`{outside}` points outside");
+    }
+}
+
+#[test]
+fn a_run_is_scored_against_its_truth() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = write(folder.path(), "vpc.log", &scan_log());
+    let labels = |actor: &str| {
+        let truth = format!(
+            r#"{{"truth":[{{"threat":"port_scan","actor":"{actor}","target":"10.0.0.5","first":1763632860,"last":1763632900}}],"benign_hosts":["10.0.0.0/8"]}}"#
+        );
+        write(folder.path(), "day.labels.json", &truth)
+    };
+    for (actor, tp, fp, found) in [("203.0.113.9", 1, 0, 1), ("203.0.113.10", 0, 1, 0)] {
+        let run = detect(&[&log, "--format", "json", "--truth", &labels(actor)]);
+        let score = serde_json::from_slice::<Value>(&run.stdout).unwrap()["score"].clone();
+        assert_eq!((&score["tp"], &score["fp"]), (&tp.into(), &fp.into()), "{score}");
+        assert_eq!(score["found"]["port_scan"]["found"], found);
+    }
+}
