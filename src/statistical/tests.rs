@@ -149,7 +149,15 @@ fn every_detector_of_the_busy_day_speaks_and_names_the_right_hosts() {
 #[test]
 fn a_server_that_answers_a_thousand_clients_is_no_scanner() {
     let clients: Vec<Exchange> = (0..1_000u32)
-        .map(|n| Exchange::new(&format!("198.51.{}.{}", n / 200, 1 + n % 200), 1_025 + (n * 61 % 64_000) as u16, "10.0.0.5", 443, n / 10))
+        .map(|n| {
+            Exchange::new(
+                &format!("198.51.{}.{}", n / 200, 1 + n % 200),
+                1_025 + (n * 61 % 64_000) as u16,
+                "10.0.0.5",
+                443,
+                n / 10,
+            )
+        })
         .collect();
     assert_eq!(findings(&clients), vec![]);
 }
@@ -250,7 +258,14 @@ fn internet_radiation_is_not_told() {
     let probes: Vec<Exchange> = (0..4_000u32)
         .map(|n| {
             let source = format!("198.{}.{}.{}", 18 + n % 2, n / 200, 1 + n % 200);
-            Exchange::new(&source, 50_000, &format!("10.0.0.{}", 1 + n % 9), [22, 23, 445, 3389][(n % 4) as usize], n / 2).refused()
+            Exchange::new(
+                &source,
+                50_000,
+                &format!("10.0.0.{}", 1 + n % 9),
+                [22, 23, 445, 3389][(n % 4) as usize],
+                n / 2,
+            )
+            .refused()
         })
         .collect();
     assert_eq!(findings(&probes), vec![]);
