@@ -69,7 +69,7 @@ pub struct Anomaly {
     pub related: Vec<Uuid>,
     /// What was away while this was judged: `ml`, `correlation`, `publish`.
     pub degraded: Vec<String>,
-    /// How many windows have contributed.
+    /// How many windows and related anomalies have contributed; it grows with every revision.
     pub updates: u32,
 }
 

@@ -71,7 +71,7 @@ impl Traffic {
             talker.bytes += record.bytes;
             talker.records += 1;
             talker.rejected += rejected;
-            let bucket = self.timeline.entry(record.start.0 / 60 >> self.coarseness).or_default();
+            let bucket = self.timeline.entry((record.start.0 / 60) >> self.coarseness).or_default();
             bucket.records += 1;
             bucket.bytes += record.bytes;
             bucket.rejected += rejected;

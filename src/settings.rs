@@ -123,6 +123,11 @@ impl Settings {
         if let Err(reason) = self.telemetry.check_level() {
             found.push(("telemetry.log_level", reason));
         }
+        for suppression in &self.validation.suppressions {
+            if let Err(error) = suppression.check() {
+                found.push(("validation.suppressions", error.to_string()));
+            }
+        }
         found
     }
 }

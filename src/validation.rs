@@ -227,7 +227,8 @@ impl Judge {
         let own_severity =
             case.account.severity.unwrap_or(Severity::Low).max(before.map_or(Severity::Low, |t| t.own_severity));
         let mut anomaly = self.anomaly(case, validation, before);
-        self.keep_company(&mut anomaly, own_severity, case.incident.related.keys());
+        let known = before.map(|told| &told.anomaly);
+        self.keep_company(&mut anomaly, own_severity, case.incident.related.keys(), known);
         let interval = u32::try_from(self.settings.update_interval.as_secs()).unwrap_or(0);
         let news = before.is_none_or(|told| is_news(&told.anomaly, &anomaly, interval));
         if before.is_none() {
@@ -279,28 +280,40 @@ impl Judge {
         }
     }
 
-    /// Names the confirmed anomalies of the same story, and raises the severity where the actor did several things.
-    fn keep_company<'i>(&self, anomaly: &mut Anomaly, own: Severity, related: impl Iterator<Item = &'i Uuid>) {
+    /// Names the confirmed anomalies of the same story, and raises the severity where the actor did several things. What
+    /// was known of the company before stays known, though the others may be closed and forgotten by now.
+    fn keep_company<'i>(
+        &self,
+        anomaly: &mut Anomaly,
+        own: Severity,
+        related: impl Iterator<Item = &'i Uuid>,
+        before: Option<&Anomaly>,
+    ) {
         let mut threats = BTreeSet::from([anomaly.threat]);
         let mut by_threat: BTreeMap<String, u32> = BTreeMap::new();
-        let mut ids = Vec::new();
+        let mut ids: BTreeSet<Uuid> = before.into_iter().flat_map(|anomaly| anomaly.related.iter().copied()).collect();
         for id in related {
             let Some(other) = self.told.get(id) else { continue };
-            ids.push(*id);
+            ids.insert(*id);
             *by_threat.entry(other.anomaly.threat.name().to_owned()).or_default() += 1;
             if other.anomaly.actor == anomaly.actor && anomaly.actor != Actor::Many {
                 threats.insert(other.anomaly.threat);
             }
         }
+        for (threat, &count) in before.into_iter().flat_map(|anomaly| &anomaly.tiers.correlation) {
+            let known = by_threat.entry(threat.clone()).or_default();
+            *known = count.max(*known);
+        }
         anomaly.updates += ids.len() as u32;
-        anomaly.related = ids;
+        anomaly.related = ids.into_iter().collect();
         anomaly.tiers.correlation = by_threat;
-        // One actor's several threats are steps of one attack (kill chain): two of them make it urgent, three leave no doubt.
-        anomaly.severity = match threats.len() {
+        // One actor's several threats are steps of one attack (kill chain): two make it urgent, three leave no doubt.
+        let severity = match threats.len() {
             0 | 1 => own,
             2 => own.max(Severity::High),
             _ => Severity::Critical,
         };
+        anomaly.severity = before.map_or(severity, |anomaly| anomaly.severity.max(severity));
     }
 
     /// Tells the relatives of what was just confirmed about it: they may now be worse.
@@ -313,15 +326,13 @@ impl Judge {
         }
         for (id, new) in relatives {
             let Some(told) = self.told.get(&id).cloned() else { continue };
-            let mut ids: BTreeSet<Uuid> = told.anomaly.related.iter().copied().collect();
-            let known = ids.len();
-            ids.extend(new);
-            if ids.len() == known {
+            if new.iter().all(|id| told.anomaly.related.contains(id)) {
                 continue;
             }
             let mut anomaly = told.anomaly.clone();
             anomaly.updates -= anomaly.related.len() as u32;
-            self.keep_company(&mut anomaly, told.own_severity, ids.iter());
+            let company: BTreeSet<Uuid> = new.into_iter().chain(told.anomaly.related.iter().copied()).collect();
+            self.keep_company(&mut anomaly, told.own_severity, company.iter(), Some(&told.anomaly));
             outcomes.push(Outcome::Told(Box::new(anomaly.clone())));
             self.told.insert(id, Told { anomaly, ..told });
         }

@@ -284,6 +284,8 @@ struct Ports {
 struct Headline {
     score: f64,
     window: EventTime,
+    /// What that finding spans, s.
+    seconds: u32,
     summary: String,
 }
 
@@ -292,6 +294,7 @@ impl Headline {
         self.score
             .total_cmp(&other.score)
             .then(self.window.cmp(&other.window))
+            .then(self.seconds.cmp(&other.seconds))
             .then_with(|| self.summary.cmp(&other.summary))
     }
 }
@@ -335,7 +338,12 @@ impl Account {
             sketch: finding.target_sketch.clone(),
             numbers,
             windows: BTreeMap::from([(source, sums)]),
-            headline: Some(Headline { score: finding.score, window: finding.window, summary: finding.summary.clone() }),
+            headline: Some(Headline {
+                score: finding.score,
+                window: finding.window,
+                seconds: finding.last_seen.since(finding.first_seen),
+                summary: finding.summary.clone(),
+            }),
             ..Account::default()
         }
     }
@@ -509,9 +517,9 @@ impl Account {
         self.target_count.max(self.targets.len() as u32).max(estimate(&self.sketch))
     }
 
-    /// The sentence of the finding that was surest.
-    pub fn headline(&self) -> &str {
-        self.headline.as_ref().map_or("", |h| &h.summary)
+    /// The sentence of the finding that was surest, and what that finding spans, s.
+    pub fn headline(&self) -> (&str, u32) {
+        self.headline.as_ref().map_or(("", 0), |h| (&h.summary, h.seconds))
     }
 }
 

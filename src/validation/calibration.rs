@@ -5,6 +5,11 @@
 //! confirmation: so much per doubling of the windows that agree, per further method, per list that knows the peer. Every
 //! coefficient stands in `defaults.toml` with its origin.
 //!
+//! How it was calibrated: it was not fitted. Intercept 0 and slope 1 take a detector's score, which says 0.5 where its
+//! thresholds are just reached, as the probability. On the labelled real traffic at hand no anomaly of known nature is
+//! false, and to that no slope can be fitted; a confidence is therefore an order with a meaningful middle, not a measured
+//! frequency, until analysts' verdicts or a labelled set with false anomalies teach it.
+//!
 //! Analysts' verdicts shift a threat's intercept: the log-odds of true over false verdicts, each counted from one
 //! (Laplace), once there are enough of them to mean something.
 

@@ -114,11 +114,19 @@ fn a_finding_without_a_judged_number_is_refused() {
 }
 
 #[test]
+fn an_attack_within_one_window_needs_no_second() {
+    for threat in [Threat::PortScan, Threat::Ddos] {
+        let outcomes = Bench::new().fold(&[finding(threat, "203.0.113.9", "10.0.0.5", 22, 600, 0.51)]);
+        assert_eq!(told(&outcomes).len(), 1, "{threat}: {outcomes:?}");
+    }
+}
+
+#[test]
 fn an_unsure_finding_waits_for_a_second_window_and_keeps_its_id() {
     let mut bench = Bench::new();
-    let early = bench.fold(&[finding(Threat::C2Beacon, "10.0.0.5", "198.51.100.1", 443, 600, 0.6)]);
+    let early = bench.fold(&[finding(Threat::C2Beacon, "10.0.0.5", "198.51.100.1", 443, 600, 0.55)]);
     assert_eq!(refused_by(&early), ["corroboration"]);
-    let later = bench.fold(&[finding(Threat::C2Beacon, "10.0.0.5", "198.51.100.1", 443, 660, 0.6)]);
+    let later = bench.fold(&[finding(Threat::C2Beacon, "10.0.0.5", "198.51.100.1", 443, 660, 0.55)]);
     let Outcome::Silent(silence) = &early[0] else { panic!() };
     assert_eq!(told(&later)[0].anomaly_id, silence.anomaly_id);
     assert_eq!(told(&later)[0].detection_timestamp, EventTime(720));
@@ -128,7 +136,7 @@ fn an_unsure_finding_waits_for_a_second_window_and_keeps_its_id() {
 fn a_silence_is_told_once_per_reason() {
     let mut bench = Bench::new();
     let weak = |window| finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, window, 0.1);
-    assert_eq!(refused_by(&bench.fold(&[weak(0)])), ["corroboration"]);
+    assert_eq!(refused_by(&bench.fold(&[weak(0)])), ["corroboration"], "0.1 is below what stands alone");
     assert_eq!(refused_by(&bench.fold(&[weak(60)])), ["confidence"]);
     assert!(bench.fold(&[weak(120)]).is_empty());
     assert_eq!(bench.judge.counts().refused["corroboration"], 1);
@@ -236,6 +244,24 @@ fn three_threats_of_one_actor_are_critical_and_the_first_is_told_again() {
     assert_eq!(told(&third).len(), 3);
     assert!(told(&third).iter().all(|a| a.severity == Severity::Critical), "{third:#?}");
     assert_eq!(told(&third)[0].related.len(), 2);
+}
+
+#[test]
+fn company_stays_known_after_the_other_is_closed_and_revisions_only_grow() {
+    let mut bench = Bench::new();
+    let host = "10.0.0.5";
+    bench.fold(&[finding(Threat::PortScan, host, "10.0.0.9", 22, 0, 0.99)]);
+    let beacon = |window| finding(Threat::C2Beacon, host, "198.51.100.1", 443, window, 0.99);
+    let first = bench.fold(&[beacon(600)]);
+    let first = (*told(&first).iter().find(|a| a.threat == Threat::C2Beacon).unwrap()).clone();
+    let closed = bench.incidents.expire(EventTime(10_000));
+    assert_eq!(told(&bench.judge.judge(&closed))[0].threat, Threat::PortScan);
+    let later = bench.fold(&[beacon(10_000)]);
+    let later = told(&later)[0];
+    assert_eq!(later.anomaly_id, first.anomaly_id);
+    assert_eq!((&later.related, later.severity), (&first.related, Severity::High));
+    assert_eq!(later.tiers.correlation, first.tiers.correlation);
+    assert!(later.updates > first.updates);
 }
 
 #[test]
