@@ -6,5 +6,6 @@ mod correlation;
 mod detect;
 mod ingest;
 mod kinesis;
+mod ml;
 mod quality;
 mod servers;

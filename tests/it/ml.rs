@@ -1,0 +1,359 @@
+//! The models over the wire: the real SDK, the real model server as a process, and faults between them.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aws_sdk_sagemakerruntime::config::{Credentials, Region, SharedCredentialsProvider};
+use flowvigil::flow::{Address, EventTime};
+use flowvigil::ml::artifact::{self, Slot};
+use flowvigil::ml::breaker::State;
+use flowvigil::ml::sagemaker::{BreakerSettings, SageMaker, Settings};
+use flowvigil::ml::{FeatureVector, Score, Scorer, features};
+use jiff::SignedDuration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::servers::eventually;
+
+/// `flowvigil serve` as a process, ended with the test.
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Server {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().rsplit("http://").next().unwrap().to_owned();
+        Server { process, address }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What the proxy does with a request.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Fault {
+    None,
+    Slow,
+    Reset,
+    Garbage,
+    Status(u16, &'static str),
+    WrongSchema,
+    TooFewScores,
+    EverySecond,
+}
+
+/// Stands between SDK and server; one request a connection, so that each meets the fault of the moment.
+struct Proxy {
+    url: String,
+    fault: Arc<Mutex<Fault>>,
+    requests: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    async fn start(server: &Server) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let fault = Arc::new(Mutex::new(Fault::None));
+        let requests = Arc::new(AtomicU64::new(0));
+        let (of, count, upstream) = (fault.clone(), requests.clone(), server.address.clone());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(serve_one(client, upstream.clone(), of.clone(), count.clone()));
+            }
+        });
+        Proxy { url, fault, requests }
+    }
+
+    fn set(&self, fault: Fault) {
+        *self.fault.lock().unwrap() = fault;
+    }
+}
+
+async fn serve_one(mut client: TcpStream, upstream: String, fault: Arc<Mutex<Fault>>, requests: Arc<AtomicU64>) {
+    let Some(request) = read_request(&mut client).await else { return };
+    let number = requests.fetch_add(1, Ordering::SeqCst);
+    let mut fault = *fault.lock().unwrap();
+    if fault == Fault::EverySecond {
+        fault = if number.is_multiple_of(2) { Fault::Status(500, "InternalFailure") } else { Fault::None };
+    }
+    let reply = match fault {
+        Fault::None => forward(&upstream, &request).await,
+        Fault::Slow => {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            return;
+        }
+        Fault::Reset => {
+            // An abortive close: what was not sent is thrown away and the peer gets a RST.
+            let _ = client.set_zero_linger();
+            return;
+        }
+        Fault::Garbage => b"\x16\x03\x01 this is not HTTP\r\n\r\n".to_vec(),
+        Fault::Status(status, code) => respond(status, code, r#"{"Message":"told to fail"}"#),
+        Fault::WrongSchema => respond(200, "", r#"{"scores":[],"model_version":"x","schema":"hw31-v2"}"#),
+        Fault::TooFewScores => respond(200, "", r#"{"scores":[{"score":0.5}],"model_version":"x","schema":"hw27-v1"}"#),
+        Fault::EverySecond => unreachable!("resolved above"),
+    };
+    let _ = client.write_all(&reply).await;
+    let _ = client.shutdown().await;
+}
+
+/// Head and body of one request.
+async fn read_request(client: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    loop {
+        if client.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+        let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+        let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+        if bytes.len() >= end + 4 + length.unwrap_or(0) {
+            return Some(bytes);
+        }
+    }
+}
+
+async fn forward(upstream: &str, request: &[u8]) -> Vec<u8> {
+    let mut server = TcpStream::connect(upstream).await.unwrap();
+    let end = request.windows(2).position(|two| two == b"\r\n").unwrap() + 2;
+    server.write_all(&request[..end]).await.unwrap();
+    server.write_all(b"connection: close\r\n").await.unwrap();
+    server.write_all(&request[end..]).await.unwrap();
+    let mut reply = Vec::new();
+    server.read_to_end(&mut reply).await.unwrap();
+    reply
+}
+
+fn respond(status: u16, code: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status} Told\r\ncontent-type: application/json\r\nx-amzn-errortype: {code}\r\n\
+         content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+async fn client(url: &str, paired_every: u64) -> SageMaker {
+    let config = flowvigil::aws::load_at(url)
+        .await
+        .into_builder()
+        .region(Region::new("us-east-1"))
+        .credentials_provider(SharedCredentialsProvider::new(Credentials::new("test", "test", None, None, "test")))
+        .build();
+    let settings = Settings {
+        isolation_forest_endpoint: "isolation-forest-endpoint".to_owned(),
+        lstm_endpoint: "lstm-model-endpoint".to_owned(),
+        deadline: SignedDuration::from_millis(1_500),
+        request_windows: 50,
+        concurrency: 4,
+        paired_every,
+        breaker: BreakerSettings {
+            window: SignedDuration::from_secs(5),
+            calls_min: 3,
+            failure_rate: 0.5,
+            slow_call: SignedDuration::from_millis(1_000),
+            slow_rate: 0.5,
+            pause: SignedDuration::from_millis(500),
+            pause_max: SignedDuration::from_secs(2),
+        },
+    };
+    SageMaker::new(&config, settings, Arc::new(Slot::new(artifact::embedded().unwrap(), None)), 1_000)
+}
+
+/// Windows of four hosts that are past their warm-up, at the given step of time.
+fn windows(step: u32) -> Vec<FeatureVector> {
+    let mut state = u64::from(step) * 7_919 + 1;
+    let mut noise = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (1..=4)
+        .map(|host| FeatureVector {
+            host: Address::v4(0x0a00_0000 + host),
+            window: EventTime(1_772_438_400 + step * features::WINDOW_SECONDS),
+            history: 100 + step,
+            values: features::NAMES.map(|_| noise()).to_vec(),
+            sequence: features::SEQUENCE_NAMES.map(|_| noise()).to_vec(),
+            raw: features::RAW_NAMES.map(|_| 3.0).to_vec(),
+        })
+        .collect()
+}
+
+async fn score(client: &SageMaker, step: u32) -> Vec<Score> {
+    let scores = client.score(&windows(step)).await.unwrap();
+    assert_eq!(scores.len(), 4, "no window is lost");
+    assert!(scores.iter().all(|score| score.p_value.is_some()), "{scores:?}");
+    scores
+}
+
+/// Lets the hosts' rhythm be known, so that both endpoints are asked.
+async fn warm(client: &SageMaker) -> u32 {
+    for step in 0..30 {
+        score(client, step).await;
+    }
+    30
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_endpoint_scores_as_the_artifact_does_and_says_who_spoke() {
+    let server = Server::start(&[]);
+    let client = client(&format!("http://{}", server.address), 0).await;
+    let step = warm(&client).await;
+    let scores = score(&client, step).await;
+    assert!(scores.iter().all(|s| !s.degraded && s.variant == "primary"), "{scores:?}");
+    for status in client.status() {
+        assert_eq!((status.breaker, status.failures), (State::Closed, 0), "{status:?}");
+        assert_eq!(status.model_version.as_deref(), Some(scores[0].model_version.as_str()));
+    }
+    let model = artifact::embedded().unwrap();
+    let class_quiet = model.judge_row(&windows(step)[0].values, None, "quiet");
+    assert!(class_quiet.p_value.is_some());
+}
+
+/// One fault after the other: the breaker opens, the local model answers every window, one probe brings the endpoint back.
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_the_endpoint_does_no_window_is_lost_and_one_probe_recovers() {
+    let faults = [
+        Fault::Slow,
+        Fault::Reset,
+        Fault::Garbage,
+        Fault::Status(424, "ModelError"),
+        Fault::Status(429, "ModelNotReadyException"),
+        Fault::Status(500, "InternalFailure"),
+        Fault::Status(503, "ServiceUnavailable"),
+        Fault::Status(400, "ValidationError"),
+        Fault::WrongSchema,
+        Fault::TooFewScores,
+    ];
+    let server = Server::start(&[]);
+    for fault in faults {
+        let proxy = Proxy::start(&server).await;
+        let client = client(&proxy.url, 0).await;
+        let mut step = warm(&client).await;
+        proxy.set(fault);
+        let opened = eventually(Duration::from_secs(30), async || {
+            step += 1;
+            let scores = score(&client, step).await;
+            assert!(scores.iter().all(|s| s.degraded), "{fault:?}: {scores:?}");
+            client.status().iter().all(|s| s.life.opened >= 1)
+        })
+        .await;
+        assert!(opened, "{fault:?}: {:?}", client.status());
+        let status = client.status();
+        assert!(status.iter().all(|s| s.failures >= 1 && s.last_failure.is_some()), "{fault:?}: {status:?}");
+
+        // Recovery: what was admitted while half-open is one probe for each endpoint.
+        proxy.set(Fault::None);
+        let recovered = eventually(Duration::from_secs(30), async || {
+            step += 1;
+            let before = proxy.requests.load(Ordering::SeqCst);
+            let scores = score(&client, step).await;
+            let asked = proxy.requests.load(Ordering::SeqCst) - before;
+            assert!(asked <= 2, "{fault:?}: {asked} calls to two endpoints");
+            scores.iter().all(|s| !s.degraded)
+        })
+        .await;
+        assert!(recovered, "{fault:?}: {:?}", client.status());
+        assert!(client.status().iter().all(|s| s.life.closed == 1 && s.life.half_opened >= 1), "{fault:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_of_the_calls_failing_is_answered_by_retries_or_by_the_local_model() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::start(&server).await;
+    let client = client(&proxy.url, 0).await;
+    let step = warm(&client).await;
+    proxy.set(Fault::EverySecond);
+    for more in 1..=20 {
+        score(&client, step + more).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_not_there_is_no_reason_to_wait() {
+    let client = client("http://127.0.0.1:9", 0).await;
+    let scores = score(&client, 1).await;
+    assert!(scores.iter().all(|s| s.degraded && s.variant == "local"), "{scores:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_is_compared_with_the_primary_on_the_same_windows() {
+    let folder = tempfile::tempdir().unwrap();
+    let canary = folder.path().join("canary.tar.gz");
+    artifact::write_whole(&canary, &artifact::pack(&artifact::embedded().unwrap())).unwrap();
+    let server = Server::start(&["--canary", canary.to_str().unwrap(), "--canary-percent", "50"]);
+    let client = client(&format!("http://{}", server.address), 1).await;
+    let step = warm(&client).await;
+    let compared = eventually(Duration::from_secs(20), async || client.comparison().pairs >= 100).await;
+    let report = client.comparison();
+    assert!(compared, "{report:?}");
+    assert!((report.spearman - 1.0).abs() < 1e-9 && report.kappa == 1.0, "the same model twice: {report:?}");
+    let mut variants = std::collections::BTreeSet::new();
+    for more in 0..20 {
+        variants.extend(score(&client, step + more).await.into_iter().map(|s| s.variant));
+    }
+    assert_eq!(variants.into_iter().collect::<Vec<_>>(), ["canary", "primary"]);
+}
+
+fn flowvigil(root: &Path, arguments: &[&str]) -> std::process::Output {
+    Command::new(env!("CARGO_BIN_EXE_flowvigil"))
+        .args(arguments)
+        .env("FLOWVIGIL_SAGEMAKER_ROOT", root)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_training_job_leaves_a_model_that_a_server_takes() {
+    let root = tempfile::tempdir().unwrap();
+    let channel = root.path().join("input/data/train");
+    let config = root.path().join("input/config");
+    std::fs::create_dir_all(&channel).unwrap();
+    std::fs::create_dir_all(&config).unwrap();
+    let log = channel.join("flows.log.gz");
+    let simulate = ["simulate", "--hosts", "20", "--duration", "20h", "--demand", "0", "--out", log.to_str().unwrap()];
+    assert!(flowvigil(root.path(), &simulate).status.success());
+    let hyper = r#"{"epochs":"1","trees":"20","sample":"256","seed":"3","sagemaker_region":"eu-west-1"}"#;
+    std::fs::write(config.join("hyperparameters.json"), hyper).unwrap();
+    let trained = flowvigil(root.path(), &["train"]);
+    assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
+    let model = artifact::read(&root.path().join("model")).unwrap();
+    assert_eq!((model.manifest.forest.trees, model.manifest.forest.seed), (20, 3));
+    assert!(root.path().join("output/data/report.html").exists());
+    let server = Server::start(&["--model", root.path().join("model").to_str().unwrap()]);
+    assert!(!server.address.is_empty());
+}
+
+#[test]
+fn a_training_job_that_fails_says_why() {
+    let root = tempfile::tempdir().unwrap();
+    let failed = flowvigil(root.path(), &["train"]);
+    assert!(!failed.status.success());
+    let reason = std::fs::read_to_string(root.path().join("output/failure")).unwrap();
+    assert!(reason.contains("read the channels"), "{reason}");
+    std::fs::create_dir_all(root.path().join("input/config")).unwrap();
+    std::fs::write(root.path().join("input/config/hyperparameters.json"), r#"{"tree":"5"}"#).unwrap();
+    flowvigil(root.path(), &["train"]);
+    let reason = std::fs::read_to_string(root.path().join("output/failure")).unwrap();
+    assert!(reason.contains("hyperparameter tree is unknown"), "{reason}");
+}
