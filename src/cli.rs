@@ -13,10 +13,13 @@ use clap::{Parser, Subcommand};
 
 use crate::settings::{Settings, SettingsError};
 
+mod backends;
 pub mod config;
 pub mod demo;
 pub mod detect;
 pub mod evaluate;
+pub mod migrate;
+pub mod replay;
 pub mod run;
 pub mod serve;
 pub mod simulate;
@@ -41,6 +44,10 @@ pub enum Command {
     Demo(demo::Args),
     /// Run the service: follow flow logs, tell anomalies, answer over HTTP
     Run(run::Args),
+    /// Make and upgrade the tables that the settings name; shows what it would do until told to
+    Migrate(migrate::Args),
+    /// Put a flow log on a stream, at the pace at which it was written or faster
+    Replay(replay::Args),
     /// Print all settings with their defaults, or check a settings file
     Config(config::Args),
     /// Write seeded, labelled flow logs of a simulated VPC, with any threats in it
@@ -60,6 +67,8 @@ impl Command {
             Command::Detect(args) => detect::run(*args),
             Command::Demo(args) => demo::run(args),
             Command::Run(args) => run::run(args),
+            Command::Migrate(args) => migrate::run(args),
+            Command::Replay(args) => replay::run(args),
             Command::Config(args) => config::run(args),
             Command::Simulate(args) => simulate::run(args),
             Command::Train(args) => train::run(args),

@@ -42,6 +42,8 @@ pub struct Settings {
     pub story: SignedDuration,
     /// For how long nothing may be seen of an episode before it is over, per threat.
     pub episode_gap: EpisodeGap,
+    /// Where the findings of all tasks meet; within each task when it is not configured.
+    pub redis: Option<redis::Settings>,
 }
 
 /// For how long nothing may be seen of an episode before it is over, `[correlation.episode_gap]`.

@@ -29,6 +29,8 @@ pub struct Settings {
     pub payload_bytes_max: usize,
     /// How many interfaces of a shard are told apart.
     pub interfaces_max: usize,
+    /// A Kinesis stream; the source when it is configured.
+    pub kinesis: Option<kinesis::Settings>,
     /// Files, folders and standard input; the source when no other is configured.
     pub local: local::Settings,
     /// Where state is kept across restarts.

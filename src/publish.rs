@@ -20,8 +20,14 @@ pub mod local;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// DynamoDB tables; what is used when they are configured.
+    pub dynamodb: Option<dynamodb::Settings>,
     /// A SQLite file; what is used when nothing else is configured.
     pub sqlite: local::Settings,
+    /// The bus on which anomalies are announced; lines on standard output when none is configured.
+    pub eventbridge: Option<eventbridge::Settings>,
+    /// The queue for what cannot be announced; without one, the pipeline holds until it can.
+    pub dead_letter: Option<dead_letter::Settings>,
 }
 
 /// The context of the error with which a store refuses a cursor that it has not given.

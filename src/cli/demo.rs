@@ -13,10 +13,12 @@ use anyhow::Context;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 
-use super::run::{heed_signals, open_store, with_api};
+use super::backends::open_sqlite;
+use super::run::{heed_signals, with_api};
 use crate::anomaly::Anomaly;
 use crate::correlation::local::LocalIncidents;
 use crate::flow::Interface;
+use crate::health::Health;
 use crate::ingest::snapshot::local::Folder;
 use crate::ingest::{Batch, FlowSource, IngestError, Position, Read, Shard, ShardId};
 use crate::pipeline::{Backends, Ending, Outcome};
@@ -95,7 +97,7 @@ async fn watch_it(args: Args, settings: Settings, scenario: Scenario) -> anyhow:
         ending: Ending::CloseWindows,
         snapshots: Arc::new(Folder::open(&settings.ingest.snapshot.local)?),
         incidents: Arc::new(LocalIncidents::new(&settings.correlation)),
-        store: Arc::new(open_store(&settings.publish.sqlite.path)?),
+        store: Arc::new(open_sqlite(&settings.publish.sqlite.path)?),
         announcer: Arc::new(Terminal),
     };
     let speed = args.speed;
@@ -103,7 +105,7 @@ async fn watch_it(args: Args, settings: Settings, scenario: Scenario) -> anyhow:
         println!("A simulated VPC of 40 hosts under every attack we know, {speed} times as fast as real time.");
         println!("Open http://{address} to watch; Ctrl-C ends it, and nothing is left behind.\n");
     };
-    with_api(settings, backends, told, greet, true).await
+    with_api(settings, backends, Arc::new(Health::default()), told, greet, true).await
 }
 
 /// Announcements for eyes: one line each for what is new.

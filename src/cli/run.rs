@@ -1,6 +1,4 @@
 //! `flowvigil run`: the long-running service.
-//!
-//! Here, and nowhere else, every port gets its backend: the one whose table the settings name, else the local one.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,15 +7,11 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::SettingsArgs;
+use super::{SettingsArgs, backends};
 use crate::api::Server;
-use crate::correlation::local::LocalIncidents;
 use crate::flow::network::Network;
 use crate::health::Health;
-use crate::ingest::local::Source;
-use crate::ingest::snapshot::local::Folder;
-use crate::pipeline::{self, Backends, Ending, Outcome, Tiers};
-use crate::publish::local::{LineAnnouncer, SqliteStore};
+use crate::pipeline::{self, Backends, Outcome, Tiers};
 use crate::settings::Settings;
 use crate::telemetry::{self, Metrics};
 
@@ -54,7 +48,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
-    let backends = match choose(&settings) {
+    let health = Arc::new(Health::default());
+    let backends = match backends::choose(&settings, &health).await {
         Ok(backends) => backends,
         Err(error) => {
             eprintln!("flowvigil: {error:#}");
@@ -64,36 +59,9 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
     let (stop, told) = watch::channel(false);
     tokio::spawn(heed_signals(stop));
     let outcome =
-        with_api(settings, backends, told, |address| tracing::info!(%address, "the API listens"), false).await?;
+        with_api(settings, backends, health, told, |address| tracing::info!(%address, "the API listens"), false)
+            .await?;
     Ok(if outcome == Outcome::CutOff { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// The backend of every port.
-fn choose(settings: &Settings) -> anyhow::Result<Backends> {
-    anyhow::ensure!(
-        !settings.ingest.local.paths.is_empty(),
-        "there is nothing to read: name files or folders, or set ingest.local.paths"
-    );
-    let source = Source::new(&settings.ingest)?;
-    let ending = if settings.ingest.local.follow { Ending::LeaveOpen } else { Ending::CloseWindows };
-    let snapshots = Folder::open(&settings.ingest.snapshot.local)?;
-    let store = open_store(&settings.publish.sqlite.path)?;
-    Ok(Backends {
-        source: Box::new(source),
-        ending,
-        snapshots: Arc::new(snapshots),
-        incidents: Arc::new(LocalIncidents::new(&settings.correlation)),
-        store: Arc::new(store),
-        announcer: Arc::new(LineAnnouncer::stdout()),
-    })
-}
-
-/// The SQLite store, in a folder that is made when it is not there.
-pub(super) fn open_store(path: &std::path::Path) -> anyhow::Result<SqliteStore> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).with_context(|| format!("make folder {}", folder.display()))?;
-    }
-    Ok(SqliteStore::open(path)?)
 }
 
 /// The pipeline with the API beside it. With `linger`, the API answers until it is told to stop, also when the input has
@@ -101,11 +69,12 @@ pub(super) fn open_store(path: &std::path::Path) -> anyhow::Result<SqliteStore> 
 pub(super) async fn with_api(
     settings: Settings,
     backends: Backends,
+    health: Arc<Health>,
     mut told: watch::Receiver<bool>,
     listening: impl FnOnce(std::net::SocketAddr),
     linger: bool,
 ) -> anyhow::Result<Outcome> {
-    let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
+    let metrics = Arc::new(Metrics::new());
     let server = Server::bind(&settings.api, backends.store.clone(), health.clone(), metrics.clone()).await?;
     listening(server.address());
     let (end_api, api_ends) = tokio::sync::oneshot::channel::<()>();

@@ -79,7 +79,7 @@ const NEIGHBOURS_MAX: usize = 256;
 const TASK_SILENCE: i64 = 120;
 
 impl RedisIncidents {
-    /// Connects; fails when the server cannot be reached. `task` names this task among those that share the incidents.
+    /// Uses a server, or a cluster that can be reached. `task` names this task among those that share the incidents.
     pub async fn open(settings: &Settings, tier: &Tier, task: &str) -> Result<RedisIncidents, CorrelationError> {
         // Only the first call of a process has an effect; the provider is the same for all.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -444,7 +444,8 @@ impl Connection {
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(Some(timeout))
             .set_number_of_retries(1);
-        Ok(Connection::Node(ConnectionManager::new_with_config(client, config).await?))
+        // Connects with the first command: a task may start while Redis is away.
+        Ok(Connection::Node(ConnectionManager::new_lazy_with_config(client, config)?))
     }
 }
 

@@ -43,8 +43,8 @@ pub struct Settings {
     pub application: String,
     /// Where a stream that was never read is begun.
     pub start: StartAt,
-    /// Name of this worker; `None` makes one of host, process and start time. Two living workers never share one.
-    pub worker: Option<String>,
+    /// Name of this worker; empty makes one of host, process and start time. Two living workers never share one.
+    pub worker: String,
     /// How long a lease may go without renewal before others take it.
     pub failover: SignedDuration,
     /// At most so many shards in this process.
@@ -113,7 +113,7 @@ impl Kinesis {
     /// Joins the application's workers. Makes the lease table where there is none.
     pub async fn open(aws: &SdkConfig, settings: &Settings, ingest: &ingest::Settings) -> Result<Kinesis, IngestError> {
         decoder(ingest)?;
-        let me = settings.worker.clone().unwrap_or_else(worker_name);
+        let me = if settings.worker.is_empty() { worker_name() } else { settings.worker.clone() };
         info!(worker = me, stream = settings.stream, application = settings.application, "joining the stream");
         let coordinator = Coordinator::start(aws, settings, me)
             .await
@@ -386,7 +386,7 @@ fn failed(context: String, fault: Fault) -> IngestError {
 
 /// Host, process and start: no two workers that ever lived share it.
 #[allow(clippy::disallowed_methods)] // the wall clock only makes the name unique
-fn worker_name() -> String {
+pub fn worker_name() -> String {
     let host = std::env::var("HOSTNAME")
         .ok()
         .or_else(|| std::fs::read_to_string("/etc/hostname").ok())

@@ -15,11 +15,14 @@ use sha2::{Digest, Sha256};
 use super::Position;
 
 pub mod local;
+pub mod s3;
 
 /// Settings `[ingest.snapshot]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// A bucket; what is used when it is configured.
+    pub s3: Option<s3::Settings>,
     /// A folder; what is used when nothing else is configured.
     pub local: local::Settings,
 }

@@ -4,7 +4,7 @@
 //!
 //! | row | `anomaly_id` | `detection_timestamp` |
 //! | --- | --- | --- |
-//! | an anomaly | its id | RFC 3339, as in the anomaly |
+//! | an anomaly | its id | RFC 3339, as it was first recorded |
 //! | an analyst's verdict | the anomaly's id | `feedback#` and the analyst |
 //! | a silence | `silence#` and the id | `silence` |
 //! | the days that have anomalies | `days` | `days` |
@@ -33,7 +33,7 @@ use crate::anomaly::{Anomaly, Status};
 use crate::aws::{Fault, deadlines};
 use crate::finding::Actor;
 use crate::flow::{Address, EventTime};
-use crate::publish::{AnomalyStore, Feedback, Page, PublishError, Query, Recorded, Silence};
+use crate::publish::{AnomalyStore, BAD_CURSOR, Feedback, Page, PublishError, Query, Recorded, Silence};
 
 pub mod schema;
 
@@ -131,14 +131,14 @@ impl DynamoStore {
         number(now() + self.settings.retention.as_secs())
     }
 
-    fn anomaly_row(&self, anomaly: &Anomaly, detected: &str) -> Result<Row, PublishError> {
+    fn anomaly_row(&self, anomaly: &Anomaly, key: &str, detected: &str) -> Result<Row, PublishError> {
         let body = serde_json::to_string(anomaly).map_err(|e| PublishError::Fatal {
             context: "write an anomaly as JSON".to_owned(),
             cause: e.to_string(),
         })?;
         let mut row = Row::from([
             ("anomaly_id".to_owned(), text(anomaly.anomaly_id.to_string())),
-            ("detection_timestamp".to_owned(), text(detected)),
+            ("detection_timestamp".to_owned(), text(key)),
             ("kind".to_owned(), text("anomaly")),
             ("rev".to_owned(), text(revision(anomaly))),
             ("anomaly".to_owned(), text(body)),
@@ -238,6 +238,10 @@ impl DynamoStore {
     }
 }
 
+/// Anomalies on a page that does not say how many it wants, and the most it gets; the same as in the local store.
+const PAGE: usize = 100;
+const PAGE_MAX: usize = 1000;
+
 /// Pause before a put is tried again.
 const PUT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
@@ -313,15 +317,18 @@ impl Filter {
 impl AnomalyStore for DynamoStore {
     async fn record(&self, anomaly: &Anomaly) -> Result<Recorded, PublishError> {
         let known = self.row(anomaly.anomaly_id).await?;
-        // An id has one row. Should a later revision know an earlier detection, the row keeps the key that it has.
-        let detected = known
-            .as_ref()
-            .and_then(|row| word(row, "detection_timestamp"))
-            .unwrap_or_else(|| anomaly.detection_timestamp.to_string());
-        if known.is_none() {
+        // An id has one row, which keeps its key; what is detected again later was detected when it first was.
+        let first = match &known {
+            Some(row) => read_anomaly(row)?.detection_timestamp.min(anomaly.detection_timestamp),
+            None => anomaly.detection_timestamp,
+        };
+        let anomaly = Anomaly { detection_timestamp: first, ..anomaly.clone() };
+        let detected = first.to_string();
+        let key = known.as_ref().and_then(|row| word(row, "detection_timestamp")).unwrap_or_else(|| detected.clone());
+        if known.as_ref().and_then(|row| word(row, "day")).as_deref() != Some(day(&detected)) {
             self.note_day(&detected).await?;
         }
-        let row = self.anomaly_row(anomaly, &detected)?;
+        let row = self.anomaly_row(&anomaly, &key, &detected)?;
         Ok(match self.put_newer(row, "record an anomaly").await? {
             None => Recorded::Unchanged,
             Some(_) if known.is_none() => Recorded::New,
@@ -364,13 +371,18 @@ impl AnomalyStore for DynamoStore {
     async fn query(&self, query: &Query) -> Result<Page, PublishError> {
         let filter = Filter::of(query);
         let cursor = query.cursor.clone();
+        if cursor.as_deref().is_some_and(|c| !c.contains('#')) {
+            let cause = "this store has not given it".to_owned();
+            return Err(PublishError::Fatal { context: BAD_CURSOR.to_owned(), cause });
+        }
         // One more than asked for says whether there is another page.
-        let limit = query.limit + 1;
+        let wanted = if query.limit == 0 { PAGE } else { query.limit.min(PAGE_MAX) };
+        let limit = wanted + 1;
         let mut rows = if let Some(actor) = query.actor {
             self.indexed(&Index::new("by_actor", "actor", actor.to_string(), cursor), &filter.without("actor"), limit)
                 .await?
-        } else if let Some(wanted) = query.status {
-            let index = Index::new("by_status", "status", status(wanted), cursor);
+        } else if let Some(state) = query.status {
+            let index = Index::new("by_status", "status", status(state), cursor);
             self.indexed(&index, &filter.without("#status"), limit).await?
         } else if let Some(threat) = query.threat {
             let index = Index::new("by_threat", "threat", threat.name(), cursor);
@@ -389,8 +401,8 @@ impl AnomalyStore for DynamoStore {
             }
             rows
         };
-        let more = rows.len() > query.limit;
-        rows.truncate(query.limit);
+        let more = rows.len() > wanted;
+        rows.truncate(wanted);
         let next = rows.last().filter(|_| more).and_then(|row| word(row, "sort"));
         let anomalies = rows.iter().map(read_anomaly).collect::<Result<_, _>>()?;
         Ok(Page { anomalies, next })

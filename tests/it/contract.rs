@@ -11,7 +11,10 @@ use flowvigil::correlation::redis::{RedisIncidents, Settings as RedisSettings};
 use flowvigil::correlation::{Incident, IncidentStore};
 use flowvigil::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
 use flowvigil::flow::{Address, EventTime};
-use flowvigil::ingest::ShardId;
+use flowvigil::ingest::snapshot::local::{Folder, Settings as FolderSettings};
+use flowvigil::ingest::snapshot::s3::{Bucket, Settings as BucketSettings};
+use flowvigil::ingest::snapshot::{Snapshot, SnapshotError, SnapshotStore};
+use flowvigil::ingest::{Position, ShardId};
 use flowvigil::publish::dead_letter::{DeadLetters, WithDeadLetters};
 use flowvigil::publish::dynamodb::{DynamoStore, schema::Schema};
 use flowvigil::publish::eventbridge::EventBridge;
@@ -96,11 +99,15 @@ async fn revisions(store: &dyn AnomalyStore) {
     assert_eq!(store.get(first.anomaly_id).await.unwrap().as_ref(), Some(&more));
     let closed = Anomaly { status: Status::Closed, ..more.clone() };
     assert_eq!(store.record(&closed).await.unwrap(), Recorded::Updated, "closing is news");
-    // What was known to be detected earlier after all is still the same anomaly.
+    // What another task detects at another moment is still the same anomaly, and was detected when it first was.
     let earlier = Anomaly { updates: 3, detection_timestamp: first.detection_timestamp.minus(60), ..closed };
     assert_eq!(store.record(&earlier).await.unwrap(), Recorded::Updated);
-    assert_eq!(store.get(first.anomaly_id).await.unwrap(), Some(earlier.clone()));
-    store.announced(&earlier).await.unwrap();
+    assert_eq!(store.get(first.anomaly_id).await.unwrap().as_ref(), Some(&earlier));
+    let later = Anomaly { updates: 4, detection_timestamp: first.detection_timestamp.plus(60), ..earlier.clone() };
+    assert_eq!(store.record(&later).await.unwrap(), Recorded::Updated);
+    let kept = Anomaly { detection_timestamp: earlier.detection_timestamp, ..later.clone() };
+    assert_eq!(store.get(first.anomaly_id).await.unwrap(), Some(kept));
+    store.announced(&later).await.unwrap();
 }
 
 async fn announcements(store: &dyn AnomalyStore) {
@@ -621,4 +628,59 @@ async fn announcements_as_lines() {
     assert_eq!(told[0]["detail-type"], "Anomaly Detected");
     assert_eq!(told[1]["detail-type"], "Anomaly Closed");
     assert_eq!(serde_json::from_value::<Anomaly>(told[1]["detail"].clone()).unwrap(), anomaly(2));
+}
+
+fn snapshot(name: &str, number: u64) -> Snapshot {
+    let state = (0..100_000_u32).map(|i| (i as u64 % (number + 7)) as u8).collect();
+    Snapshot { name: name.to_owned(), number, position: Some(Position(format!("49{number}"))), state }
+}
+
+/// What every store of snapshots promises.
+pub async fn snapshot_store(store: &dyn SnapshotStore) {
+    assert!(store.numbers("shard-1").await.unwrap().is_empty());
+    for number in [1, 2, 30, 4] {
+        store.save(snapshot("shard-1", number)).await.unwrap();
+    }
+    store.save(snapshot("shard-10", 99)).await.unwrap();
+    store.save(snapshot("/var/log/a b.log", 5)).await.unwrap();
+    assert_eq!(store.numbers("shard-1").await.unwrap(), [30, 4], "the last two, newest first");
+    assert_eq!(store.load("shard-1", 30).await.unwrap(), snapshot("shard-1", 30));
+    assert_eq!(store.load("/var/log/a b.log", 5).await.unwrap(), snapshot("/var/log/a b.log", 5));
+    assert!(matches!(store.load("shard-1", 1).await, Err(SnapshotError::Backend { .. })));
+}
+
+#[tokio::test]
+async fn snapshots_in_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    snapshot_store(&Folder::open(&FolderSettings { folder: folder.path().to_owned() }).unwrap()).await;
+}
+
+async fn bucket(aws: &SdkConfig) -> (Bucket, aws_sdk_s3::Client, String) {
+    let name = unique("snapshots");
+    let config = aws_sdk_s3::config::Builder::from(aws).force_path_style(true).build();
+    let client = aws_sdk_s3::Client::from_conf(config);
+    client.create_bucket().bucket(&name).send().await.unwrap();
+    let settings =
+        BucketSettings { bucket: name.clone(), prefix: "p/".to_owned(), path_style: true, timeout: SECOND * 5 };
+    (Bucket::new(aws, &settings), client, name)
+}
+
+#[tokio::test]
+async fn snapshots_in_s3() {
+    let Some(aws) = aws().await else { return };
+    let (store, client, name) = bucket(&aws).await;
+    snapshot_store(&store).await;
+    let listed = client.list_objects_v2().bucket(&name).send().await.unwrap();
+    let torn = listed.contents()[0].key().unwrap();
+    client.put_object().bucket(&name).key(torn).body(b"FVSNAP1\nrot".to_vec().into()).send().await.unwrap();
+    let number: u64 = torn.rsplit('/').next().unwrap().trim_end_matches(".snapshot").parse().unwrap();
+    let of = if torn.contains("var") { "/var/log/a b.log" } else { "shard-1" };
+    let damaged = store.load(of, number).await;
+    assert!(matches!(damaged, Err(SnapshotError::Unreadable { .. })), "{damaged:?}");
+}
+
+#[tokio::test]
+async fn snapshots_in_s3_as_another_server_understands_it() {
+    let Some(aws) = moto().await else { return };
+    snapshot_store(&bucket(&aws).await.0).await;
 }

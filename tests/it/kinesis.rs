@@ -93,7 +93,7 @@ impl Stream {
             stream: self.name.clone(),
             application: format!("leases-{}", self.name),
             start: StartAt::TrimHorizon,
-            worker: Some(worker.to_owned()),
+            worker: worker.to_owned(),
             failover: SignedDuration::from_millis(1500),
             leases_max: 100,
             steal_max: 1,
@@ -188,7 +188,7 @@ async fn a_released_shard_is_taken_without_waiting_for_the_lease_to_expire() {
     shard.checkpoint(&position.unwrap()).await.unwrap();
     shard.release().await.unwrap();
     drop(source);
-    settings.worker = Some("b".to_owned());
+    settings.worker = "b".to_owned();
     let mut source = Kinesis::open(&stream.aws, &settings, &ingest).await.unwrap();
     let mut shard = next(&mut source).await;
     assert!(drain(&mut *shard).await.0.is_empty());

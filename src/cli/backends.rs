@@ -1,0 +1,135 @@
+//! Here, and nowhere else, every port gets its backend: the one whose table the settings name, else the local one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use aws_config::SdkConfig;
+use tokio::sync::OnceCell;
+use tracing::{info, warn};
+
+use crate::aws;
+use crate::correlation::IncidentStore;
+use crate::correlation::fallback::WithFallback;
+use crate::correlation::local::LocalIncidents;
+use crate::correlation::redis::RedisIncidents;
+use crate::health::Health;
+use crate::ingest::FlowSource;
+use crate::ingest::kinesis::{Kinesis, worker_name};
+use crate::ingest::local::Source;
+use crate::ingest::snapshot::SnapshotStore;
+use crate::ingest::snapshot::local::Folder;
+use crate::ingest::snapshot::s3::Bucket;
+use crate::pipeline::{Backends, Ending};
+use crate::publish::dead_letter::{DeadLetters, WithDeadLetters};
+use crate::publish::dynamodb::DynamoStore;
+use crate::publish::dynamodb::schema::Schema;
+use crate::publish::eventbridge::EventBridge;
+use crate::publish::local::{LineAnnouncer, SqliteStore};
+use crate::publish::{Announcer, AnomalyStore};
+use crate::settings::Settings;
+
+/// The backend of every port. What goes away and comes back while the service runs is told to `health`.
+pub(super) async fn choose(settings: &Settings, health: &Arc<Health>) -> anyhow::Result<Backends> {
+    let aws = Aws::default();
+    let task = worker_name();
+    // Tables and paths first: who has named none should hear so before a lease is taken.
+    let store = store(settings, &aws).await?;
+    let announcer = announcer(settings, &aws).await;
+    let snapshots = snapshots(settings, &aws).await?;
+    let incidents = incidents(settings, &task, health).await?;
+    let (source, ending) = source(settings, &aws, task).await?;
+    Ok(Backends { source, ending, snapshots, incidents, store, announcer })
+}
+
+/// The AWS configuration, read when the first backend asks for it: a service that uses none of AWS needs no account.
+#[derive(Default)]
+struct Aws(OnceCell<SdkConfig>);
+
+impl Aws {
+    async fn get(&self) -> &SdkConfig {
+        self.0.get_or_init(aws::load).await
+    }
+}
+
+async fn source(settings: &Settings, aws: &Aws, task: String) -> anyhow::Result<(Box<dyn FlowSource>, Ending)> {
+    if let Some(kinesis) = &settings.ingest.kinesis {
+        let mut kinesis = kinesis.clone();
+        if kinesis.worker.is_empty() {
+            kinesis.worker = task;
+        }
+        let source = Kinesis::open(aws.get().await, &kinesis, &settings.ingest).await?;
+        return Ok((Box::new(source), Ending::LeaveOpen));
+    }
+    anyhow::ensure!(
+        !settings.ingest.local.paths.is_empty(),
+        "there is nothing to read: name files or folders, or set ingest.local.paths, or ingest.kinesis"
+    );
+    let ending = if settings.ingest.local.follow { Ending::LeaveOpen } else { Ending::CloseWindows };
+    Ok((Box::new(Source::new(&settings.ingest)?), ending))
+}
+
+async fn snapshots(settings: &Settings, aws: &Aws) -> anyhow::Result<Arc<dyn SnapshotStore>> {
+    Ok(match &settings.ingest.snapshot.s3 {
+        Some(s3) => Arc::new(Bucket::new(aws.get().await, s3)),
+        None => Arc::new(Folder::open(&settings.ingest.snapshot.local)?),
+    })
+}
+
+async fn incidents(settings: &Settings, task: &str, health: &Arc<Health>) -> anyhow::Result<Arc<dyn IncidentStore>> {
+    let tier = &settings.correlation;
+    let Some(redis) = &tier.redis else { return Ok(Arc::new(LocalIncidents::new(tier))) };
+    let health = health.clone();
+    let tell = move |cause: Option<&str>| match cause {
+        Some(cause) => {
+            health.degrade("correlation", cause.to_owned());
+        }
+        None => {
+            health.restore("correlation");
+        }
+    };
+    let shared = RedisIncidents::open(redis, tier, task).await?;
+    Ok(Arc::new(WithFallback::new(shared, tier, Box::new(tell))))
+}
+
+async fn store(settings: &Settings, aws: &Aws) -> anyhow::Result<Arc<dyn AnomalyStore>> {
+    let Some(dynamodb) = &settings.publish.dynamodb else {
+        return Ok(Arc::new(open_sqlite(&settings.publish.sqlite.path)?));
+    };
+    let aws = aws.get().await;
+    let plan = Schema::new(aws, dynamodb).plan().await?;
+    anyhow::ensure!(plan.is_empty(), "the tables are not ready: {}; `flowvigil migrate --apply` does it", plan[0]);
+    Ok(Arc::new(DynamoStore::new(aws, dynamodb)))
+}
+
+/// The SQLite store, in a folder that is made when it is not there.
+pub(super) fn open_sqlite(path: &std::path::Path) -> anyhow::Result<SqliteStore> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).with_context(|| format!("make folder {}", folder.display()))?;
+    }
+    Ok(SqliteStore::open(path)?)
+}
+
+async fn announcer(settings: &Settings, aws: &Aws) -> Arc<dyn Announcer> {
+    let publish = &settings.publish;
+    let announcer: Arc<dyn Announcer> = match &publish.eventbridge {
+        Some(eventbridge) => Arc::new(EventBridge::new(aws.get().await, eventbridge)),
+        None => Arc::new(LineAnnouncer::stdout()),
+    };
+    let Some(dead_letter) = &publish.dead_letter else { return announcer };
+    let kept = Arc::new(WithDeadLetters::new(announcer, DeadLetters::new(aws.get().await, dead_letter)));
+    tokio::spawn(sweep(kept.clone(), aws::positive(dead_letter.sweep_every)));
+    kept
+}
+
+/// Announces dead letters for as long as the process runs.
+async fn sweep(letters: Arc<WithDeadLetters>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        match letters.sweep().await {
+            Ok(0) => {}
+            Ok(announced) => info!(announced, "dead letters announced"),
+            Err(error) => warn!(error = %error, "sweep the dead letters"),
+        }
+    }
+}
