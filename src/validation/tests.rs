@@ -153,6 +153,9 @@ fn known_services_are_refused_by_name_and_only_when_they_look_exactly_so() {
         ("15.177.0.7", "10.0.0.5", 80, true),
         ("10.0.0.5", "17.57.144.20", 5223, true),
         ("10.0.0.5", "17.57.144.20", 22, false),
+        ("10.0.0.5", "52.94.235.172", 443, true),
+        ("10.0.0.5", "52.94.235.172", 4443, false),
+        ("52.94.235.172", "10.0.0.5", 443, false),
     ] {
         let outcomes = Bench::new().fold(&[finding(Threat::C2Beacon, actor, target, port, 0, 0.99)]);
         let expected: &[&str] = if benign { &["known_benign"] } else { &[] };
