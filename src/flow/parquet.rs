@@ -14,6 +14,8 @@ use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
 use crate::flow::interfaces::Interfaces;
 use crate::flow::text::{Decoded, Field, Format, FormatError, decode_fields};
 
+mod footer;
+
 /// Why a Parquet file cannot be read, or not any further.
 #[derive(Debug, thiserror::Error)]
 pub enum RowsError {
@@ -58,6 +60,7 @@ impl<R: ChunkReader + 'static> Rows<R> {
     /// Reads the footer. Refuses files without the fields that every flow log must have.
     pub fn new(input: R) -> Result<Rows<R>, RowsError> {
         guarded(|| {
+            footer::check(&input)?;
             let reader = SerializedFileReader::new(input)?;
             let schema = reader.metadata().file_metadata().schema_descr();
             let names: Vec<&str> = schema.columns().iter().map(|column| column.name()).collect();

@@ -132,3 +132,15 @@ fn columns_of_something_else_are_named() {
     let Err(error) = read(out) else { panic!("read a table of ids") };
     assert!(error.to_string().contains("no `srcaddr`"), "{error}");
 }
+
+#[test]
+fn a_footer_that_claims_a_list_longer_than_itself_is_refused_before_it_is_believed() {
+    // A list (type 9) of 2^31 structures in seven bytes.
+    let footer = [0x19, 0xfc, 0xff, 0xff, 0xff, 0xff, 0x07];
+    let mut bytes = b"PAR1".to_vec();
+    bytes.extend(footer);
+    bytes.extend((footer.len() as u32).to_le_bytes());
+    bytes.extend(b"PAR1");
+    let Err(error) = read(bytes) else { panic!("read a list of billions") };
+    assert!(error.to_string().contains("footer"), "{error}");
+}
