@@ -1,6 +1,55 @@
 //! flowvigil: network anomaly detection on AWS VPC flow logs.
+//!
+//! # The life of a flow
+//!
+//! ```text
+//! Kinesis shard | file | folder | stdin                                          ingest
+//!   -> lines, JSON, Parquet, gzip, zstd, CloudWatch Logs, Firehose, KPL
+//!   -> FlowRecord, or a counted and kept reason to refuse it                     flow
+//! tier 1  records fold into bounded, per-entity windows; pure detectors judge    statistical   -> Finding
+//! tier 2  a host's closed window is a feature vector; a scorer scores it         ml            -> Finding
+//! tier 3  findings of all shards and tasks fold into one incident per story      correlation   -> Incident
+//! tier 4  allow-lists, suppressions, known services, calibrated confidence       validation    -> Anomaly, or a Silence
+//!   -> recorded, then announced, then acknowledged                               publish
+//!   -> asked about over HTTP, by people and by programs                          api
+//! ```
+//!
+//! The type changes its name as it earns it: [`flow::FlowRecord`], [`finding::Finding`], [`correlation::Incident`],
+//! [`anomaly::Anomaly`]. Only an anomaly fits into [`publish`]. Whatever is refused on the way leaves a counted reason that
+//! can be asked for: a [`ingest::Refusal`], or a [`publish::Silence`].
+//!
+//! # Invariants
+//!
+//! The absences are the point.
+//!
+//! 1. No detector reads a clock, a random number, the network or a file: event time comes with the records, so a replay
+//!    gives the same findings with the same ids as the live run did.
+//! 2. No locks in the detection path: an engine belongs to its shard's thread. What belongs together across shards meets in
+//!    tier 3, where evidence is mergeable by construction, and applying a finding twice changes nothing.
+//! 3. No table without a cap, and none that an attacker with many spoofed addresses could turn against our own hosts.
+//! 4. No episode under two ids: an id is derived from content, and kept for life.
+//! 5. No checkpoint that passes undelivered work: a snapshot travels down the channels behind the findings made before it,
+//!    and counts only when it has left the last stage ([`pipeline`]).
+//! 6. No dependency that stops the service by being away: something lesser stands in, or the pipeline holds, and both are
+//!    told on the anomaly, on `/health/ready`, and in a metric.
+//! 7. No channel without a bound, and no wait without a deadline from the settings.
+//! 8. No mock in place of a backend: local backends are real, and pass the same contract tests.
+//! 9. No text of a flow log, token or secret in the log at `info` or above.
+//!
+//! # The floors
+//!
+//! A tier is a file and a folder of one name; the file is its door. A file named after an idea is pure; a file named after a
+//! technology, or `local.rs`, is a backend. Imports point to lower floors alone (held by `tests/it/tidy.rs`):
+//!
+//! | floor | modules |
+//! | --- | --- |
+//! | what everyone speaks of | [`flow`] |
+//! | where it comes from, what is said of it | [`finding`], [`ingest`], [`simulate`], [`aws`] |
+//! | judging, and being asked how it goes | [`statistical`], [`correlation`], [`anomaly`], [`health`], [`telemetry`] |
+//! | scoring, confirming, telling | [`ml`], [`validation`], [`publish`], [`report`] |
+//! | holding it together | [`settings`], [`pipeline`], [`api`] |
+//! | the outside world | [`cli`] |
 
-// In reading order: the words, where records come from, the four tiers, telling, and what holds them together.
 pub mod anomaly;
 pub mod api;
 pub mod aws;

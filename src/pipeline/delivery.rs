@@ -177,13 +177,14 @@ impl Courier {
         let Barrier { shard, number, position, state, passed } = barrier;
         let name = shard.0.to_string();
         let sizes = [(judgement.name.clone(), judgement.state.len()), (name.clone(), state.len())];
-        let own = Snapshot { name, number, position: Some(position.clone()), state };
+        let own = Snapshot { name, number, position: Some(position), state };
         for snapshot in [judgement, own] {
             if let Err(error) = self.common.snapshots.save(snapshot).await {
                 self.common.metrics.add(&telemetry::SNAPSHOTS, &["failed"], 1);
                 if self.common.health.degrade("snapshot", format!("{error}; the checkpoint stands still")) {
                     tracing::warn!(%error, "no snapshot could be saved; the checkpoint stands still");
                 }
+                passed.send_replace(Some((number, false)));
                 return;
             }
         }
@@ -194,7 +195,7 @@ impl Courier {
         for (name, bytes) in sizes {
             self.common.metrics.set(&telemetry::SNAPSHOT_BYTES, &[&name], bytes as i64);
         }
-        passed.send_replace(Some((number, position)));
+        passed.send_replace(Some((number, true)));
     }
 }
 

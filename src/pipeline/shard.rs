@@ -65,8 +65,8 @@ enum Work {
     Finish,
 }
 
-/// Which barrier, and where it was set.
-pub(super) type Mark = (u64, Position);
+/// Which barrier has come to its end, and whether its snapshots were saved.
+pub(super) type Passed = (u64, bool);
 
 /// The mark that turns snapshots into a checkpoint.
 pub(super) struct Barrier {
@@ -75,8 +75,8 @@ pub(super) struct Barrier {
     pub position: Position,
     /// What the shard's own stages were at the mark; see [`State`].
     pub state: Vec<u8>,
-    /// Told when everything before the mark is delivered and the snapshots are saved.
-    pub passed: Arc<watch::Sender<Option<Mark>>>,
+    /// Told when everything before the mark is delivered, and whether the snapshots are saved.
+    pub passed: Arc<watch::Sender<Option<Passed>>>,
 }
 
 /// What an engine hands on.
@@ -110,7 +110,7 @@ pub(super) async fn live(
     let observer = Observer { engine, counted, common: common.clone(), id: id.clone() };
     let body = move || observer.run(work, &to_score);
     thread::Builder::new().name(format!("engine {}", id.0)).spawn(body).map_err(ShardError::Thread)?;
-    let scoring = tokio::spawn(score(common.clone(), id.clone(), behavior, steps, to_judgement));
+    let scoring = tokio::spawn(score(common.clone(), id.clone(), behavior, steps, to_judgement.clone()));
 
     let (passed, passing) = watch::channel(None);
     let mut reader = Reader {
@@ -122,11 +122,16 @@ pub(super) async fn live(
         number,
         position: None,
         marked: None,
-        moved: None,
+        settled: None,
     };
     let end = reader.read_on(shard.as_mut()).await;
     let result = match end {
-        Ok(End::Lost) => Ok(End::Lost),
+        Ok(End::Lost) => {
+            // Whoever reads it now tells it: nothing more goes on to the judge from here.
+            scoring.abort();
+            let _ = to_judgement.send(judgement::Message::Leave(reader.id.clone())).await;
+            Ok(End::Lost)
+        }
         Ok(end) => reader.leave(shard.as_mut(), end).await.map(|()| end),
         Err(error) => Err(error),
     };
@@ -204,16 +209,16 @@ struct Reader {
     common: Common,
     id: ShardId,
     to_engine: mpsc::Sender<Work>,
-    passed: Arc<watch::Sender<Option<Mark>>>,
-    passing: watch::Receiver<Option<Mark>>,
+    passed: Arc<watch::Sender<Option<Passed>>>,
+    passing: watch::Receiver<Option<Passed>>,
     /// Of the next snapshot.
     number: u64,
     /// What was read up to.
     position: Option<Position>,
-    /// The last barrier.
-    marked: Option<Mark>,
-    /// The barrier that last moved the checkpoint.
-    moved: Option<Mark>,
+    /// The last barrier, and where it was set.
+    marked: Option<(u64, Position)>,
+    /// The last barrier that is done with: the checkpoint has moved to it, or its snapshots were not saved.
+    settled: Option<u64>,
 }
 
 impl Reader {
@@ -251,7 +256,7 @@ impl Reader {
                 }
                 Err(error @ IngestError::Fatal { .. }) => return Err(error.into()),
             }
-            if marked_at.elapsed() >= interval && self.has_read_on() {
+            if marked_at.elapsed() >= interval && self.has_read_on() && self.is_settled() {
                 self.mark().await?;
                 marked_at = Instant::now();
             }
@@ -260,6 +265,12 @@ impl Reader {
             }
         }
         Ok(End::Stopped)
+    }
+
+    /// Whether no barrier is under way. There is one at a time, so that of the two snapshots that are kept one was always
+    /// taken where the checkpoint is, whenever a crash comes.
+    fn is_settled(&self) -> bool {
+        self.marked.as_ref().map(|(number, _)| *number) == self.settled
     }
 
     /// Whether anything was read since the last barrier.
@@ -301,46 +312,67 @@ impl Reader {
         self.send(Work::Barrier(Barrier { shard, number, position, state: Vec::new(), passed })).await
     }
 
-    /// Moves the checkpoint to where the last barrier has passed; false when the shard is no longer ours.
+    /// Moves the checkpoint to the last barrier when that has passed; false when the shard is no longer ours.
     async fn move_checkpoint(&mut self, shard: &mut dyn Shard) -> Result<bool, ShardError> {
-        let passed = self.passing.borrow_and_update().clone();
-        if passed.is_none() || passed == self.moved {
+        let passed = *self.passing.borrow_and_update();
+        let Some((number, position)) = self.marked.clone().filter(|(number, _)| Some(*number) != self.settled) else {
             return Ok(true);
+        };
+        match passed.filter(|(passed, _)| *passed == number) {
+            None => return Ok(true),
+            Some((_, false)) => {
+                self.settled = Some(number);
+                return Ok(true);
+            }
+            Some((_, true)) => {}
         }
-        let Some((number, position)) = passed else { return Ok(true) };
         let patience = duration(self.common.settings.call_timeout);
         match timeout(patience, shard.checkpoint(&position)).await {
             Ok(Ok(())) => {
                 self.common.health.shard(&self.id.0, |shard| shard.checkpoint = Some(position.0.clone()));
-                self.moved = Some((number, position));
+                self.settled = Some(number);
             }
             Ok(Err(IngestError::Lost { .. })) => return Ok(false),
-            // The snapshot holds the position, too: the next barrier tries again.
+            // It is tried again after the next read; until then no other barrier is set.
             Ok(Err(error)) => tracing::warn!(shard = %self.id.0, %error, "the checkpoint did not move"),
             Err(_) => tracing::warn!(shard = %self.id.0, ?patience, "the checkpoint did not move in time"),
         }
         Ok(true)
     }
 
-    /// Finishes what was read, checkpoints, and gives the shard up. The grace period bounds it from outside.
-    async fn leave(&mut self, shard: &mut dyn Shard, end: End) -> Result<(), ShardError> {
-        if end == End::Ended && self.common.ending == Ending::CloseWindows {
-            self.send(Work::Finish).await?;
-            self.marked = None;
-        }
-        if self.has_read_on() {
-            self.mark().await?;
-        }
-        if let Some(last) = self.marked.clone() {
-            while self.passing.borrow().as_ref() != Some(&last) {
-                // All clones of the sender are gone when the barrier was dropped unsaved.
-                let patience = duration(self.common.settings.read_timeout);
-                match timeout(patience, self.passing.changed()).await {
-                    Ok(Ok(())) => {}
-                    _ => return Err(ShardError::Undelivered(last.1)),
-                }
+    /// Waits for the barrier under way, if there is one, and moves the checkpoint to it.
+    async fn settle(&mut self, shard: &mut dyn Shard) -> Result<bool, ShardError> {
+        let patience = duration(self.common.settings.read_timeout);
+        while !self.is_settled() {
+            let Some((number, position)) = self.marked.clone() else { break };
+            let passed =
+                timeout(patience, self.passing.wait_for(|passed| passed.is_some_and(|(n, _)| n == number))).await;
+            let saved = passed.ok().and_then(Result::ok).is_some_and(|passed| passed.is_some_and(|(_, saved)| saved));
+            if !saved {
+                return Err(ShardError::Undelivered(position));
             }
             if !self.move_checkpoint(shard).await? {
+                return Ok(false);
+            }
+            if !self.is_settled() {
+                tokio::time::sleep(self.common.settings.pause(0)).await;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Finishes what was read, checkpoints, and gives the shard up. The grace period bounds it from outside.
+    async fn leave(&mut self, shard: &mut dyn Shard, end: End) -> Result<(), ShardError> {
+        let finishing = end == End::Ended && self.common.ending == Ending::CloseWindows;
+        if finishing {
+            self.send(Work::Finish).await?;
+        }
+        if !self.settle(shard).await? {
+            return Ok(());
+        }
+        if finishing || self.has_read_on() {
+            self.mark().await?;
+            if !self.settle(shard).await? {
                 return Ok(());
             }
         }

@@ -1,11 +1,16 @@
 //! All integration tests, one binary; a module per capability. `tests/run NAME` runs the capability of that name.
 
+mod api;
 mod config;
 mod contract;
 mod correlation;
+mod dashboard;
+mod demo;
 mod detect;
 mod ingest;
 mod kinesis;
 mod ml;
 mod quality;
 mod servers;
+mod shutdown;
+mod tidy;

@@ -1,0 +1,202 @@
+//! The promises of the layout, held by reading the source.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file below a folder whose name ends so.
+fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            found.extend(files(&path, ending));
+        } else if name.ends_with(ending) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A source file's code: without comments, and without the tests at its end.
+fn code(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+fn name(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap().display().to_string()
+}
+
+/// The floors, from the ground. A file imports only from lower floors, or from its own module.
+const FLOORS: &[&[&str]] = &[
+    &["flow"],
+    &["finding", "ingest", "simulate", "aws"],
+    &["statistical", "correlation", "anomaly", "health", "telemetry"],
+    &["ml", "validation", "publish", "report"],
+    &["settings", "pipeline", "api"],
+    &["cli"],
+];
+
+/// Imports that go up, each with the reason why it stays.
+const EXCEPTIONS: &[(&str, &str, &str)] = &[
+    ("statistical", "ml", "the engine makes the vectors that tier 2 scores"),
+    ("settings", "pipeline", "settings hold the settings of every part"),
+    ("settings", "api", "settings hold the settings of every part"),
+];
+
+fn floor(module: &str) -> Option<usize> {
+    FLOORS.iter().position(|floor| floor.contains(&module))
+}
+
+#[test]
+fn imports_point_to_lower_floors_alone() {
+    let mut wrong = Vec::new();
+    for path in files(&root().join("src"), ".rs") {
+        let inside = path.strip_prefix(root().join("src")).unwrap();
+        let module = inside.components().next().unwrap().as_os_str().to_string_lossy().replace(".rs", "");
+        let Some(own) = floor(&module) else { continue };
+        if inside.ends_with("tests.rs") {
+            continue;
+        }
+        let code = code(&path);
+        let mut imported: BTreeSet<String> = BTreeSet::new();
+        for (at, _) in code.match_indices("crate::") {
+            let rest = &code[at + "crate::".len()..];
+            let group = rest.strip_prefix('{').map(|list| list.split('}').next().unwrap_or_default().to_owned());
+            let one = || rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
+            let list = group.unwrap_or_else(one);
+            imported.extend(list.split(',').map(|item| item.trim().split("::").next().unwrap_or_default().to_owned()));
+        }
+        for other in imported {
+            let Some(theirs) = floor(&other) else { continue };
+            let known = EXCEPTIONS.iter().any(|(from, to, _)| *from == module && *to == other);
+            if other != module && theirs >= own && !(theirs == own && own > 0 && !mutual(&module, &other)) && !known {
+                wrong.push(format!("{} imports {other}, which is not below it", name(&path)));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Whether two modules of one floor import each other.
+fn mutual(one: &str, other: &str) -> bool {
+    let imports = |from: &str, to: &str| {
+        let door = root().join(format!("src/{from}.rs"));
+        let mut all = files(&root().join("src"), ".rs");
+        all.retain(|path| *path == door || path.starts_with(root().join("src").join(from)));
+        all.iter().any(|path| code(path).contains(&format!("crate::{to}")))
+    };
+    imports(one, other) && imports(other, one)
+}
+
+/// What pure files may not name: clocks, chance, files, the network, the runtime.
+const IMPURE: &[&str] = &[
+    "tokio",
+    "SystemTime::now",
+    "Instant::now",
+    "Timestamp::now",
+    "std::fs",
+    "std::env",
+    "std::process",
+    "TcpStream",
+    "thread_rng",
+    "reqwest",
+    "aws_sdk",
+];
+
+/// The pure files: named after ideas. Backends are named after a technology, or `local.rs`.
+fn is_pure(path: &Path) -> bool {
+    let inside = name(path);
+    let pure = [
+        "src/flow",
+        "src/finding.rs",
+        "src/anomaly.rs",
+        "src/statistical",
+        "src/correlation/incident",
+        "src/correlation/pairs.rs",
+        "src/validation",
+        "src/report",
+        "src/ml/features.rs",
+        "src/ml/forest.rs",
+        "src/ml/lstm.rs",
+        "src/ml/calibration.rs",
+        "src/ml/breaker.rs",
+        "src/ml/canary.rs",
+        "src/ml/drift.rs",
+        "src/ingest/lease.rs",
+        "src/ingest/snapshot.rs",
+    ];
+    pure.iter().any(|start| inside.starts_with(start)) && !inside.ends_with("tests.rs") && !inside.contains("/tests/")
+}
+
+#[test]
+fn pure_files_name_no_clock_no_chance_no_file_and_no_runtime() {
+    let mut wrong = Vec::new();
+    let mut looked_at = 0;
+    for path in files(&root().join("src"), ".rs").iter().filter(|path| is_pure(path)) {
+        looked_at += 1;
+        let code = code(path);
+        wrong.extend(
+            IMPURE.iter().filter(|word| code.contains(*word)).map(|word| format!("{} names {word}", name(path))),
+        );
+    }
+    assert!(looked_at > 20, "only {looked_at} pure files were found");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_command_of_the_readme_exists() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let mut checked = 0;
+    for line in readme.lines().map(str::trim) {
+        let Some(rest) = line.strip_prefix("flowvigil ").or(line.strip_prefix("cargo run --release -- ")) else {
+            continue;
+        };
+        let command = rest.split_whitespace().next().unwrap();
+        let help = Command::new(env!("CARGO_BIN_EXE_flowvigil")).args([command, "--help"]).output().unwrap();
+        assert!(help.status.success(), "README: `{line}` names no command");
+        let help = String::from_utf8(help.stdout).unwrap();
+        for option in rest.split('#').next().unwrap().split_whitespace().filter(|word| word.starts_with("--")) {
+            let option = option.split('=').next().unwrap();
+            assert!(help.contains(option), "README: `{line}` names the option {option}, which {command} does not have");
+        }
+        checked += 1;
+    }
+    assert!(checked > 5, "only {checked} commands were found in the README");
+}
+
+#[test]
+fn every_file_that_the_readme_names_is_there() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    for part in readme.split("](").skip(1) {
+        let target = part.split(')').next().unwrap().split('#').next().unwrap();
+        if !target.is_empty() && !target.contains("://") {
+            assert!(root().join(target).exists(), "README links to {target}, which is not there");
+        }
+    }
+}
+
+#[test]
+fn nothing_unfinished_and_no_place_of_one_machine_is_in_the_source() {
+    // Put together here, so that this file does not name them.
+    let words = ["todo", "unimplemented"].map(|word| format!("{word}!("));
+    let places = [["/wo", "rk/"].concat(), ["/ro", "ot/"].concat()];
+    let mut wrong = Vec::new();
+    for folder in ["src", "tests"] {
+        for path in files(&root().join(folder), ".rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let found = words.iter().chain(&places).filter(|word| text.contains(word.as_str()));
+            wrong.extend(found.map(|word| format!("{} holds {word}", name(&path))));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
