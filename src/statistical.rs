@@ -46,6 +46,7 @@ use pane::Pane;
 use port_scan::Suspect;
 use table::Table;
 
+type Map<K, V> = hashbrown::HashMap<K, V, foldhash::fast::FixedState>;
 type Set<K> = HashSet<K, foldhash::fast::FixedState>;
 
 /// `[statistical]`.
@@ -175,7 +176,7 @@ struct State {
     tor: BTreeMap<Address, tor::Contacts>,
     /// Start of the open feature window.
     feature_window: EventTime,
-    features: BTreeMap<Address, HostWindow>,
+    features: Map<Address, HostWindow>,
     baselines: BTreeMap<Address, Baseline>,
 }
 
@@ -220,7 +221,7 @@ impl Engine {
             external_suspects: Table::new(caps.external_suspects),
             tor: BTreeMap::new(),
             feature_window: EventTime(0),
-            features: BTreeMap::new(),
+            features: Map::default(),
             baselines: BTreeMap::new(),
         };
         Engine::with(settings, network, state)
@@ -424,6 +425,7 @@ impl Engine {
         for c in conversations.iter() {
             self.remember(c, &flooded, &mut touched);
         }
+        touched.settle();
         let now = window.plus(self.window);
         self.judge_scans(&touched, now, window, out);
         self.judge_channels(&touched, now, window, out);
@@ -488,7 +490,7 @@ impl Engine {
         if !c.failed() {
             responder.answered = responder.answered.saturating_add(1);
         }
-        let clients = responder.clients();
+        let prevalence = if ours { responder.clients() } else { 0.0 };
         if flooded.contains(&c.responder) {
             return;
         }
@@ -506,7 +508,7 @@ impl Engine {
             let first = pair.last_seen == c.end() && pair.first_seen == c.start() && pair.opener_port == c.opener_port;
             answered_before = pair.answered;
             let common = state.internal.len() >= self.settings.c2_beacon.prevalence_hosts as usize
-                && clients > self.settings.c2_beacon.prevalence_max * state.internal.len() as f64;
+                && prevalence > self.settings.c2_beacon.prevalence_max * state.internal.len() as f64;
             let worth = !first
                 && !common
                 && (!theirs || self.settings.c2_beacon.proxy_ports.contains(&c.port))
@@ -516,7 +518,7 @@ impl Engine {
                 pair.promoted = true;
                 channel.add(c);
                 channel.aws_service |= c.sent.has(Marks::TO_AWS_SERVICE) || c.received.has(Marks::FROM_AWS_SERVICE);
-                touched.channels.insert(fingerprint);
+                touched.channels.push(fingerprint);
             }
             pair.last_seen = pair.last_seen.max(c.end());
             pair.first_seen = pair.first_seen.min(c.start());
@@ -524,13 +526,13 @@ impl Engine {
             new = state.pairs.len() != known || state.pairs.evicted() != evicted;
             if let Some(kind) = tor::kind(c, &self.lists, &self.settings.tor) {
                 state.tor.entry(c.opener).or_default().note(c, kind);
-                touched.tor.insert(c.opener);
+                touched.tor.push(c.opener);
             }
         }
         let suspects = if ours { &mut state.internal_suspects } else { &mut state.external_suspects };
         if Suspect::counts(c) && !answered_before {
             suspects.entry(seed, c.opener, || Suspect::new(c.opener, start)).note(c);
-            touched.suspects.insert((ours, c.opener));
+            touched.suspects.push((ours, c.opener));
         } else if !c.failed()
             && (new || !ours)
             && let Some(suspect) = suspects.get_mut(seed, c.opener)
@@ -575,7 +577,9 @@ impl Engine {
 
     fn close_features(&mut self, out: &mut Output) {
         let window = self.state.feature_window;
-        for (host, closed) in std::mem::take(&mut self.state.features) {
+        let mut closed: Vec<(Address, HostWindow)> = std::mem::take(&mut self.state.features).into_iter().collect();
+        closed.sort_unstable_by_key(|(host, _)| *host);
+        for (host, closed) in closed {
             let baseline = self.state.baselines.entry(host).or_default();
             out.vectors.push(baseline.vector(host, window, &closed));
         }
@@ -785,9 +789,20 @@ impl Engine {
 /// What a window's conversations touched, each in its own order.
 #[derive(Default)]
 struct Touched {
-    channels: BTreeSet<u64>,
-    suspects: BTreeSet<(bool, Address)>,
-    tor: BTreeSet<Address>,
+    channels: Vec<u64>,
+    suspects: Vec<(bool, Address)>,
+    tor: Vec<Address>,
+}
+
+impl Touched {
+    fn settle(&mut self) {
+        self.channels.sort_unstable();
+        self.channels.dedup();
+        self.suspects.sort_unstable();
+        self.suspects.dedup();
+        self.tor.sort_unstable();
+        self.tor.dedup();
+    }
 }
 
 /// Which numbers did and did not reach their thresholds, in words.

@@ -4,8 +4,6 @@
 //! server that answers a thousand clients looks like a scanner of a thousand ephemeral ports, and a flow between two
 //! hosts of ours, logged at both ends, counts twice.
 
-use hashbrown::HashMap;
-
 use crate::flow::{Address, EventTime, InterfaceId, Marks, protocol, tcp_flags};
 use crate::statistical::pane::{Direction, View};
 
@@ -154,7 +152,7 @@ pub fn port_rank(port: u16) -> u8 {
     }
 }
 
-/// Orients every view of a closed window, counting each conversation once. Order of the result is that of the views.
+/// Orients every view of a closed window, counting each conversation once.
 ///
 /// A conversation is seen twice when both ends are ours, or when an intermediary (a NAT gateway, a transit gateway)
 /// logs the packet's own addresses again. The view with the most packets speaks for it; a refusal seen by any view
@@ -166,25 +164,26 @@ pub fn conversations(
     out: &mut Vec<Conversation>,
     duplicates: &mut u64,
 ) {
-    let mut doubled: HashMap<(Address, Address, u16, u16, u8), Vec<u32>, foldhash::fast::FixedState> =
-        HashMap::default();
+    let mut doubled: Vec<u32> = Vec::new();
     for (at, view) in views.iter().enumerate() {
         let intermediary = (Marks(view.up.marks | view.down.marks)).has(Marks::INTERMEDIARY);
         if intermediary || is_internal(view.low) && is_internal(view.high) {
-            doubled
-                .entry((view.low, view.high, view.low_port, view.high_port, view.protocol))
-                .or_default()
-                .push(at as u32);
+            doubled.push(at as u32);
         } else {
             out.push(orient(view));
         }
     }
-    // In the order of the first view, so that the result does not depend on the map.
-    let mut groups: Vec<Vec<u32>> = doubled.into_values().collect();
-    groups.sort_unstable_by_key(|group| group[0]);
-    for group in groups {
+    let tuple = |at: u32| {
+        let view = &views[at as usize];
+        (view.low, view.high, view.low_port, view.high_port, view.protocol)
+    };
+    doubled.sort_unstable_by_key(|&at| (tuple(at), at));
+    for group in doubled.chunk_by(|&a, &b| views[a as usize].same_tuple(&views[b as usize])) {
         *duplicates += group.len() as u64 - 1;
-        out.push(orient(&speaker(group.iter().map(|&at| &views[at as usize]))));
+        match group {
+            [only] => out.push(orient(&views[*only as usize])),
+            _ => out.push(orient(&speaker(group.iter().map(|&at| &views[at as usize])))),
+        }
     }
 }
 
