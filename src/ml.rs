@@ -3,7 +3,10 @@
 //! The engine makes one [`FeatureVector`] per monitored host and closed 5-minute window; a [`Scorer`] turns vectors
 //! into calibrated scores. The local behaviour scorer ([`local`]) is always on; models slot in beside it.
 
+use std::path::PathBuf;
+
 use async_trait::async_trait;
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::{Address, EventTime};
@@ -15,6 +18,7 @@ pub mod canary;
 pub mod drift;
 pub mod features;
 pub mod forest;
+pub mod in_process;
 pub mod local;
 pub mod lstm;
 pub mod model;
@@ -28,6 +32,22 @@ pub mod wire;
 pub struct Settings {
     /// The always-on behaviour scorer.
     pub behavior: local::Settings,
+    /// The trained models; without this table the behaviour scorer is alone.
+    pub model: Option<ModelSettings>,
+    /// Endpoints that score in place of the model in process.
+    pub sagemaker: Option<sagemaker::Settings>,
+}
+
+/// `[ml.model]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    /// The artifact: a `model.tar.gz`, or the folder it was unpacked to; empty for the embedded one.
+    pub path: PathBuf,
+    /// How often the path is looked at for another model.
+    pub reload: SignedDuration,
+    /// Hosts that are remembered.
+    pub hosts_max: usize,
 }
 
 /// One host's closed window, as numbers; see [`features`] for names, units and formulae.
@@ -74,7 +94,12 @@ pub struct ScoreError {
 
 /// Scores windows. Order and number of scores are those of the batch.
 #[async_trait]
-pub trait Scorer: Send + Sync {
+pub trait Scorer: Send + Sync + std::fmt::Debug {
     /// Scores a batch, within the backend's own deadline.
     async fn score(&self, batch: &[FeatureVector]) -> Result<Vec<Score>, ScoreError>;
+
+    /// How the endpoints are that it asks; none for a scorer in process.
+    fn endpoints(&self) -> Vec<sagemaker::EndpointStatus> {
+        Vec::new()
+    }
 }

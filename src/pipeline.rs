@@ -88,6 +88,8 @@ pub struct Tiers {
     pub statistical: statistical::Settings,
     /// Tier 2, the always-on behaviour scorer.
     pub behavior: ml::local::Settings,
+    /// Tier 2, the trained models, where they are configured.
+    pub scorer: Option<Arc<dyn ml::Scorer>>,
     /// Tier 4.
     pub validation: validation::Settings,
     /// What is ours.

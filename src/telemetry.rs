@@ -106,6 +106,16 @@ macro_rules! metrics {
 }
 
 metrics! {
+    /// Windows of hosts that the trained models scored, by the variant that spoke and whether it stood in for another.
+    MODEL_WINDOWS = Counter "flowvigil_model_windows_total" ["variant", "degraded"] "windows";
+    /// What the breaker of a model endpoint does: 0 closed, 1 open, 2 half-open.
+    ENDPOINT_BREAKER = Gauge "flowvigil_model_endpoint_breaker_state" ["endpoint"] "state";
+    /// Calls to a model endpoint since the start.
+    ENDPOINT_CALLS = Gauge "flowvigil_model_endpoint_calls" ["endpoint"] "calls";
+    /// Of these, failed or too late.
+    ENDPOINT_FAILURES = Gauge "flowvigil_model_endpoint_failures" ["endpoint"] "calls";
+    /// Transitions of the breaker since the start, by the state it came to.
+    ENDPOINT_TRANSITIONS = Gauge "flowvigil_model_endpoint_breaker_transitions" ["endpoint", "to"] "transitions";
     /// Flow records observed.
     RECORDS = Counter "flowvigil_records_total" ["shard"] "records";
     /// Lines or payloads that could not be read.

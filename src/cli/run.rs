@@ -11,6 +11,10 @@ use super::{SettingsArgs, backends};
 use crate::api::Server;
 use crate::flow::network::Network;
 use crate::health::Health;
+use crate::ml::artifact::{self, Slot};
+use crate::ml::in_process::InProcess;
+use crate::ml::sagemaker::SageMaker;
+use crate::ml::{self, Scorer};
 use crate::pipeline::{self, Backends, Outcome, Tiers};
 use crate::settings::Settings;
 use crate::telemetry::{self, Metrics};
@@ -85,6 +89,7 @@ pub(super) async fn with_api(
     let tiers = Tiers {
         network: Network::new(&settings.network),
         statistical: settings.statistical,
+        scorer: models(&settings.ml).await?,
         behavior: settings.ml.behavior,
         validation: settings.validation,
     };
@@ -97,6 +102,44 @@ pub(super) async fn with_api(
     // Requests under way have their own deadline; a client that holds on longer does not hold us.
     let _ = tokio::time::timeout(std::time::Duration::from_secs(2), api).await;
     Ok(outcome?)
+}
+
+/// The trained models, where they are configured: in process, or SageMaker endpoints before the one in process.
+async fn models(settings: &ml::Settings) -> anyhow::Result<Option<Arc<dyn Scorer>>> {
+    let Some(model) = &settings.model else {
+        anyhow::ensure!(
+            settings.sagemaker.is_none(),
+            "ml.sagemaker is set without ml.model: name the model that stands in when an endpoint is away"
+        );
+        return Ok(None);
+    };
+    let slot = if model.path.as_os_str().is_empty() {
+        Slot::new(artifact::embedded()?, None)
+    } else {
+        Slot::new(artifact::read(&model.path)?, Some(model.path.clone()))
+    };
+    let slot = Arc::new(slot);
+    tokio::spawn(watch_model(slot.clone(), crate::aws::positive(model.reload)));
+    Ok(Some(match &settings.sagemaker {
+        None => Arc::new(InProcess::new(slot, model.hosts_max)),
+        Some(sagemaker) => {
+            let config = crate::aws::load().await;
+            Arc::new(SageMaker::new(&config, sagemaker.clone(), slot, model.hosts_max))
+        }
+    }))
+}
+
+/// Takes another model into use when its path holds one.
+async fn watch_model(slot: Arc<Slot>, every: std::time::Duration) {
+    let mut tick = tokio::time::interval(every.max(std::time::Duration::from_secs(1)));
+    loop {
+        tick.tick().await;
+        match slot.reload() {
+            Ok(false) => {}
+            Ok(true) => tracing::info!(version = slot.model().manifest.model_version, "another model is in use"),
+            Err(error) => tracing::warn!(%error, "the new model is not used"),
+        }
+    }
 }
 
 /// The first signal asks, the second insists.

@@ -128,6 +128,22 @@ impl Behavior {
         }
         findings
     }
+
+    /// The same, with what the trained models said of each window: the smaller p-value of both counts, doubled for having
+    /// had two chances (Bonferroni). The least rise of `top3_z` is asked for as before.
+    pub fn hear_with(&mut self, vectors: &[FeatureVector], models: Vec<Score>, settings: &Settings) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for (vector, model) in vectors.iter().zip(models) {
+            let own = self.scorer.score(vector, settings.warm_up);
+            let mut score = match (own.p_value, model.p_value) {
+                (Some(own_p), Some(model_p)) if model_p < own_p && !model.attribution.is_empty() => model,
+                _ => own,
+            };
+            score.p_value = score.p_value.map(|p| (2.0 * p).min(1.0));
+            findings.extend(self.pager.hear(vector, &score, settings));
+        }
+        findings
+    }
 }
 
 fn finding(vector: &FeatureVector, score: &Score, settings: &Settings, first: EventTime, count: u32) -> Finding {
@@ -171,6 +187,11 @@ fn finding(vector: &FeatureVector, score: &Score, settings: &Settings, first: Ev
 
 /// `z_flows_out` of 12.3 as "flows out 812 (12.3 sd above its usual)".
 fn plain(vector: &FeatureVector, name: &str, z: f32) -> String {
+    if let Some(raw) = name.strip_prefix("unforeseen_") {
+        let value = RAW_NAMES.iter().position(|&n| n == raw).and_then(|at| vector.raw.get(at));
+        let value = value.map_or(String::new(), |value| format!(" {value:.4}"));
+        return format!("{}{value} ({z:.1} sd above what its hour and its last hours foretold)", raw.replace('_', " "));
+    }
     let raw = name.strip_prefix("z_").and_then(|raw| RAW_NAMES.iter().position(|&n| n == raw));
     match raw.and_then(|at| vector.raw.get(at).map(|value| (RAW_NAMES[at], value))) {
         Some((raw, value)) => format!("{} {value:.4} ({z:.1} sd above its usual)", raw.replace('_', " ")),

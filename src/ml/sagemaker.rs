@@ -302,6 +302,10 @@ impl Scorer for SageMaker {
         });
         Ok(scores.collect())
     }
+
+    fn endpoints(&self) -> Vec<EndpointStatus> {
+        self.status()
+    }
 }
 
 /// How many windows before `at` were not asked about.

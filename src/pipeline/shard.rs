@@ -14,8 +14,8 @@ use crate::finding::Finding;
 use crate::flow::EventTime;
 use crate::ingest::snapshot::Snapshot;
 use crate::ingest::{Batch, IngestError, Position, Read, Shard, ShardId};
-use crate::ml::FeatureVector;
 use crate::ml::local::Behavior;
+use crate::ml::{FeatureVector, Score};
 use crate::statistical::{Engine, Output, Statistics};
 use crate::telemetry;
 
@@ -463,6 +463,41 @@ impl Observer {
     }
 }
 
+/// What the trained models say, where they are configured; health and metrics tell how they are.
+async fn ask_models(common: &Common, vectors: &[FeatureVector]) -> Option<Vec<Score>> {
+    let scorer = common.tiers.scorer.as_ref().filter(|_| !vectors.is_empty())?;
+    let scores = match scorer.score(vectors).await {
+        Ok(scores) => scores,
+        Err(error) => {
+            common.health.degrade("ml", error.to_string());
+            return None;
+        }
+    };
+    for score in &scores {
+        let degraded = if score.degraded { "true" } else { "false" };
+        common.metrics.add(&telemetry::MODEL_WINDOWS, &[&score.variant, degraded], 1);
+    }
+    let endpoints = scorer.endpoints();
+    for endpoint in &endpoints {
+        let name = endpoint.endpoint.as_str();
+        common.metrics.set(&telemetry::ENDPOINT_BREAKER, &[name], endpoint.breaker as i64);
+        common.metrics.set(&telemetry::ENDPOINT_CALLS, &[name], endpoint.calls as i64);
+        common.metrics.set(&telemetry::ENDPOINT_FAILURES, &[name], endpoint.failures as i64);
+        for (to, times) in
+            [("open", endpoint.life.opened), ("half_open", endpoint.life.half_opened), ("closed", endpoint.life.closed)]
+        {
+            common.metrics.set(&telemetry::ENDPOINT_TRANSITIONS, &[name, to], times as i64);
+        }
+    }
+    if scores.iter().any(|score| score.degraded) {
+        let why = endpoints.into_iter().find_map(|e| e.last_failure).unwrap_or_else(|| "no answer".to_owned());
+        common.health.degrade("ml", format!("the model in process answers: {why}"));
+    } else {
+        common.health.restore("ml");
+    }
+    Some(scores)
+}
+
 /// Tier 2: closed windows of hosts become scores, and scores that matter become findings.
 async fn score(
     common: Common,
@@ -475,7 +510,11 @@ async fn score(
         return;
     }
     while let Some(mut step) = steps.recv().await {
-        step.findings.extend(behavior.hear(&step.vectors, &common.tiers.behavior));
+        let models = ask_models(&common, &step.vectors).await;
+        step.findings.extend(match models {
+            Some(scores) => behavior.hear_with(&step.vectors, scores, &common.tiers.behavior),
+            None => behavior.hear(&step.vectors, &common.tiers.behavior),
+        });
         if let Some(barrier) = &mut step.barrier {
             let state = State { engine: std::mem::take(&mut barrier.state), behavior: behavior.clone() };
             barrier.state = postcard::to_stdvec(&state).expect("plain data can always be written");
