@@ -20,6 +20,7 @@ pub mod detect;
 pub mod evaluate;
 pub mod migrate;
 pub mod replay;
+pub mod models;
 pub mod run;
 pub mod serve;
 pub mod simulate;
@@ -56,6 +57,8 @@ pub enum Command {
     Train(train::Args),
     /// Serve a model over HTTP, as a SageMaker hosting container does and as an endpoint
     Serve(serve::Args),
+    /// Look at model artifacts, and hold one against another
+    Models(models::Args),
     /// Measure how a model's p-values hold on flow logs
     Evaluate(evaluate::Args),
 }
@@ -73,6 +76,7 @@ impl Command {
             Command::Simulate(args) => simulate::run(args),
             Command::Train(args) => train::run(args),
             Command::Serve(args) => serve::run(args),
+            Command::Models(args) => models::run(args),
             Command::Evaluate(args) => evaluate::run(args),
         }
     }

@@ -1,0 +1,112 @@
+//! `flowvigil models`: look at artifacts, and hold one against another.
+//!
+//! `compare` scores the same windows with both and gives the verdict that decides a canary: promote, hold or roll back.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Context;
+use ipnet::IpNet;
+
+use super::{SettingsArgs, windows};
+use crate::ml::canary::{Comparison, Limits, Variant};
+use crate::ml::model::{Judge, Model};
+use crate::ml::{FeatureVector, artifact};
+
+/// Arguments of `models`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Print an artifact's manifest (JSON); the embedded one by default
+    Show {
+        /// A model.tar.gz, or the folder it was unpacked to
+        model: Option<PathBuf>,
+    },
+    /// Score the same windows with two models and say whether the second may take over
+    Compare(Compare),
+}
+
+#[derive(Debug, clap::Args)]
+struct Compare {
+    /// The model in charge
+    #[arg(long, value_name = "PATH")]
+    primary: PathBuf,
+    /// The model on trial
+    #[arg(long, value_name = "PATH")]
+    canary: PathBuf,
+    /// Flow logs whose windows both score: files or folders
+    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
+    input: Vec<PathBuf>,
+    /// CIDR blocks of our own hosts, in place of those in the settings
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    internal: Vec<IpNet>,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+/// Windows that are scored at a time, as in a service with as many hosts.
+const BATCH: usize = 256;
+
+/// Shows or compares.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.action {
+        Action::Show { model } => {
+            let model = model.as_deref().map_or_else(artifact::embedded, artifact::read)?;
+            println!("{}", serde_json::to_string_pretty(&model.manifest).context("write the manifest as JSON")?);
+        }
+        Action::Compare(args) => compare(args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn compare(args: Compare) -> anyhow::Result<()> {
+    let mut settings = args.settings.load()?;
+    if !args.internal.is_empty() {
+        settings.network.internal.clone_from(&args.internal);
+    }
+    let read = |path: &Path| artifact::read(path);
+    let (primary, canary) = (read(&args.primary)?, read(&args.canary)?);
+    let mut vectors = windows::of_files(&args.input, &settings)?;
+    vectors.sort_by_key(|v| (v.window, v.host));
+    let mut comparison = Comparison::default();
+    let first = score(&primary, &vectors, &mut comparison.primary);
+    let second = score(&canary, &vectors, &mut comparison.canary);
+    for pair in first.into_iter().zip(second) {
+        if let (Some(a), Some(b)) = pair {
+            comparison.pair(a, b);
+        }
+    }
+    let report = comparison.report(&Limits::default());
+    println!("{}", serde_json::to_string_pretty(&report).context("write the comparison as JSON")?);
+    eprintln!(
+        "{} against {}: {}{}",
+        canary.manifest.model_version,
+        primary.manifest.model_version,
+        report.verdict.name(),
+        report.reasons.iter().fold(String::new(), |all, reason| format!("{all}; {reason}")),
+    );
+    Ok(())
+}
+
+/// The p-values of all windows, counted on the way.
+fn score(model: &Model, vectors: &[FeatureVector], variant: &mut Variant) -> Vec<Option<f64>> {
+    let level = Limits::default().level;
+    let mut judge = Judge::new(usize::MAX);
+    let mut p_values = Vec::with_capacity(vectors.len());
+    for batch in vectors.chunks(BATCH) {
+        let began = Instant::now();
+        let judged = judge.judge(model, batch);
+        variant.call(began.elapsed().as_secs_f64() * 1e3, true);
+        for p in judged.iter().filter_map(|judgement| judgement.p_value) {
+            variant.window(p, p <= level);
+        }
+        p_values.extend(judged.into_iter().map(|judgement| judgement.p_value));
+    }
+    p_values
+}
