@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, ConfigLoader, SdkConfig};
+use aws_sdk_dynamodb::config::SharedHttpClient;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
@@ -24,9 +25,18 @@ pub async fn load_at(endpoint: &str) -> SdkConfig {
     loader().endpoint_url(endpoint).load().await
 }
 
+/// The same account with connections of its own, for a runtime of its own: a connection lives in the runtime that opened
+/// it, and waits for whatever that runtime waits for.
+pub fn apart(aws: &SdkConfig) -> SdkConfig {
+    aws.to_builder().http_client(http()).build()
+}
+
 fn loader() -> ConfigLoader {
-    let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-    aws_config::defaults(BehaviorVersion::latest()).http_client(http)
+    aws_config::defaults(BehaviorVersion::latest()).http_client(http())
+}
+
+fn http() -> SharedHttpClient {
+    Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
 }
 
 /// Deadlines of one call: `timeout` for an attempt, three times as long for the call with its retries, so that no call

@@ -1,6 +1,6 @@
 //! Keeps the leases of one worker: renews, takes, steals, hands off, and makes and removes the rows.
 //!
-//! Two tasks per process run here, one that renews and one that looks for more; shards hold a [`Held`] and ask it whether they may still speak. A lease that
+//! One thread renews and one task looks for more; shards hold a [`Held`] and ask it whether they may still speak. A lease that
 //! was not renewed for the fail-over time is lost by this worker's own clock, whatever the table says, since another may
 //! have taken it by then.
 
@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::aws::{Fault, deadlines, positive};
+use crate::aws::{Fault, apart, deadlines, positive};
 use crate::ingest::kinesis::Settings;
 use crate::ingest::kinesis::table::{LeaseTable, Written};
 use crate::ingest::lease::{Checkpoint, Lease, Observer, Policy, ShardInfo, Start, may_start, missing, removable};
@@ -126,7 +126,11 @@ impl Coordinator {
             closing: AtomicBool::new(false),
         });
         coordinator.table.ensure().await?;
-        tokio::spawn(keep(coordinator.clone()));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(thread_fault)?;
+        let (keeper, keeper_table) =
+            (coordinator.clone(), LeaseTable::new(&apart(aws), &settings.application, timeout));
+        let body = move || runtime.block_on(keep(keeper, keeper_table));
+        std::thread::Builder::new().name("flowvigil-leases".to_owned()).spawn(body).map_err(thread_fault)?;
         tokio::spawn(look(coordinator.clone()));
         Ok(coordinator)
     }
@@ -249,22 +253,22 @@ impl Coordinator {
         self.held.lock().expect("nothing panics while it is held").values().cloned().collect()
     }
 
-    async fn renew_all(self: &Arc<Self>) {
+    async fn renew_all(self: &Arc<Self>, table: &LeaseTable) {
         let mut tasks = tokio::task::JoinSet::new();
         for held in self.all_held() {
-            let this = self.clone();
-            tasks.spawn(async move { this.renew(&held).await });
+            let (this, table) = (self.clone(), table.clone());
+            tasks.spawn(async move { this.renew(&held, &table).await });
         }
         while tasks.join_next().await.is_some() {}
     }
 
-    async fn renew(&self, held: &Held) {
+    async fn renew(&self, held: &Held, table: &LeaseTable) {
         if !held.is_fresh(self.policy.failover) {
             return self.lose(held, "not renewed in time");
         }
         let mut lease = held.lease.lock().await;
         let asked = Instant::now();
-        match self.table.renew(&lease, lease.hands_off.is_some()).await {
+        match table.renew(&lease, lease.hands_off.is_some()).await {
             Ok(Written::Done) => {
                 lease.counter += 1;
                 held.note_renewed(asked);
@@ -274,7 +278,7 @@ impl Coordinator {
                 // What is under way is read again by the next owner; waiting for it to drain would only delay that.
                 lease.hands_off = lease.owner.clone();
                 self.lose(held, "handed to another worker on request");
-                if let Err(fault) = self.table.evict(&lease).await {
+                if let Err(fault) = table.evict(&lease).await {
                     warn!(shard = held.key, error = fault.cause, "hand off a lease");
                 }
             }
@@ -361,12 +365,15 @@ struct Eyes {
 }
 
 /// Renews, whatever else the worker waits for, until there is nothing left to renew.
-async fn keep(this: Arc<Coordinator>) {
+///
+/// It runs in a thread of its own: restoring a snapshot or a burst of findings may hold the runtime of the pipeline for
+/// seconds, and a lease that is not renewed meanwhile is lost for no reason.
+async fn keep(this: Arc<Coordinator>, table: LeaseTable) {
     let mut renew = tokio::time::interval(this.policy.renew_every());
     renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         renew.tick().await;
-        this.renew_all().await;
+        this.renew_all(&table).await;
         if this.closing.load(Ordering::Acquire) && this.all_held().is_empty() {
             return;
         }
@@ -395,6 +402,10 @@ async fn look(this: Arc<Coordinator>) {
             warn!(shard = held.key, error = fault.cause, "release a lease");
         }
     }
+}
+
+fn thread_fault(error: std::io::Error) -> Fault {
+    Fault { code: String::new(), cause: format!("start the thread that keeps leases: {error}"), retry: true }
 }
 
 fn shard_info(shard: &aws_sdk_kinesis::types::Shard) -> ShardInfo {
