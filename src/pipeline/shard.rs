@@ -58,7 +58,7 @@ pub(super) enum ShardError {
 /// What the reader tells the engine.
 enum Work {
     Batch(Batch),
-    /// So many seconds have passed without records.
+    /// Nothing has come; for so many seconds, once that is long enough for event time to move on with the clock.
     Quiet(u32),
     Barrier(Barrier),
     /// Nothing will follow: all windows close.
@@ -107,7 +107,8 @@ pub(super) async fn live(
     let (to_score, steps) = mpsc::channel(common.settings.findings_waiting.max(1));
     // What a restored engine has counted before is not counted again.
     let counted = engine.statistics();
-    let observer = Observer { engine, counted, common: common.clone(), id: id.clone() };
+    let observer =
+        Observer { engine, counted, common: common.clone(), id: id.clone(), unseen: 0, looked: EventTime::default() };
     let body = move || observer.run(work, &to_score);
     thread::Builder::new().name(format!("engine {}", id.0)).spawn(body).map_err(ShardError::Thread)?;
     let scoring = tokio::spawn(score(common.clone(), id.clone(), behavior, steps, to_judgement.clone()));
@@ -242,9 +243,9 @@ impl Reader {
                 Ok(Read::Idle) => {
                     trouble = 0;
                     let quiet = last_records.elapsed();
-                    if quiet >= duration(settings.idle_after) {
-                        self.send(Work::Quiet(u32::try_from(quiet.as_secs()).unwrap_or(u32::MAX))).await?;
-                    }
+                    let long = quiet >= duration(settings.idle_after);
+                    let seconds = if long { u32::try_from(quiet.as_secs()).unwrap_or(u32::MAX) } else { 0 };
+                    self.send(Work::Quiet(seconds)).await?;
                 }
                 Ok(Read::End) => return Ok(End::Ended),
                 Ok(Read::Lost) | Err(IngestError::Lost { .. }) => return Ok(End::Lost),
@@ -387,7 +388,16 @@ struct Observer {
     id: ShardId,
     engine: Engine,
     counted: Statistics,
+    /// Records since open windows were last looked into.
+    unseen: usize,
+    /// Newest event time when they were.
+    looked: EventTime,
 }
+
+/// So many records, or so many seconds of event time, lie between two looks into open windows: small batches must not cost
+/// a look each. By the records and not by the clock, so that a replay looks when the live run did.
+const LOOK_RECORDS: usize = 4096;
+const LOOK_SECONDS: u32 = 5;
 
 impl Observer {
     fn run(mut self, mut work: mpsc::Receiver<Work>, to_score: &mpsc::Sender<Step>) {
@@ -415,12 +425,26 @@ impl Observer {
         self.engine.observe(&batch.records);
         self.engine.note_blindness(&batch.blind);
         self.engine.advance(out);
+        self.unseen += batch.records.len();
+        let newest = batch.records.iter().map(|record| record.end).max().unwrap_or_default();
+        if self.unseen >= LOOK_RECORDS || newest.since(self.looked) >= LOOK_SECONDS {
+            self.look(newest, out);
+        }
+    }
+
+    /// Looks into the open windows: what cannot wait is told now.
+    fn look(&mut self, newest: EventTime, out: &mut Output) {
         self.engine.peek(out);
+        self.unseen = 0;
+        self.looked = self.looked.max(newest);
     }
 
     /// Event time moves on with the clock, from the newest record: the log is late by a constant, not silent for ever.
     fn wait(&mut self, seconds: u32, out: &mut Output) {
-        if self.counted.records == 0 {
+        if self.unseen > 0 {
+            self.look(self.counted.last, out);
+        }
+        if self.counted.records == 0 || seconds == 0 {
             return;
         }
         self.engine.advance_to(self.counted.last.plus(seconds), out);
