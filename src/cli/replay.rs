@@ -63,6 +63,9 @@ const LINES_PER_RECORD: usize = 100;
 /// Records of one request (Kinesis API reference, `PutRecords`).
 const RECORDS_PER_REQUEST: usize = 500;
 
+/// Bytes of one request: under its 10 MiB, also where a server counts them as they travel, in base64.
+const BYTES_PER_REQUEST: usize = 4 << 20;
+
 /// At full speed, lines are held back for at most so many seconds of event time.
 const HOLD_BACK: u32 = 30;
 
@@ -140,12 +143,13 @@ struct Sender {
     key: Key,
     open: BTreeMap<u64, (usize, Vec<u8>)>,
     full: Vec<PutRecordsRequestEntry>,
+    bytes: usize,
     lines: u64,
 }
 
 impl Sender {
     fn new(client: Client, stream: &str, key: Key) -> Sender {
-        Sender { client, stream: stream.to_owned(), key, open: BTreeMap::new(), full: Vec::new(), lines: 0 }
+        Sender { client, stream: stream.to_owned(), key, open: BTreeMap::new(), full: Vec::new(), bytes: 0, lines: 0 }
     }
 
     async fn add(&mut self, interface: u32, line: &[u8]) -> anyhow::Result<()> {
@@ -161,7 +165,7 @@ impl Sender {
         if *count >= LINES_PER_RECORD {
             self.close(key)?;
         }
-        if self.full.len() >= RECORDS_PER_REQUEST {
+        if self.full.len() >= RECORDS_PER_REQUEST || self.bytes >= BYTES_PER_REQUEST {
             self.send().await?;
         }
         Ok(())
@@ -169,6 +173,7 @@ impl Sender {
 
     fn close(&mut self, key: u64) -> anyhow::Result<()> {
         if let Some((_, text)) = self.open.remove(&key) {
+            self.bytes += text.len();
             let entry =
                 PutRecordsRequestEntry::builder().partition_key(key.to_string()).data(Blob::new(text)).build()?;
             self.full.push(entry);
@@ -186,6 +191,7 @@ impl Sender {
     /// Sends what is full, and again what was throttled, in its order.
     async fn send(&mut self) -> anyhow::Result<()> {
         let mut waiting = std::mem::take(&mut self.full);
+        self.bytes = 0;
         let mut pause = Duration::from_millis(50);
         while !waiting.is_empty() {
             let rest = waiting.split_off(waiting.len().min(RECORDS_PER_REQUEST));
