@@ -184,11 +184,9 @@ pub async fn run(
         Ok::<(), PipelineError>(())
     });
     let mut finish = async |stages: &mut JoinSet<&'static str>| -> Result<(), PipelineError> {
-        loop {
-            tokio::select! {
-                done = &mut supervising => { done?; break }
-                Some(stage) = stages.join_next() => return Err(PipelineError::Stage(stage.unwrap_or("panicked"))),
-            }
+        tokio::select! {
+            done = &mut supervising => done?,
+            Some(stage) = stages.join_next() => return Err(PipelineError::Stage(stage.unwrap_or("panicked"))),
         }
         while let Some(stage) = stages.join_next().await {
             stage.map_err(|_| PipelineError::Stage("panicked"))?;

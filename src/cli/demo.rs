@@ -144,14 +144,14 @@ impl Traffic {
     fn begin(scenario: Scenario, speed: u32) -> anyhow::Result<Traffic> {
         let (send, batches) = mpsc::channel(8);
         let body = move || {
-            let mut simulation = Simulation::new(scenario);
+            let simulation = Simulation::new(scenario);
             let mut interfaces: Vec<Interface> = simulation.interfaces().to_vec();
             let began = Instant::now();
             let mut second = 0;
             // Twenty batches a second at any speed: a stream does not deliver every second by itself either.
             let together = u64::from(speed / 20).max(1);
             let mut batch = Batch::default();
-            while let Some(step) = simulation.next() {
+            for step in simulation {
                 second += 1;
                 batch.records.extend(step.records);
                 batch.blind.extend(step.blind);
