@@ -118,10 +118,33 @@ pub struct HostWindow {
     destinations: CardinalityEstimator<u64>,
     ports: CardinalityEstimator<u64>,
     sources: CardinalityEstimator<u64>,
-    destination_buckets: Vec<u32>,
-    port_buckets: Vec<u32>,
-    slots: Vec<u32>,
+    destination_buckets: Buckets,
+    port_buckets: Buckets,
+    slots: [u16; 30],
     admin: u64,
+}
+
+/// Counts in 64 hashed buckets, each held at 65,535; in place, since there is one for every host and window.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Buckets([[u16; 32]; 2]);
+
+impl Buckets {
+    /// Counts one in the bucket of the hash's upper six bits.
+    fn count(&mut self, hash: u64) {
+        let bucket = (hash >> 58) as usize;
+        let count = &mut self.0[bucket / 32][bucket % 32];
+        *count = count.saturating_add(1);
+    }
+
+    fn counts(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().flatten().map(|&count| u32::from(count))
+    }
+
+    /// Shannon entropy over the buckets, bits.
+    fn entropy(&self) -> f64 {
+        let total = f64::from(self.counts().sum::<u32>().max(1));
+        self.counts().filter(|&n| n > 0).map(|n| f64::from(n) / total).map(|share| -share * share.log2()).sum()
+    }
 }
 
 impl Default for HostWindow {
@@ -139,9 +162,9 @@ impl Default for HostWindow {
             destinations: CardinalityEstimator::new(),
             ports: CardinalityEstimator::new(),
             sources: CardinalityEstimator::new(),
-            destination_buckets: vec![0; 64],
-            port_buckets: vec![0; 64],
-            slots: vec![0; 30],
+            destination_buckets: Buckets::default(),
+            port_buckets: Buckets::default(),
+            slots: [0; 30],
             admin: 0,
         }
     }
@@ -184,9 +207,10 @@ impl HostWindow {
         let port_hash = u64::from(o.port).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let port_hash = port_hash ^ (port_hash >> 29);
         self.ports.insert_hash(port_hash.wrapping_mul(0xbf58_476d_1ce4_e5b9));
-        self.destination_buckets[(o.peer_hash >> 58) as usize] += 1;
-        self.port_buckets[(port_hash >> 58) as usize] += 1;
-        self.slots[(o.start.0 % WINDOW_SECONDS / 10) as usize] += 1;
+        self.destination_buckets.count(o.peer_hash);
+        self.port_buckets.count(port_hash);
+        let slot = &mut self.slots[(o.start.0 % WINDOW_SECONDS / 10) as usize];
+        *slot = slot.saturating_add(1);
         if o.internal && matches!(o.port, 22 | 135 | 445 | 3389 | 5985) {
             self.admin |= 1 << (o.peer_hash & 63);
         }
@@ -206,7 +230,7 @@ impl HostWindow {
         let slots = self.slots.iter().map(|&n| f64::from(n));
         let mean = f64::from(self.flows_out) / self.slots.len() as f64;
         let variance = slots.map(|n| (n - mean).powi(2)).sum::<f64>() / self.slots.len() as f64;
-        let most = f64::from(self.destination_buckets.iter().copied().max().unwrap_or(0));
+        let most = f64::from(self.destination_buckets.counts().max().unwrap_or(0));
         [
             f64::from(self.flows_out),
             f64::from(self.flows_in),
@@ -218,21 +242,14 @@ impl HostWindow {
             f64::from(self.new_dst),
             f64::from(self.reject_out),
             f64::from(self.reject_in),
-            entropy(&self.destination_buckets),
-            entropy(&self.port_buckets),
+            self.destination_buckets.entropy(),
+            self.port_buckets.entropy(),
             self.bytes_out as f64 / f64::from(self.flows_out.max(1)),
             if mean > 0.0 { variance.sqrt() / mean } else { 0.0 },
             f64::from(self.admin.count_ones()),
             most / f64::from(self.flows_out.max(1)),
         ]
     }
-}
-
-/// Shannon entropy of counts, bits.
-fn entropy(counts: &[u32]) -> f64 {
-    let total: u32 = counts.iter().sum();
-    let share = |&n: &u32| f64::from(n) / f64::from(total.max(1));
-    counts.iter().filter(|&&n| n > 0).map(|n| -share(n) * share(n).log2()).sum()
 }
 
 /// What is normal for one host: mean and variance of each amount, and of `bytes_in` for the sequence model.

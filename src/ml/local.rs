@@ -52,14 +52,21 @@ pub fn top3_z(vector: &FeatureVector) -> f64 {
     z.iter().take(3).sum()
 }
 
+/// Scores with a larger p-value carry no attribution.
+const EXPLAINED: f64 = 0.05;
+
+/// The three largest rises, by name.
+fn attribution(vector: &FeatureVector) -> Vec<(String, f32)> {
+    let mut rises: Vec<(&str, f32)> =
+        NAMES.iter().zip(&vector.values).take(Z_COUNT).map(|(&name, &z)| (name, z.max(0.0))).collect();
+    rises.sort_by(|a, b| b.1.total_cmp(&a.1));
+    rises.into_iter().take(3).map(|(name, z)| (name.to_owned(), z)).collect()
+}
+
 impl TopThree {
     /// The score of a window, then remembers the window. `None` for the p-value while the host is new.
     pub fn score(&mut self, vector: &FeatureVector, warm_up: u32) -> Score {
         let value = top3_z(vector);
-        let mut attribution: Vec<(String, f32)> =
-            NAMES.iter().zip(&vector.values).take(Z_COUNT).map(|(name, &z)| ((*name).to_owned(), z.max(0.0))).collect();
-        attribution.sort_by(|a, b| b.1.total_cmp(&a.1));
-        attribution.truncate(3);
         let p_value = (vector.history >= warm_up).then(|| {
             let bucket = ((value * 10.0) as usize).min(self.histogram.len() - 1);
             let as_high: u64 = self.histogram[bucket..].iter().sum();
@@ -68,6 +75,8 @@ impl TopThree {
             self.seen += 1;
             p
         });
+        // Whatever is not unusual is asked by nobody why.
+        let attribution = if p_value.is_some_and(|p| p <= EXPLAINED) { attribution(vector) } else { Vec::new() };
         Score { p_value, attribution, model_version: "top3_z".to_owned(), variant: "local".to_owned(), degraded: false }
     }
 }
