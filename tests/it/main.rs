@@ -4,6 +4,7 @@ mod api;
 mod config;
 mod contract;
 mod correlation;
+mod crash;
 mod dashboard;
 mod demo;
 mod detect;

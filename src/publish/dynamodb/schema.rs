@@ -1,6 +1,6 @@
 //! The tables in DynamoDB: what they should be, what they lack, and how they come to have it.
 //!
-//! [`plan`] compares; [`apply`] does what was planned, one step after the other, and waits for each. A step that was done
+//! [`Schema::plan`] compares; [`Schema::apply`] does what was planned, one step after the other, and waits for each. A step that was done
 //! before is not planned again, so applying is idempotent, also after it was interrupted half-way.
 
 use std::fmt;
