@@ -626,8 +626,10 @@ impl Engine {
             }
             let internal = self.network.is_internal(channel.responder);
             let table = if internal { &self.state.internal } else { &self.state.external };
+            let responder = table.get(&self.seed, channel.responder);
             let around = beacon::Surroundings {
-                clients: table.get(&self.seed, channel.responder).map_or(0.0, Host::clients),
+                clients: responder.map_or(0.0, Host::clients),
+                watched_before: responder.map_or(0, |host| host.first_seen.since(self.state.statistics.first)),
                 hosts: self.state.internal.len() as f64,
                 channels,
                 internal,

@@ -40,6 +40,8 @@ pub struct Settings {
     pub rare_clients: f64,
     /// where there are at least so many of our hosts to tell.
     pub rare_hosts: f64,
+    /// and that was first seen after so long a watch: what was there from the beginning may be anybody's agent.
+    pub rare_watch: SignedDuration,
     /// A check-in is short: median payload of both directions, bytes.
     pub payload_max: u64,
     /// A destination that more than this share of our hosts uses is a service, not a controller.
@@ -67,6 +69,8 @@ pub struct Surroundings {
     pub clients: f64,
     /// How many of our hosts there are.
     pub hosts: f64,
+    /// How long the engine had watched when the destination was first seen, s.
+    pub watched_before: u32,
     /// Channels under watch: each is a chance to be fooled.
     pub channels: usize,
     /// Whether the responder is ours.
@@ -239,8 +243,10 @@ fn periodic(channel: &Channel, around: &Surroundings, settings: &Settings) -> Op
     let needed = needed(around, settings);
     // Encrypted check-ins differ by a few bytes, as those of every agent do. Where many hosts are seen and hardly one knows
     // the place, it is no agent's; then more beats are asked for instead of the same bytes.
-    let rare_place =
-        around.hosts >= settings.rare_hosts && around.clients <= settings.rare_clients && t.nats >= 2.0 * needed;
+    let rare_place = around.hosts >= settings.rare_hosts
+        && around.clients <= settings.rare_clients
+        && i64::from(around.watched_before) >= settings.rare_watch.as_secs()
+        && t.nats >= 2.0 * needed;
     let dispersion_max = if rare_place { settings.rare_dispersion } else { settings.size_dispersion };
     let alike_enough = alike.same >= settings.same_exchange || alike.dispersion <= dispersion_max;
     let mut evidence = timing_evidence(&t, needed, settings);

@@ -408,3 +408,30 @@ proptest! {
         prop_assert_eq!(whole.vectors, out.vectors);
     }
 }
+
+#[test]
+fn a_new_and_rare_place_may_vary_its_bytes_and_one_that_was_always_there_may_not() {
+    let day = |first_call: u32| {
+        let mut all = Vec::new();
+        for host in 1..=30u32 {
+            for hour in 0..30u32 {
+                let at = hour * 3_600 + host * 11;
+                let from = format!("10.0.1.{host}");
+                all.push(Exchange::new(&from, 40_000 + hour as u16, "198.51.100.9", 443, at));
+            }
+        }
+        for n in 0..50u32 {
+            let mut call = Exchange::new("10.0.1.5", 45_000 + n as u16, "203.0.113.66", 443, first_call + n * 90);
+            call.sent.1 += u64::from(n * 7 % 23);
+            call.received.1 += u64::from(n * 5 % 19);
+            all.push(call);
+        }
+        findings(&all)
+    };
+    assert_eq!(day(60), vec![], "an agent like any other");
+    let found = day(26 * 3_600);
+    assert!(
+        found.iter().any(|f| f.threat == Threat::C2Beacon && f.actor == Actor::One(address("10.0.1.5"))),
+        "{found:?}"
+    );
+}
