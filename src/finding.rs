@@ -213,8 +213,8 @@ pub struct Finding {
     pub targets: Vec<Target>,
     /// How many distinct targets there were in all.
     pub target_count: u32,
-    /// HyperLogLog registers (or nothing) of the whole target set, so that shards can be joined; see
-    /// [`crate::statistical::sketch`].
+    /// HyperLogLog registers of the whole target set, joined by maximum, for a target set that one shard cannot list. Empty
+    /// from the present detectors: shards then join the listed targets and keep the largest count.
     #[serde(default)]
     pub target_sketch: Vec<u8>,
     /// First moment of what is stated.

@@ -102,10 +102,16 @@ async fn watch_it(args: Args, settings: Settings, scenario: Scenario) -> anyhow:
     };
     let speed = args.speed;
     let greet = |address: SocketAddr| {
-        println!("A simulated VPC of 40 hosts under every attack we know, {speed} times as fast as real time.");
-        println!("Open http://{address} to watch; Ctrl-C ends it, and nothing is left behind.\n");
+        say(&format!("A simulated VPC of 40 hosts under every attack we know, {speed} times as fast as real time."));
+        say(&format!("Open http://{address} to watch; Ctrl-C ends it, and nothing is left behind.\n"));
     };
     with_api(settings, backends, Arc::new(Health::default()), told, greet, true).await
+}
+
+/// A line for whoever still reads: a pipe that was closed is no reason to end, the page goes on.
+fn say(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
 /// Announcements for eyes: one line each for what is new.
@@ -117,7 +123,7 @@ impl Announcer for Terminal {
         for (announcement, anomaly) in batch {
             if *announcement == Announcement::Detected {
                 let (at, severity) = (anomaly.detection_timestamp, anomaly.severity);
-                println!("{at}  {severity:<8}  {:<13}  {}", anomaly.threat, anomaly.summary);
+                say(&format!("{at}  {severity:<8}  {:<13}  {}", anomaly.threat, anomaly.summary));
             }
         }
         batch.iter().map(|_| Ok(())).collect()

@@ -17,6 +17,7 @@ use crate::flow::network::Network;
 use crate::flow::{Address, EventTime};
 use crate::ingest::local::{ReadError, Reader};
 use crate::report;
+use crate::statistical::intel;
 
 mod explain;
 mod output;
@@ -40,7 +41,7 @@ pub struct Args {
     /// How anomalies are written; a table on a terminal and NDJSON elsewhere when not given
     #[arg(long, value_enum)]
     pub format: Option<Format>,
-    /// Addresses that are ours, in place of the settings' [network] internal; CIDR or single, repeated or with commas
+    /// Addresses that are ours, in place of the settings' network.internal; CIDR or single, repeated or with commas
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = block)]
     pub internal: Vec<IpNet>,
     /// The fields of lines that no header names: '${srcaddr} ${dstaddr} …', or default
@@ -108,6 +109,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let network = Network::new(&settings.network);
     let mut tiers = Tiers::new(&settings, &network);
+    match intel::local::Files::open(&settings.statistical.intel) {
+        Ok(files) => tiers.engine.set_lists(files.lists()),
+        Err(error) => return Ok(unusable(&error)),
+    }
     for &address in &args.explain {
         tiers.engine.watch(address);
     }
@@ -125,7 +130,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// What cannot be read is told, and is exit code 2.
-fn unusable(error: &ReadError) -> ExitCode {
+fn unusable(error: &dyn std::error::Error) -> ExitCode {
     eprintln!("flowvigil: {error}");
     super::unusable()
 }

@@ -17,6 +17,7 @@ use crate::ml::sagemaker::SageMaker;
 use crate::ml::{self, Scorer};
 use crate::pipeline::{self, Backends, Outcome, Tiers};
 use crate::settings::Settings;
+use crate::statistical::intel;
 use crate::telemetry::{self, Metrics};
 
 /// Arguments of `run`.
@@ -52,6 +53,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
+    if let Err(error) = intel::local::Files::open(&settings.statistical.intel) {
+        eprintln!("flowvigil: {error}");
+        return Ok(super::unusable());
+    }
     let health = Arc::new(Health::default());
     let backends = match backends::choose(&settings, &health).await {
         Ok(backends) => backends,

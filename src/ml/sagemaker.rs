@@ -2,7 +2,7 @@
 //!
 //! Every window is judged in process first: that takes 2 µs, keeps the memory of hosts warm, and is the answer whenever an
 //! endpoint has none. Then both endpoints are asked, in bounded requests, under one deadline, each behind its own
-//! [breaker](super::breaker). What an endpoint did not answer in time is answered by the local copy of the model and
+//! [`super::breaker`]. What an endpoint did not answer in time is answered by the local copy of the model and
 //! marked as degraded; the stream never waits longer than the deadline. Scoring changes nothing on the server, so that a
 //! call that failed on the way is tried once more by the SDK, as long as the deadline allows.
 

@@ -16,6 +16,7 @@ use crate::ingest::snapshot::Snapshot;
 use crate::ingest::{Batch, IngestError, Position, Read, Shard, ShardId};
 use crate::ml::local::Behavior;
 use crate::ml::{FeatureVector, Score};
+use crate::statistical::intel::local::Files;
 use crate::statistical::{Engine, Output, Statistics};
 use crate::telemetry;
 
@@ -401,7 +402,9 @@ const LOOK_SECONDS: u32 = 5;
 
 impl Observer {
     fn run(mut self, mut work: mpsc::Receiver<Work>, to_score: &mpsc::Sender<Step>) {
+        let mut lists = self.open_lists();
         while let Some(item) = work.blocking_recv() {
+            self.refresh_lists(lists.as_mut());
             let arrived = Instant::now();
             let mut out = Output::default();
             let mut barrier = None;
@@ -417,6 +420,35 @@ impl Observer {
             if to_score.blocking_send(Step { findings, vectors, watermark, arrived, barrier }).is_err() {
                 return;
             }
+        }
+    }
+
+    /// Reads the lists of addresses. They were read once when the service began, so a failure now is no mistake in the settings.
+    fn open_lists(&mut self) -> Option<Files> {
+        match Files::open(&self.common.tiers.statistical.intel) {
+            Ok(files) => {
+                self.engine.set_lists(files.lists());
+                Some(files)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "lists of addresses are not used");
+                None
+            }
+        }
+    }
+
+    fn refresh_lists(&mut self, files: Option<&mut Files>) {
+        match files.map(Files::refresh) {
+            Some(Ok(Some(lists))) => {
+                tracing::info!(
+                    tor_relays = lists.tor_relays.len(),
+                    mining_pools = lists.mining_pools.len(),
+                    "lists of addresses read again"
+                );
+                self.engine.set_lists(lists);
+            }
+            Some(Err(error)) => tracing::warn!(%error, "a changed list of addresses is not used, the old one stays"),
+            Some(Ok(None)) | None => {}
         }
     }
 

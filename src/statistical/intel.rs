@@ -1,6 +1,6 @@
 //! Lists: Tor relays and mining pools, from plain text, CSV or JSON.
 //!
-//! Parsing is pure; who reads the files, and when they are read again, is the caller's business. What can be known
+//! Parsing is pure; the files are read by [`local`]. What can be known
 //! without any list, the Tor directory authorities, is built in.
 
 use std::net::{IpAddr, SocketAddr};
@@ -10,6 +10,8 @@ use jiff::SignedDuration;
 use serde::Deserialize;
 
 use crate::flow::Address;
+
+pub mod local;
 
 /// `[statistical.intel]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -43,6 +45,18 @@ impl AddressList {
     /// Whether nothing is listed.
     pub fn is_empty(&self) -> bool {
         self.ports.is_empty()
+    }
+
+    /// Adds what another list holds.
+    pub fn join(&mut self, other: AddressList) {
+        for (address, ports) in other.ports {
+            if ports.is_empty() {
+                self.ports.entry(address).or_default();
+            }
+            for port in ports {
+                self.add(address.to_ip(), Some(port));
+            }
+        }
     }
 
     fn add(&mut self, address: IpAddr, port: Option<u16>) {

@@ -91,7 +91,7 @@ pub async fn incident_store(store: &dyn IncidentStore, base: u32) {
 
     // A look at an open window is superseded by the closed one.
     let look = Finding { provisional: true, score: 0.99, ..scan(base + 1, 0, 40) };
-    store.fold(&a, &[look.clone()]).await.unwrap();
+    store.fold(&a, std::slice::from_ref(&look)).await.unwrap();
     let closed = store.fold(&a, &[scan(base + 1, 0, 30)]).await.unwrap();
     assert_eq!(closed[0].account().number("attempts").unwrap().value, 30.0);
     assert_eq!(store.fold(&a, &[look]).await.unwrap(), closed);

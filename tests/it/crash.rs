@@ -322,7 +322,7 @@ async fn run(aws: &SdkConfig, log: &Path, disturbed: Option<u64>) -> (Told, Worl
     (told(&anomalies), world)
 }
 
-async fn disturb(world: &mut World, tasks: &mut Vec<Process>, seed: u64) {
+async fn disturb(world: &mut World, tasks: &mut [Process], seed: u64) {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mut leaving = Vec::new();
     for _ in 0..4 {

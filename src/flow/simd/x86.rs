@@ -280,7 +280,7 @@ impl Shape {
     ) -> Option<Shape> {
         let (mut what, mut ends) = ([0; SEPARATORS_MAX], [0; SEPARATORS_MAX]);
         let mut count = 0;
-        for column in 0..width {
+        for (column, end) in ends.iter_mut().enumerate().take(width) {
             let dots = if dotted.contains(&column) { 3 } else { 0 };
             if count + dots >= SEPARATORS_MAX {
                 return None;
@@ -288,7 +288,7 @@ impl Shape {
             what[count..count + dots].fill(b'.');
             count += dots;
             what[count] = if column + 1 == width { b'\n' } else { b' ' };
-            ends[column] = count as u8;
+            *end = count as u8;
             count += 1;
         }
         let octets_of = |(source, destination): (usize, usize)| -> [u32; 8] {
@@ -470,10 +470,10 @@ unsafe fn fast_line<'a>(
             let column = |column: usize| column_of(&plan.v6, at, text, column);
             let (source, destination) = (v6(column(plan.source))?, v6(column(plan.destination))?);
             let mut marks = Marks::default();
-            if let (Some(own_source), Some(own_destination)) = (plan.own_source, plan.own_destination) {
-                if (v6(column(own_source))?, v6(column(own_destination))?) != (source, destination) {
-                    marks = Marks::INTERMEDIARY;
-                }
+            if let (Some(own_source), Some(own_destination)) = (plan.own_source, plan.own_destination)
+                && (v6(column(own_source))?, v6(column(own_destination))?) != (source, destination)
+            {
+                marks = Marks::INTERMEDIARY;
             }
             let record = FlowRecord { source, destination, marks, ..FlowRecord::default() };
             let (record, names) = rest_of_line(plan, &plan.v6, at, text, record)?;
