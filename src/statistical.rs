@@ -37,6 +37,7 @@ pub mod pane;
 pub mod port_scan;
 pub mod table;
 pub mod tor;
+pub mod translation;
 
 use conversation::Conversation;
 use explain::Judgement;
@@ -160,6 +161,8 @@ struct State {
     statistics: Statistics,
     interfaces: Vec<Interface>,
     intermediaries: BTreeSet<InterfaceId>,
+    /// Hosts that repeated others in a window as a NAT gateway does, with the number of such windows.
+    gateways: BTreeMap<Address, u32>,
     /// Open windows by ascending start.
     panes: VecDeque<Pane>,
     newest: EventTime,
@@ -181,7 +184,7 @@ struct State {
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 1;
+const SNAPSHOT_VERSION: u32 = 2;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
@@ -209,6 +212,7 @@ impl Engine {
             statistics: Statistics::default(),
             interfaces: Vec::new(),
             intermediaries: BTreeSet::new(),
+            gateways: BTreeMap::new(),
             panes: VecDeque::new(),
             newest: EventTime(0),
             longest: 0,
@@ -432,18 +436,28 @@ impl Engine {
         self.judge_tor(&touched, now, window, out);
     }
 
-    /// A NAT gateway's own leg of a conversation repeats what its client's leg says: an interface that logs packet
-    /// addresses other than its own is an intermediary, and its plain conversations are the translated ones.
+    /// A NAT gateway's own leg of a conversation repeats what its client's leg says. Where packet addresses are logged, an
+    /// interface that logs other addresses than its own is an intermediary, and its plain conversations are the
+    /// translated ones; where they are not, the repetition itself tells ([`translation`]).
     fn drop_translated(&mut self, conversations: &mut Vec<Conversation>) {
         let translated = |c: &Conversation| Marks(c.sent.marks | c.received.marks).has(Marks::INTERMEDIARY);
-        self.state.intermediaries.extend(conversations.iter().filter(|c| translated(c)).map(|c| c.interface));
-        if self.state.intermediaries.is_empty() {
+        let (network, state) = (&self.network, &mut self.state);
+        state.intermediaries.extend(conversations.iter().filter(|c| translated(c)).map(|c| c.interface));
+        for gateway in translation::gateways(conversations, |a| network.is_internal(a)) {
+            *state.gateways.entry(gateway).or_default() += 1;
+        }
+        if state.intermediaries.is_empty() && state.gateways.is_empty() {
             return;
         }
         let before = conversations.len();
-        let intermediaries = &self.state.intermediaries;
-        conversations.retain(|c| translated(c) || !intermediaries.contains(&c.interface));
-        self.state.statistics.duplicates += (before - conversations.len()) as u64;
+        let (intermediaries, gateways) = (&state.intermediaries, &state.gateways);
+        // Twice, so that one odd minute does not take a host out of sight.
+        let gateway = |c: &Conversation| gateways.get(&c.opener).is_some_and(|&windows| windows >= 2);
+        conversations.retain(|c| {
+            translated(c)
+                || !intermediaries.contains(&c.interface) && !(gateway(c) && !network.is_internal(c.responder))
+        });
+        state.statistics.duplicates += (before - conversations.len()) as u64;
     }
 
     fn judge_floods(&mut self, conversations: &[Conversation], window: EventTime, out: &mut Output) -> Set<Address> {
@@ -461,11 +475,11 @@ impl Engine {
             return flooded;
         }
         for (address, victim) in ddos::collect(conversations, &hot, |a| self.network.is_internal(a)) {
-            let judgement = ddos::judge(&victim, &settings, self.window);
+            let ours = self.network.is_internal(address);
+            let judgement = ddos::judge(&victim, ours, &settings, self.window);
             self.explain(address, None, Threat::Ddos, window, &judgement);
             if judgement.passed {
                 flooded.insert(address);
-                let ours = self.network.is_internal(address);
                 let mut finding = ddos::finding(address, &victim, &judgement, ours, window, self.window);
                 self.sign(&mut finding, victim.interface());
                 out.findings.push(finding);

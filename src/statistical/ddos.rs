@@ -28,6 +28,8 @@ pub struct Settings {
     pub sources: u32,
     /// Answered TCP connections without content in the window.
     pub empty_connections: u32,
+    /// Unanswered TCP connections of hosts of ours to one outside address on a few ports, in the window.
+    pub our_connections: u32,
     /// What is unanswered or empty must be at least this share of the victim's TCP connections in the window.
     pub share: f64,
     /// Unanswered UDP packets per second, averaged over the window, from or to outside.
@@ -140,7 +142,7 @@ pub fn collect(
 }
 
 /// Judges a victim's window.
-pub fn judge(victim: &Victim, settings: &Settings, window_seconds: u32) -> Judgement {
+pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u32) -> Judgement {
     let seconds = f64::from(window_seconds);
     let active = f64::from(victim.last.saturating_sub(victim.first).max(1));
     let tcp = f64::from(victim.tcp.max(1));
@@ -151,7 +153,12 @@ pub fn judge(victim: &Victim, settings: &Settings, window_seconds: u32) -> Judge
     let shaped = |share: f64| if share >= settings.share { 1.0 } else { 0.0 };
     let ratio = |value: f64, threshold: f64| value / threshold;
     let enough = ratio(victim.unanswered_packets as f64, settings.syn_packets as f64);
-    let rules: [(&str, f64); 6] = [
+    // Of a victim outside we see our share of the flood alone. A scan has many ports, a flood few.
+    let concentrated = !ours && victim.ports.len() <= 8;
+    let ours_alone =
+        if concentrated { ratio(f64::from(victim.unanswered), f64::from(settings.our_connections)) } else { 0.0 };
+    let rules: [(&str, f64); 7] = [
+        ("outbound_flood", shaped(unanswered_share) * ours_alone),
         ("syn_flood", shaped(unanswered_share) * enough.min(ratio(syn_rate, settings.syn_packets_per_second))),
         ("many_sources", shaped(hollow_share) * ratio(sources, f64::from(settings.sources))),
         (
@@ -166,7 +173,7 @@ pub fn judge(victim: &Victim, settings: &Settings, window_seconds: u32) -> Judge
         ),
         ("icmp_flood", ratio(victim.icmp_packets as f64 / seconds, settings.icmp_packets_per_second)),
     ];
-    let (method, ratio) = rules.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("there are six rules");
+    let (method, ratio) = rules.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("there are seven rules");
     let told = |name: &str, value: f64, unit: &str| Evidence::told(name, value, unit, Merge::Max);
     let judged =
         |name: &str, value: f64, threshold: f64, unit: &str| Evidence::judged(name, value, threshold, unit, Merge::Max);
@@ -174,6 +181,15 @@ pub fn judge(victim: &Victim, settings: &Settings, window_seconds: u32) -> Judge
         "syn_flood" => vec![
             judged("unanswered_packets_per_second", syn_rate, settings.syn_packets_per_second, "packets/s"),
             judged("unanswered_packets", victim.unanswered_packets as f64, settings.syn_packets as f64, "packets"),
+            judged("unanswered_share", unanswered_share, settings.share, "ratio"),
+        ],
+        "outbound_flood" => vec![
+            judged(
+                "unanswered_connections",
+                f64::from(victim.unanswered),
+                f64::from(settings.our_connections),
+                "connections",
+            ),
             judged("unanswered_share", unanswered_share, settings.share, "ratio"),
         ],
         "many_sources" => vec![

@@ -435,3 +435,64 @@ fn a_new_and_rare_place_may_vary_its_bytes_and_one_that_was_always_there_may_not
         "{found:?}"
     );
 }
+
+#[test]
+fn a_nat_gateway_is_found_without_packet_addresses_and_its_clients_are_blamed_alone() {
+    let mut all = Vec::new();
+    for minute in 0..30u32 {
+        for host in 1..=6u32 {
+            for n in 0..10u32 {
+                let random = host::mix(Address::v4(minute * 1_000 + host * 20 + n)) as u32;
+                let peer = format!("198.51.100.{}", 1 + random % 200);
+                let port = 40_000 + (minute * 10 + n) as u16;
+                let mut page =
+                    Exchange::new(&format!("10.0.0.{host}"), port, &peer, 443, minute * 60 + random / 256 % 50);
+                page.received = (20, 2_000 + u64::from(random % 30_000));
+                let mut translated = page.clone();
+                (translated.from, translated.from_port) =
+                    (address("10.0.9.9"), 10_000 + (minute * 60 + host * 10 + n) as u16);
+                all.extend([page, translated]);
+            }
+        }
+        let call = Exchange::new("10.0.0.3", 55_000 + minute as u16, "203.0.113.5", 8_081, 7 + minute * 60);
+        let mut translated = call.clone();
+        (translated.from, translated.from_port) = (address("10.0.9.9"), 30_000 + minute as u16);
+        all.extend([call, translated]);
+    }
+    let found = findings(&all);
+    assert!(!found.is_empty());
+    assert!(found.iter().all(|f| f.actor == Actor::One(address("10.0.0.3"))), "{found:?}");
+}
+
+#[test]
+fn a_fleet_of_equal_hosts_is_no_nat_gateway() {
+    let mut all = Vec::new();
+    for minute in 0..20u32 {
+        for host in 1..=3u32 {
+            for n in 0..30u32 {
+                let port = 40_000 + (minute * 30 + n) as u16;
+                all.push(Exchange::new(&format!("10.0.0.{host}"), port, "198.51.100.1", 443, minute * 60 + n));
+            }
+        }
+    }
+    let mut engine = engine();
+    run(&mut engine, &records(&all), 100);
+    assert_eq!(engine.statistics().duplicates, 0);
+}
+
+#[test]
+fn our_own_host_that_floods_somebody_outside_is_told_and_a_scan_is_not_called_a_flood() {
+    let attempts = |ports: u32| {
+        let all: Vec<Exchange> = (0..3_000u32)
+            .map(|n| {
+                let port = (1_000 + n % ports) as u16;
+                let mut syn = Exchange::new("10.0.0.8", 10_000 + n as u16, "203.0.113.80", port, n / 60);
+                (syn.sent, syn.received) = ((1, 44), (0, 0));
+                syn
+            })
+            .collect();
+        findings(&all).into_iter().map(|f| f.threat).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(attempts(1), [Threat::Ddos].into());
+    assert_eq!(attempts(3_000), [Threat::PortScan].into());
+}
