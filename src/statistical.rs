@@ -453,10 +453,9 @@ impl Engine {
         let (intermediaries, gateways) = (&state.intermediaries, &state.gateways);
         // Twice, so that one odd minute does not take a host out of sight.
         let gateway = |c: &Conversation| gateways.get(&c.opener).is_some_and(|&windows| windows >= 2);
-        conversations.retain(|c| {
-            translated(c)
-                || !intermediaries.contains(&c.interface) && !(gateway(c) && !network.is_internal(c.responder))
-        });
+        let repeats =
+            |c: &Conversation| intermediaries.contains(&c.interface) || gateway(c) && !network.is_internal(c.responder);
+        conversations.retain(|c| translated(c) || !repeats(c));
         state.statistics.duplicates += (before - conversations.len()) as u64;
     }
 
