@@ -27,7 +27,8 @@
 //! 2. No locks in the detection path: an engine belongs to its shard's thread. What belongs together across shards meets in
 //!    tier 3, where evidence is mergeable by construction, and applying a finding twice changes nothing.
 //! 3. No table without a cap, and none that an attacker with many spoofed addresses could turn against our own hosts.
-//! 4. No episode under two ids: an id is derived from content, and kept for life.
+//! 4. No episode under two ids: an id is derived from content, and kept for life. (Held by one task. With several, a finding
+//!    that arrives late can bridge two episodes that were both told; `tests/run crash` shows it.)
 //! 5. No checkpoint that passes undelivered work: a snapshot travels down the channels behind the findings made before it,
 //!    and counts only when it has left the last stage ([`pipeline`]).
 //! 6. No dependency that stops the service by being away: something lesser stands in, or the pipeline holds, and both are
@@ -35,6 +36,17 @@
 //! 7. No channel without a bound, and no wait without a deadline from the settings.
 //! 8. No mock in place of a backend: local backends are real, and pass the same contract tests.
 //! 9. No text of a flow log, token or secret in the log at `info` or above.
+//!
+//! # What was decided, and is not obvious
+//!
+//! - A record folds into the conversation of its window and touches nothing else; hosts, pairs and suspects are updated when the
+//!   window closes ([`statistical`]). Order within the lateness then cannot matter, and a record costs one look-up. What
+//!   cannot wait is told from open windows, provisionally.
+//! - Hosts of ours and outsiders have tables of their own: an eviction rule within one table would have to know who matters.
+//! - NAT gateways are found by what they repeat where the log has no packet addresses ([`statistical::translation`]).
+//! - The sequence model and its trainer are our own: a library would bring more than a hundred crates and be slower at one window.
+//! - The Redis backend commits what the same Rust core computed, by version checks in one script, so that the semantics of
+//!   folding exist once.
 //!
 //! # The floors
 //!
