@@ -35,7 +35,7 @@ pub struct Settings {
     pub rate_min: f64,
     /// More is not mining.
     pub rate_max: f64,
-    /// Mean payload of a packet from the pool, bytes: jobs are short lines of JSON.
+    /// Mean payload of a packet from the pool, bytes: jobs are short lines of JSON. Half of it without a hint.
     pub message_max: f64,
     /// Both directions' payload are within this factor of each other.
     pub balance_max: f64,
@@ -62,13 +62,15 @@ pub fn judge(
     }
     let (age, steadiness) =
         if hinted { (settings.age_hinted, settings.steadiness_hinted) } else { (settings.age, settings.steadiness) };
+    // Without a hint only the common, short jobs count: longer messages are as well those of any other steady session.
+    let message_max = if hinted { settings.message_max } else { settings.message_max / 2.0 };
     let shape = Shape::of(session);
     let prevalence = if around.hosts >= 5.0 { around.clients / around.hosts } else { 0.0 };
     let evidence = vec![
         Evidence::judged("session_length", shape.seconds, age.as_secs() as f64, "s", Merge::Max),
         Evidence::judged("steadiness", shape.steadiness, steadiness, "ratio", Merge::Latest),
         Evidence::judged("payload_rate", shape.rate, settings.rate_min, "bytes/min", Merge::Latest),
-        Evidence::judged("message_size", shape.message, settings.message_max, "bytes/packet", Merge::Latest),
+        Evidence::judged("message_size", shape.message, message_max, "bytes/packet", Merge::Latest),
         Evidence::judged("balance", shape.balance, settings.balance_max, "ratio", Merge::Latest),
         Evidence::told("pool_port", f64::from(u8::from(settings.ports.contains(&channel.port))), "yes=1", Merge::Max),
         Evidence::told("pool_list", f64::from(u8::from(listed)), "yes=1", Merge::Max),
@@ -77,7 +79,7 @@ pub fn judge(
     let passed = shape.seconds >= age.as_secs() as f64
         && shape.steadiness >= steadiness
         && (settings.rate_min..=settings.rate_max).contains(&shape.rate)
-        && shape.message <= settings.message_max
+        && shape.message <= message_max
         && shape.balance <= settings.balance_max
         && (listed || prevalence <= prevalence_max);
     Some(Judgement {
