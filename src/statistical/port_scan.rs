@@ -201,8 +201,8 @@ impl Suspect {
         let b = self.breadth();
         let failures = self.failures.len() as u32 + self.overflow;
         let share = f64::from(self.successes) / f64::from((self.successes + failures).max(1));
-        let rules: [(&str, u32, u32); 5] = if ours {
-            [
+        let rules: Vec<(&str, u32, u32)> = if ours {
+            vec![
                 ("vertical", b.tcp_ports, settings.ports),
                 ("horizontal", b.tcp_hosts, settings.hosts),
                 ("vertical_udp", b.udp_ports, settings.udp),
@@ -211,18 +211,16 @@ impl Suspect {
             ]
         } else {
             let sweep = if b.ports >= settings.outside_sweep_ports { b.hosts } else { 0 };
-            [
+            vec![
                 ("vertical", b.tcp_ports, settings.outside_ports),
-                ("horizontal", 0, settings.outside_hosts),
                 ("vertical_udp", b.udp_ports, settings.outside_ports.max(settings.udp)),
-                ("horizontal_udp", 0, settings.outside_hosts),
                 ("block", sweep, settings.outside_hosts),
             ]
         };
         let closest = rules
             .into_iter()
             .max_by(|a, b| (f64::from(a.1) / f64::from(a.2)).total_cmp(&(f64::from(b.1) / f64::from(b.2))))
-            .expect("there are five rules");
+            .expect("there is a rule for everybody");
         let (method, value, threshold) = closest;
         let passed = value >= threshold && share <= settings.success_max;
         let unit = if method.starts_with("horizontal") || (method == "block" && !ours) { "hosts" } else { "ports" };
