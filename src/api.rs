@@ -39,7 +39,7 @@ pub mod openapi;
 pub mod probes;
 pub mod problem;
 
-use auth::Access;
+use auth::{Access, Token};
 use problem::Problem;
 
 /// Settings `[api]`.
@@ -50,6 +50,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// File with the bearer token that requests must bring; empty for none.
     pub token_file: PathBuf,
+    /// The token itself; empty for none. A token file goes before it.
+    pub token: Token,
     /// Whether to listen on an address that others can reach although there is no token.
     pub public_without_token: bool,
     /// How long a request may take.

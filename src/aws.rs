@@ -15,6 +15,8 @@ use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use jiff::SignedDuration;
 
+pub mod json;
+
 /// Reads the standard environment and makes the one configuration that all clients are made from.
 pub async fn load() -> SdkConfig {
     loader().load().await

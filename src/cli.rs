@@ -18,6 +18,7 @@ pub mod config;
 pub mod demo;
 pub mod detect;
 pub mod evaluate;
+mod live;
 pub mod migrate;
 pub mod models;
 pub mod replay;

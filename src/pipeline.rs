@@ -81,6 +81,17 @@ pub enum Ending {
     LeaveOpen,
 }
 
+/// What of the tiers' settings may change while they work.
+#[derive(Clone, Debug)]
+pub struct Thresholds {
+    /// Tier 1; of it, the detectors' thresholds.
+    pub statistical: statistical::Settings,
+    /// Tier 2, the always-on behaviour scorer.
+    pub behavior: ml::local::Settings,
+    /// Tier 4.
+    pub validation: validation::Settings,
+}
+
 /// The tiers' own settings, as far as the pipeline hands them on.
 #[derive(Clone, Debug)]
 pub struct Tiers {
@@ -94,6 +105,17 @@ pub struct Tiers {
     pub validation: validation::Settings,
     /// What is ours.
     pub network: Network,
+    /// Other thresholds than these, where they come while the service runs; each stage takes them up before its next batch.
+    pub changes: Option<watch::Receiver<Arc<Thresholds>>>,
+}
+
+impl Tiers {
+    /// The thresholds that a stage has not seen yet.
+    fn changed(changes: &mut Option<watch::Receiver<Arc<Thresholds>>>) -> Option<Arc<Thresholds>> {
+        let changes = changes.as_mut()?;
+        // A sender that is gone has nothing more to say.
+        changes.has_changed().unwrap_or(false).then(|| changes.borrow_and_update().clone())
+    }
 }
 
 /// The chosen backend of every port.

@@ -15,7 +15,10 @@ use serde::Deserialize;
 
 use crate::{api, correlation, flow, ingest, ml, pipeline, publish, statistical, telemetry, validation};
 
+pub mod dynamic;
 mod layer;
+pub mod secrets;
+pub mod ssm;
 
 pub use layer::Layer;
 use layer::Tree;
@@ -47,6 +50,16 @@ pub struct Settings {
     pub api: api::Settings,
     /// What is logged, and how.
     pub telemetry: telemetry::Settings,
+    /// Where settings come from besides the file and the environment.
+    pub settings: Sources,
+}
+
+/// Settings `[settings]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sources {
+    /// Parameters of Parameter Store, which may change while the service runs; none where it is not configured.
+    pub ssm: Option<ssm::Settings>,
 }
 
 impl Settings {
@@ -60,6 +73,22 @@ impl Settings {
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Settings, SettingsError> {
+        let (layers, problems) = Settings::layers(file, environment)?;
+        match Settings::assemble(&layers) {
+            Ok(settings) if problems.is_empty() => Ok(settings),
+            Ok(_) => Err(SettingsError::Wrong(Problems(problems))),
+            Err(more) => Err(SettingsError::Wrong(Problems([problems, more.0].concat()))),
+        }
+    }
+
+    /// The layers of [`Settings::load`], with what of the file cannot be parsed.
+    ///
+    /// # Errors
+    /// The file cannot be read at all.
+    pub fn layers(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(Vec<Layer>, Vec<Problem>), SettingsError> {
         let mut layers = Vec::new();
         let mut problems = Vec::new();
         if let Some(path) = file {
@@ -70,23 +99,13 @@ impl Settings {
             problems.extend(mistakes);
         }
         layers.push(Layer::from_environment(environment));
-        match Settings::assemble(&layers) {
-            Ok(settings) if problems.is_empty() => Ok(settings),
-            Ok(_) => Err(SettingsError::Wrong(Problems(problems))),
-            Err(more) => {
-                problems.extend(more.0);
-                Err(SettingsError::Wrong(Problems(problems)))
-            }
-        }
+        Ok((layers, problems))
     }
 
     /// The defaults under the given layers, of which later ones win.
     pub fn assemble(layers: &[Layer]) -> Result<Settings, Problems> {
         let defaults = Tree::defaults();
-        let mut tree = defaults.clone();
-        for layer in layers {
-            tree.merge(layer);
-        }
+        let mut tree = Tree::of(layers);
         let mut problems = Vec::new();
         let settings = loop {
             match serde_path_to_error::deserialize::<_, Settings>(tree.value()) {
@@ -120,6 +139,9 @@ impl Settings {
         let positive = |duration: jiff::SignedDuration| duration.is_positive();
         require(positive(self.api.request_timeout), "api.request_timeout", "no request can be answered in no time");
         require(self.api.page_max > 0, "api.page_max", "a page holds at least one anomaly");
+        if let Some(ssm) = &self.settings.ssm {
+            require(positive(ssm.interval), "settings.ssm.interval", "parameters cannot be read all the time");
+        }
         if let Err(reason) = self.telemetry.check_level() {
             found.push(("telemetry.log_level", reason));
         }
@@ -139,6 +161,10 @@ pub fn printed_defaults() -> String {
     for line in DEFAULTS.lines() {
         if line.starts_with('[') {
             conditional = line.starts_with("[when.");
+            let table = line.trim_matches(['[', ']']).trim_start_matches("when.");
+            if dynamic::is_changeable(table) && !line.starts_with("[[") {
+                printed.push_str(&format!("# Changeable while running: /flowvigil/{}/…\n", table.replace('.', "/")));
+            }
         }
         if conditional && !line.is_empty() && !line.starts_with('#') {
             printed.push_str("#: ");
@@ -152,6 +178,16 @@ pub fn printed_defaults() -> String {
 /// Every leaf key of the defaults, dotted, with the text of the comment above it; `when.` is left out of the name.
 pub fn documented_keys() -> Vec<(String, String)> {
     layer::documented_keys(DEFAULTS)
+}
+
+/// The variable of the environment that sets a dotted key.
+pub fn environment_name(key: &str) -> String {
+    format!("{}{}", layer::PREFIX, key.to_uppercase().replace('.', "__"))
+}
+
+/// The parameter, below the default path, that sets a dotted key.
+pub fn parameter_name(key: &str) -> String {
+    format!("/flowvigil/{}", key.replace('.', "/"))
 }
 
 fn first_line(message: &str) -> String {

@@ -9,7 +9,9 @@ use std::io::IsTerminal;
 
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 use serde::Deserialize;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, reload};
 
 /// Settings `[telemetry]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -40,8 +42,24 @@ impl Settings {
     }
 }
 
+/// Changes what is logged while the process runs.
+pub struct LogLevel(Box<dyn Fn(EnvFilter) + Send + Sync>);
+
+impl std::fmt::Debug for LogLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LogLevel")
+    }
+}
+
+impl LogLevel {
+    /// Logs as the settings say from here on.
+    pub fn set(&self, settings: &Settings) {
+        (self.0)(EnvFilter::builder().parse_lossy(&settings.log_level));
+    }
+}
+
 /// Sends the log to standard error. Once per process; a second call changes nothing.
-pub fn log_to_stderr(settings: &Settings) {
+pub fn log_to_stderr(settings: &Settings) -> LogLevel {
     let filter = EnvFilter::builder().parse_lossy(&settings.log_level);
     let terminal = std::io::stderr().is_terminal();
     let json = match settings.log_format {
@@ -49,13 +67,19 @@ pub fn log_to_stderr(settings: &Settings) {
         LogFormat::Json => true,
         LogFormat::Pretty => false,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // The only error is that there is a subscriber already, e.g. of a test.
-    let _ = if json {
-        builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+    let (filter, handle) = reload::Layer::new(filter);
+    let fmt = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = if json {
+        fmt.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
     } else {
-        builder.with_ansi(terminal).with_target(false).try_init()
+        fmt.with_ansi(terminal).with_target(false).boxed()
     };
+    // The only error is that there is a subscriber already, e.g. of a test.
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+    LogLevel(Box::new(move |filter| {
+        // The only error is that the subscriber is gone.
+        let _ = handle.reload(filter);
+    }))
 }
 
 /// One metric.

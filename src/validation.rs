@@ -133,6 +133,8 @@ pub struct Judge {
     settings: Settings,
     network: Network,
     suppressions: Suppressions,
+    /// Of these, the ones that are not of the settings.
+    added: Vec<suppression::Suppression>,
     calibration: Calibration,
     storms: Storms,
     told: BTreeMap<Uuid, Told>,
@@ -157,6 +159,7 @@ impl Judge {
         Judge {
             network: network.clone(),
             suppressions: Suppressions::new(settings.suppressions.clone()),
+            added: Vec::new(),
             calibration: Calibration::new(&settings.calibration),
             storms: Storms::new(&settings.storm),
             settings: settings.clone(),
@@ -380,9 +383,24 @@ impl Judge {
         self.calibration.learn(threat, verdict);
     }
 
-    /// Replaces the suppressions; their match counts live on by name.
+    /// Replaces the suppressions that come on top of those of the settings; match counts live on by name.
     pub fn suppress(&mut self, suppressions: Vec<suppression::Suppression>) {
-        self.suppressions.replace(suppressions);
+        self.added = suppressions;
+        self.unite_suppressions();
+    }
+
+    /// Takes other settings into use, for what is judged from here on.
+    pub fn set_settings(&mut self, settings: &Settings) {
+        let verdicts = self.calibration.feedbacks().clone();
+        self.calibration = Calibration::new(&settings.calibration);
+        self.calibration.resume(verdicts);
+        self.storms = std::mem::take(&mut self.storms).with(&settings.storm);
+        self.settings = settings.clone();
+        self.unite_suppressions();
+    }
+
+    fn unite_suppressions(&mut self) {
+        self.suppressions.replace(self.settings.suppressions.iter().chain(&self.added).cloned().collect());
     }
 
     /// The suppressions with their match counts.

@@ -7,6 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
@@ -27,17 +28,28 @@ pub enum AccessError {
         cause: std::io::Error,
     },
     /// Too short to be a secret.
-    #[error("the token in {} has fewer than {TOKEN_MIN} characters; `openssl rand -base64 24` makes a good one", path.display())]
+    #[error("the token in {place} has fewer than {TOKEN_MIN} characters; `openssl rand -base64 24` makes a good one")]
     Short {
-        /// Which file.
-        path: PathBuf,
+        /// Which file, or setting.
+        place: String,
     },
     /// Anybody who reaches the address could read and judge anomalies.
     #[error(
-        "{0} can be reached by others and there is no token: set api.token_file, listen on 127.0.0.1, or set \
+        "{0} can be reached by others and there is no token: set api.token_file or api.token, listen on 127.0.0.1, or set \
          api.public_without_token = true behind something that asks who is there"
     )]
     Open(IpAddr),
+}
+
+/// A token in the settings, which nothing prints.
+#[derive(Clone, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Token(pub String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_empty() { "none" } else { "(not shown)" })
+    }
 }
 
 /// Who may ask.
@@ -55,6 +67,13 @@ impl Access {
     /// Settles it from the settings.
     pub fn settle(settings: &Settings) -> Result<Access, AccessError> {
         let path = settings.token_file.clone();
+        if path.as_os_str().is_empty() && !settings.token.0.trim().is_empty() {
+            let token = settings.token.0.trim();
+            if token.len() < TOKEN_MIN {
+                return Err(AccessError::Short { place: "api.token".to_owned() });
+            }
+            return Ok(Access::Token(Sha256::digest(token).into()));
+        }
         if path.as_os_str().is_empty() {
             return match settings.listen.ip() {
                 ip if ip.is_loopback() => Ok(Access::Loopback),
@@ -63,7 +82,7 @@ impl Access {
             };
         }
         match std::fs::read_to_string(&path) {
-            Ok(text) if text.trim().len() < TOKEN_MIN => Err(AccessError::Short { path }),
+            Ok(text) if text.trim().len() < TOKEN_MIN => Err(AccessError::Short { place: path.display().to_string() }),
             Ok(text) => Ok(Access::Token(Sha256::digest(text.trim()).into())),
             Err(cause) => Err(AccessError::Unreadable { path, cause }),
         }

@@ -14,11 +14,10 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 
 use super::backends::open_sqlite;
-use super::run::{heed_signals, with_api};
+use super::run::{Service, heed_signals, models, with_api};
 use crate::anomaly::Anomaly;
 use crate::correlation::local::LocalIncidents;
 use crate::flow::Interface;
-use crate::health::Health;
 use crate::ingest::snapshot::local::Folder;
 use crate::ingest::{Batch, FlowSource, IngestError, Position, Read, Shard, ShardId};
 use crate::pipeline::{Backends, Ending, Outcome};
@@ -105,7 +104,9 @@ async fn watch_it(args: Args, settings: Settings, scenario: Scenario) -> anyhow:
         say(&format!("A simulated VPC of 40 hosts under every attack we know, {speed} times as fast as real time."));
         say(&format!("Open http://{address} to watch; Ctrl-C ends it, and nothing is left behind.\n"));
     };
-    with_api(settings, backends, Arc::new(Health::default()), told, greet, true).await
+    let scorer = models(&settings.ml).await?.scorer;
+    let service = Service { settings, backends, health: Arc::default(), scorer, changes: None };
+    with_api(service, told, greet, true).await
 }
 
 /// A line for whoever still reads: a pipe that was closed is no reason to end, the page goes on.

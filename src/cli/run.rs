@@ -7,6 +7,7 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::live::Live;
 use super::{SettingsArgs, backends};
 use crate::api::Server;
 use crate::flow::network::Network;
@@ -15,7 +16,7 @@ use crate::ml::artifact::{self, Slot};
 use crate::ml::in_process::InProcess;
 use crate::ml::sagemaker::SageMaker;
 use crate::ml::{self, Scorer};
-use crate::pipeline::{self, Backends, Outcome, Tiers};
+use crate::pipeline::{self, Backends, Outcome, Thresholds, Tiers};
 use crate::settings::Settings;
 use crate::statistical::intel;
 use crate::telemetry::{self, Metrics};
@@ -42,17 +43,18 @@ const EXIT_CODES: &str = "Exit codes:
 
 /// Runs until the input ends or a signal comes.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut settings = args.settings.load()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: Args) -> anyhow::Result<ExitCode> {
+    let live = Live::load(&args.settings).await?;
+    let mut settings = live.settings.clone();
     if !args.paths.is_empty() {
         settings.ingest.local.paths.clone_from(&args.paths);
     }
     settings.ingest.local.follow &= !args.once;
-    telemetry::log_to_stderr(&settings.telemetry);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(serve(settings))
-}
-
-async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
+    let log = telemetry::log_to_stderr(&settings.telemetry);
     if let Err(error) = intel::local::Files::open(&settings.statistical.intel) {
         eprintln!("flowvigil: {error}");
         return Ok(super::unusable());
@@ -67,22 +69,43 @@ async fn serve(settings: Settings) -> anyhow::Result<ExitCode> {
     };
     let (stop, told) = watch::channel(false);
     tokio::spawn(heed_signals(stop));
-    let outcome =
-        with_api(settings, backends, health, told, |address| tracing::info!(%address, "the API listens"), false)
-            .await?;
+    let models = models(&settings.ml).await?;
+    let endpoints = models.sagemaker.clone();
+    let changes = live.follow(health.clone(), move |settings| {
+        log.set(&settings.telemetry);
+        if let (Some(endpoints), Some(sagemaker)) = (&endpoints, &settings.ml.sagemaker) {
+            endpoints.set_breaker(&sagemaker.breaker);
+        }
+    });
+    let service = Service { settings, backends, health, scorer: models.scorer, changes };
+    let listening = |address| tracing::info!(%address, "the API listens");
+    let outcome = with_api(service, told, listening, false).await?;
     Ok(if outcome == Outcome::CutOff { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What a service is made of.
+pub(super) struct Service {
+    /// As they are at the start.
+    pub settings: Settings,
+    /// Of every port.
+    pub backends: Backends,
+    /// How it is.
+    pub health: Arc<Health>,
+    /// The trained models, where they are configured.
+    pub scorer: Option<Arc<dyn Scorer>>,
+    /// Where other thresholds come from while it runs.
+    pub changes: Option<watch::Receiver<Arc<Thresholds>>>,
 }
 
 /// The pipeline with the API beside it. With `linger`, the API answers until it is told to stop, also when the input has
 /// ended.
 pub(super) async fn with_api(
-    settings: Settings,
-    backends: Backends,
-    health: Arc<Health>,
+    service: Service,
     mut told: watch::Receiver<bool>,
     listening: impl FnOnce(std::net::SocketAddr),
     linger: bool,
 ) -> anyhow::Result<Outcome> {
+    let Service { settings, backends, health, scorer, changes } = service;
     let metrics = Arc::new(Metrics::new());
     let server = Server::bind(&settings.api, backends.store.clone(), health.clone(), metrics.clone()).await?;
     listening(server.address());
@@ -94,9 +117,10 @@ pub(super) async fn with_api(
     let tiers = Tiers {
         network: Network::new(&settings.network),
         statistical: settings.statistical,
-        scorer: models(&settings.ml).await?,
+        scorer,
         behavior: settings.ml.behavior,
         validation: settings.validation,
+        changes,
     };
     let outcome = pipeline::run(settings.pipeline, tiers, backends, health, metrics, told.clone()).await;
     if linger && outcome.is_ok() {
@@ -109,14 +133,23 @@ pub(super) async fn with_api(
     Ok(outcome?)
 }
 
+/// The trained models.
+#[derive(Default)]
+pub(super) struct Models {
+    /// Whoever scores.
+    pub scorer: Option<Arc<dyn Scorer>>,
+    /// The same, where they are endpoints.
+    sagemaker: Option<Arc<SageMaker>>,
+}
+
 /// The trained models, where they are configured: in process, or SageMaker endpoints before the one in process.
-async fn models(settings: &ml::Settings) -> anyhow::Result<Option<Arc<dyn Scorer>>> {
+pub(super) async fn models(settings: &ml::Settings) -> anyhow::Result<Models> {
     let Some(model) = &settings.model else {
         anyhow::ensure!(
             settings.sagemaker.is_none(),
             "ml.sagemaker is set without ml.model: name the model that stands in when an endpoint is away"
         );
-        return Ok(None);
+        return Ok(Models::default());
     };
     let slot = if model.path.as_os_str().is_empty() {
         Slot::new(artifact::embedded()?, None)
@@ -125,13 +158,12 @@ async fn models(settings: &ml::Settings) -> anyhow::Result<Option<Arc<dyn Scorer
     };
     let slot = Arc::new(slot);
     tokio::spawn(watch_model(slot.clone(), crate::aws::positive(model.reload)));
-    Ok(Some(match &settings.sagemaker {
-        None => Arc::new(InProcess::new(slot, model.hosts_max)),
-        Some(sagemaker) => {
-            let config = crate::aws::load().await;
-            Arc::new(SageMaker::new(&config, sagemaker.clone(), slot, model.hosts_max))
-        }
-    }))
+    let Some(sagemaker) = &settings.sagemaker else {
+        return Ok(Models { scorer: Some(Arc::new(InProcess::new(slot, model.hosts_max))), sagemaker: None });
+    };
+    let config = crate::aws::load().await;
+    let endpoints = Arc::new(SageMaker::new(&config, sagemaker.clone(), slot, model.hosts_max));
+    Ok(Models { scorer: Some(endpoints.clone()), sagemaker: Some(endpoints) })
 }
 
 /// Takes another model into use when its path holds one.

@@ -111,6 +111,11 @@ impl Breaker {
         Breaker { settings, phase: Phase::Closed, generation: 0, calls: VecDeque::new(), pause, life: Life::default() }
     }
 
+    /// Goes on under other settings; the state, and a pause that has begun, stay.
+    pub fn set_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// What it does with a call at `now`.
     pub fn state(&mut self, now: Duration) -> State {
         self.turn(now);

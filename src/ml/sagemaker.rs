@@ -213,6 +213,13 @@ impl SageMaker {
         self.endpoints.iter().map(status).collect()
     }
 
+    /// The breakers go on under other settings.
+    pub fn set_breaker(&self, settings: &BreakerSettings) {
+        for endpoint in &self.endpoints {
+            endpoint.lock().breaker.set_settings(settings.resolve());
+        }
+    }
+
     /// The canary beside the primary.
     pub fn comparison(&self) -> canary::Report {
         self.comparison.lock().unwrap_or_else(PoisonError::into_inner).report(&canary::Limits::default())

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::shard::{Barrier, Step};
-use super::{Common, PipelineError, Watermarks, duration};
+use super::{Common, PipelineError, Tiers, Watermarks, duration};
 use crate::correlation::{CorrelationError, Incident, IncidentStore};
 use crate::finding::Finding;
 use crate::flow::EventTime;
@@ -122,7 +122,11 @@ impl Judgement {
         mut messages: mpsc::Receiver<Message>,
         to_delivery: mpsc::Sender<Delivery>,
     ) -> &'static str {
+        let mut changes = self.common.tiers.changes.clone();
         while let Some(message) = messages.recv().await {
+            if let Some(thresholds) = Tiers::changed(&mut changes) {
+                self.judge.set_settings(&thresholds.validation);
+            }
             let depth = messages.len() as i64;
             self.common.metrics.set(&telemetry::QUEUE_DEPTH, &["judgement"], depth);
             let (shard, step) = match message {

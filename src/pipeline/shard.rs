@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use super::{Common, Ending, duration, judgement};
+use super::{Common, Ending, Tiers, duration, judgement};
 use crate::finding::Finding;
 use crate::flow::EventTime;
 use crate::ingest::snapshot::Snapshot;
@@ -18,7 +18,7 @@ use crate::ml::local::Behavior;
 use crate::ml::{FeatureVector, Score};
 use crate::statistical::intel::local::Files;
 use crate::statistical::{Engine, Output, Statistics};
-use crate::telemetry;
+use crate::{statistical, telemetry};
 
 /// How a shard's life ended in order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -403,7 +403,12 @@ const LOOK_SECONDS: u32 = 5;
 impl Observer {
     fn run(mut self, mut work: mpsc::Receiver<Work>, to_score: &mpsc::Sender<Step>) {
         let mut lists = self.open_lists();
+        let mut changes = self.common.tiers.changes.clone();
         while let Some(item) = work.blocking_recv() {
+            if let Some(thresholds) = Tiers::changed(&mut changes) {
+                self.set_thresholds(&thresholds.statistical);
+                lists = self.open_lists();
+            }
             self.refresh_lists(lists.as_mut());
             let arrived = Instant::now();
             let mut out = Output::default();
@@ -420,6 +425,19 @@ impl Observer {
             if to_score.blocking_send(Step { findings, vectors, watermark, arrived, barrier }).is_err() {
                 return;
             }
+        }
+    }
+
+    /// Goes on under the detectors' other thresholds, as after a restart. The window, the lateness and the tables stay: they
+    /// shape the state.
+    fn set_thresholds(&mut self, thresholds: &statistical::Settings) {
+        let statistical::Settings { port_scan, ddos, c2_beacon, crypto_mining, tor, .. } = thresholds.clone();
+        let tiers = &self.common.tiers;
+        let settings =
+            statistical::Settings { port_scan, ddos, c2_beacon, crypto_mining, tor, ..tiers.statistical.clone() };
+        match Engine::restore(&self.engine.snapshot(), &settings, &tiers.network) {
+            Ok(engine) => self.engine = engine,
+            Err(error) => tracing::error!(%error, "the thresholds stay as they were; this is a defect in flowvigil"),
         }
     }
 
@@ -565,11 +583,16 @@ async fn score(
     if to_judgement.send(judgement::Message::Enter(id.clone())).await.is_err() {
         return;
     }
+    let mut changes = common.tiers.changes.clone();
+    let mut settings = common.tiers.behavior.clone();
     while let Some(mut step) = steps.recv().await {
+        if let Some(thresholds) = Tiers::changed(&mut changes) {
+            settings = thresholds.behavior.clone();
+        }
         let models = ask_models(&common, &step.vectors).await;
         step.findings.extend(match models {
-            Some(scores) => behavior.hear_with(&step.vectors, scores, &common.tiers.behavior),
-            None => behavior.hear(&step.vectors, &common.tiers.behavior),
+            Some(scores) => behavior.hear_with(&step.vectors, scores, &settings),
+            None => behavior.hear(&step.vectors, &settings),
         });
         if let Some(barrier) = &mut step.barrier {
             let state = State { engine: std::mem::take(&mut barrier.state), behavior: behavior.clone() };

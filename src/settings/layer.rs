@@ -10,7 +10,7 @@ use toml::{Spanned, Value};
 use super::{DEFAULTS, Problem};
 
 /// What environment variables of ours begin with.
-const PREFIX: &str = "FLOWVIGIL__";
+pub(super) const PREFIX: &str = "FLOWVIGIL__";
 
 /// The table of the defaults whose tables count only once another layer names them.
 const WHEN: &str = "when";
@@ -95,6 +95,24 @@ impl Layer {
         }
         Layer { root }
     }
+
+    /// Every text in the layer that `wanted` picks.
+    pub fn texts(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut found = Vec::new();
+        self.root.each_text(&mut |text| {
+            if wanted(text) {
+                found.push(text.to_owned());
+            }
+        });
+        found
+    }
+
+    /// The layer with other texts in the place of those that are known.
+    #[must_use]
+    pub fn with_texts(mut self, known: &BTreeMap<String, String>) -> Layer {
+        self.root.replace_texts(known);
+        self
+    }
 }
 
 /// Text without a type takes that of the default: where that is a string, the text is the value; else the text is TOML,
@@ -104,7 +122,9 @@ fn typed(text: &str, default: Option<&Node>) -> Value {
         return Value::String(text.to_owned());
     }
     let parsed: Option<toml::Table> = toml::from_str(&format!("value = {text}")).ok();
-    parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(text.to_owned()))
+    let toml = parsed.and_then(|mut table| table.remove("value"));
+    // Tables within lists are written in JSON by most programs that write parameters.
+    toml.or_else(|| serde_json::from_str(text).ok()).unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
 /// All layers as one document.
@@ -122,6 +142,22 @@ impl Tree {
         let mut root = layer.root;
         let when = root.table_mut().and_then(|table| table.remove(WHEN));
         Tree { root, when }
+    }
+
+    /// The defaults under layers, of which later ones win.
+    pub(super) fn of(layers: &[Layer]) -> Tree {
+        let mut tree = Tree::defaults();
+        for layer in layers {
+            tree.merge(layer);
+        }
+        tree
+    }
+
+    /// All leaves by dotted key; a list is one.
+    pub(super) fn flat(&self) -> BTreeMap<String, Value> {
+        let mut leaves = BTreeMap::new();
+        self.root.flatten(String::new(), &mut leaves);
+        leaves
     }
 
     /// Lays a layer over this one.
@@ -275,6 +311,39 @@ impl Node {
             Kind::Table(table) => Value::Table(table.iter().map(|(key, node)| (key.clone(), node.value())).collect()),
             Kind::Array(items) => Value::Array(items.iter().map(Node::value).collect()),
             Kind::Leaf(value) => value.clone(),
+        }
+    }
+
+    fn flatten(&self, key: String, leaves: &mut BTreeMap<String, Value>) {
+        let Kind::Table(table) = &self.kind else {
+            leaves.insert(key, self.value());
+            return;
+        };
+        for (name, node) in table {
+            let below = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+            node.flatten(below, leaves);
+        }
+    }
+
+    fn each_text(&self, visit: &mut impl FnMut(&str)) {
+        match &self.kind {
+            Kind::Table(table) => table.values().for_each(|node| node.each_text(visit)),
+            Kind::Array(items) => items.iter().for_each(|node| node.each_text(visit)),
+            Kind::Leaf(Value::String(text)) => visit(text),
+            Kind::Leaf(_) => {}
+        }
+    }
+
+    fn replace_texts(&mut self, known: &BTreeMap<String, String>) {
+        match &mut self.kind {
+            Kind::Table(table) => table.values_mut().for_each(|node| node.replace_texts(known)),
+            Kind::Array(items) => items.iter_mut().for_each(|node| node.replace_texts(known)),
+            Kind::Leaf(Value::String(text)) => {
+                if let Some(other) = known.get(text) {
+                    other.clone_into(text);
+                }
+            }
+            Kind::Leaf(_) => {}
         }
     }
 

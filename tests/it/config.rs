@@ -18,6 +18,23 @@ fn what_config_prints_is_a_settings_file_without_problems() {
 }
 
 #[test]
+fn every_key_has_a_name_in_the_environment_and_in_parameter_store() {
+    let listed = flowvigil(&["config", "keys"]);
+    let text = String::from_utf8(listed.stdout).unwrap();
+    let line = |key: &str| text.lines().find(|line| line.split("  ").nth(1) == Some(key)).unwrap().to_owned();
+    assert_eq!(
+        line("statistical.port_scan.ports"),
+        "running  statistical.port_scan.ports  FLOWVIGIL__STATISTICAL__PORT_SCAN__PORTS  /flowvigil/statistical/port_scan/ports"
+    );
+    assert!(line("statistical.window").starts_with("restart  "));
+    let printed = String::from_utf8(flowvigil(&["config"]).stdout).unwrap();
+    assert!(
+        printed.contains("# Changeable while running: /flowvigil/validation/storm/…\n[validation.storm]"),
+        "{printed}"
+    );
+}
+
+#[test]
 fn check_names_every_problem_and_exits_with_2() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("flowvigil.toml");
