@@ -384,6 +384,15 @@ fn input(html: &mut String, run: &Run<'_>) {
         grouped(s.late),
         grouped(s.duplicates)
     );
+    if !s.gateways.is_empty() {
+        let gateways: Vec<String> = s.gateways.iter().map(ToString::to_string).collect();
+        let _ = write!(
+            html,
+            "<p class=\"soft\">Taken for NAT gateways, since they repeat what other hosts do: <code>{}</code>. What they \
+             open to outside is told of the hosts behind them.</p>",
+            gateways.join("</code>, <code>")
+        );
+    }
 }
 
 /// Text that cannot be taken for markup.

@@ -19,7 +19,7 @@ use hashbrown::HashSet;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use crate::finding::{Finding, Threat};
+use crate::finding::{Finding, Subject, Threat};
 use crate::flow::network::Network;
 use crate::flow::{Address, Blindness, BlindnessKind, EventTime, FlowRecord, Interface, InterfaceId, Marks};
 use crate::ml::FeatureVector;
@@ -132,6 +132,9 @@ pub struct Statistics {
     pub skipped_seconds: u64,
     /// Seconds of NODATA over all interfaces.
     pub no_data_seconds: u64,
+    /// Hosts of ours now taken for NAT gateways, since they repeat what others do: what they open to outside is left to
+    /// the hosts behind them.
+    pub gateways: Vec<Address>,
 }
 
 /// What one detector thought of a watched address at its closest approach to a finding.
@@ -161,8 +164,8 @@ struct State {
     statistics: Statistics,
     interfaces: Vec<Interface>,
     intermediaries: BTreeSet<InterfaceId>,
-    /// Hosts that repeated others in a window as a NAT gateway does, with the number of such windows.
-    gateways: BTreeMap<Address, u32>,
+    /// Hosts that repeated others as a NAT gateway does.
+    gateways: BTreeMap<Address, translation::Gateway>,
     /// Open windows by ascending start.
     panes: VecDeque<Pane>,
     newest: EventTime,
@@ -184,7 +187,7 @@ struct State {
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 2;
+const SNAPSHOT_VERSION: u32 = 3;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
@@ -203,13 +206,20 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine that has seen nothing.
+    /// An engine that has seen nothing. Its tables hash with a known seed, so that the same input gives the same output
+    /// even where tables are full; see [`Engine::with_seed`].
     pub fn new(settings: &Settings, network: &Network) -> Engine {
+        Engine::with_seed(settings, network, 0)
+    }
+
+    /// The same with a seed of its own, which snapshots keep: for a service that whoever sends packets could slow down
+    /// with addresses that collide, if the seed were known. While no table is full, findings do not depend on it.
+    pub fn with_seed(settings: &Settings, network: &Network, hash_seed: u64) -> Engine {
         let caps = settings.tables;
         let state = State {
             version: SNAPSHOT_VERSION,
-            hash_seed: 0,
-            statistics: Statistics::default(),
+            hash_seed,
+            statistics: Statistics { first: EventTime(u32::MAX), ..Statistics::default() },
             interfaces: Vec::new(),
             intermediaries: BTreeSet::new(),
             gateways: BTreeMap::new(),
@@ -262,40 +272,40 @@ impl Engine {
 
     /// Folds records, in any order within the lateness.
     pub fn observe(&mut self, records: &[FlowRecord]) {
+        let mut ahead = Vec::with_capacity(AHEAD);
         let mut at = usize::MAX;
+        let mut span = 0..0;
         for record in records {
-            let window = record.start.window(self.window);
-            if self.state.panes.get(at).is_none_or(|pane| pane.start != window) {
+            if !span.contains(&record.start.0) {
+                fold(&mut self.state.panes, at, &mut ahead);
+                let window = record.start.window(self.window);
                 at = self.pane_of(window);
+                span = window.0..window.0.saturating_add(self.window);
             }
             self.state.newest = self.state.newest.max(record.end);
             self.state.longest = self.state.longest.max(record.end.since(record.start));
-            let pane = &mut self.state.panes[at];
-            let hash = pane.hash(&self.seed, record);
-            pane.fold(&self.seed, hash, record);
+            let statistics = &mut self.state.statistics;
+            statistics.first = statistics.first.min(record.start);
+            statistics.late += u64::from(record.start < self.state.closed_until);
+            ahead.push(self.state.panes[at].prepare(&self.seed, record));
+            if ahead.len() == AHEAD {
+                fold(&mut self.state.panes, at, &mut ahead);
+            }
         }
+        fold(&mut self.state.panes, at, &mut ahead);
         let statistics = &mut self.state.statistics;
-        if let (true, Some(first)) = (statistics.records == 0, records.first()) {
-            statistics.first = first.start;
-        }
         statistics.records += records.len() as u64;
-        statistics.first = records.iter().map(|r| r.start).min().unwrap_or(statistics.first).min(statistics.first);
         statistics.last = self.state.newest;
     }
 
     /// The index of a window's pane; a window that has closed is joined to the oldest open one.
     #[cold]
     fn pane_of(&mut self, window: EventTime) -> usize {
-        let window = if window < self.state.closed_until {
-            self.state.statistics.late += 1;
-            self.state.closed_until
-        } else {
-            window
-        };
+        let window = window.max(self.state.closed_until);
         let at = self.state.panes.partition_point(|pane| pane.start < window);
         if self.state.panes.get(at).is_none_or(|pane| pane.start != window) {
-            let mut pane = self.spare.pop().unwrap_or_else(|| Pane::new(window));
-            pane.reset(window);
+            let mut pane = self.spare.pop().unwrap_or_default();
+            pane.start = window;
             self.state.panes.insert(at, pane);
         }
         at
@@ -359,15 +369,11 @@ impl Engine {
             let mut conversations = std::mem::take(&mut self.conversations);
             conversations.clear();
             let mut duplicates = 0;
-            conversation::conversations(
-                &pane.views,
-                |a| self.network.is_internal(a),
-                &mut conversations,
-                &mut duplicates,
-            );
+            conversation::conversations(&pane.views, &self.network, &mut conversations, &mut duplicates);
             let start = pane.start;
             let from = out.findings.len();
-            self.judge_floods(&conversations, start, out);
+            let hot = self.hot(&conversations);
+            self.judge_floods(&conversations, &hot, start, out);
             self.peek_scans(&conversations, start, out);
             for finding in &mut out.findings[from..] {
                 finding.provisional = true;
@@ -402,13 +408,10 @@ impl Engine {
         self.open_feature_window(window, out);
         let mut conversations = std::mem::take(&mut self.conversations);
         conversations.clear();
-        let network = &self.network;
-        conversation::conversations(
-            &pane.views,
-            |a| network.is_internal(a),
-            &mut conversations,
-            &mut self.state.statistics.duplicates,
-        );
+        let duplicates = &mut self.state.statistics.duplicates;
+        conversation::conversations(&pane.views, &self.network, &mut conversations, duplicates);
+        let translators = pane.views.iter().filter(|view| view.is_translated()).map(|view| view.interface);
+        self.state.intermediaries.extend(translators);
         let from = out.findings.len();
         self.judge_window(&mut conversations, window, out);
         sort(&mut out.findings[from..]);
@@ -416,18 +419,37 @@ impl Engine {
         self.state.statistics.windows += 1;
         self.conversations = conversations;
         self.state.closed_until = self.state.closed_until.max(window.plus(self.window));
-        pane.reset(EventTime(0));
+        pane.clear();
         if self.spare.len() < 4 {
             self.spare.push(pane);
         }
     }
 
+    /// A window in three steps, each over all of its conversations, so that their order within the window cannot matter:
+    /// hosts, then pairs, then who failed at what. Each step knows what the one before has learned of the whole window.
     fn judge_window(&mut self, conversations: &mut Vec<Conversation>, window: EventTime, out: &mut Output) {
-        self.drop_translated(conversations);
-        let flooded = self.judge_floods(conversations, window, out);
+        self.drop_translated(conversations, window);
+        let hot = self.note_hosts(conversations, window);
+        let flooded = self.judge_floods(conversations, &hot, window, out);
         let mut touched = Touched::default();
-        for c in conversations.iter() {
-            self.remember(c, &flooded, &mut touched);
+        let (mut failures, mut answers) = (Vec::new(), Vec::new());
+        for c in conversations.iter().filter(|c| flooded.is_empty() || !flooded.contains(&c.responder)) {
+            let first_answer = self.note_pair(c, window, &mut touched);
+            if Suspect::counts(c) {
+                failures.push(c);
+            } else if first_answer || !c.ours && !c.failed() {
+                answers.push(c);
+            }
+        }
+        for c in failures {
+            self.note_failure(c, &mut touched);
+        }
+        // What answered after all is taken back when all failures are known.
+        for c in answers {
+            let suspects = if c.ours { &mut self.state.internal_suspects } else { &mut self.state.external_suspects };
+            if let Some(suspect) = suspects.get_mut(&self.seed, c.opener) {
+                suspect.note_success(c);
+            }
         }
         touched.settle();
         let now = window.plus(self.window);
@@ -437,43 +459,84 @@ impl Engine {
     }
 
     /// A NAT gateway's own leg of a conversation repeats what its client's leg says. Where packet addresses are logged, an
-    /// interface that logs other addresses than its own is an intermediary, and its plain conversations are the
-    /// translated ones; where they are not, the repetition itself tells ([`translation`]).
-    fn drop_translated(&mut self, conversations: &mut Vec<Conversation>) {
+    /// interface that logs other addresses than its own is an intermediary, and the plain conversations with services
+    /// that it was just seen to translate for are the translated ones; where they are not, the repetition itself tells
+    /// ([`translation`]).
+    ///
+    /// An interface with several addresses (a node and its pods) also logs others than its own: what the node itself
+    /// does with services that no pod of its uses stays in sight.
+    fn drop_translated(&mut self, conversations: &mut Vec<Conversation>, window: EventTime) {
         let translated = |c: &Conversation| Marks(c.sent.marks | c.received.marks).has(Marks::INTERMEDIARY);
-        let (network, state) = (&self.network, &mut self.state);
-        state.intermediaries.extend(conversations.iter().filter(|c| translated(c)).map(|c| c.interface));
-        for gateway in translation::gateways(conversations, |a| network.is_internal(a)) {
-            *state.gateways.entry(gateway).or_default() += 1;
+        let service = |c: &Conversation| (c.responder, c.port, c.protocol);
+        let state = &mut self.state;
+        for gateway in translation::gateways(conversations) {
+            state.gateways.entry(gateway).or_default().note(window);
         }
+        state.gateways.retain(|_, gateway| !gateway.is_over(window));
         if state.intermediaries.is_empty() && state.gateways.is_empty() {
             return;
         }
+        let services: Set<(Address, u16, u8)> = conversations.iter().filter(|c| translated(c)).map(service).collect();
         let before = conversations.len();
         let (intermediaries, gateways) = (&state.intermediaries, &state.gateways);
-        // Twice, so that one odd minute does not take a host out of sight.
-        let gateway = |c: &Conversation| gateways.get(&c.opener).is_some_and(|&windows| windows >= 2);
-        let repeats =
-            |c: &Conversation| intermediaries.contains(&c.interface) || gateway(c) && !network.is_internal(c.responder);
+        let gateway = |c: &Conversation| gateways.get(&c.opener).is_some_and(translation::Gateway::is_certain);
+        let repeats = |c: &Conversation| {
+            !services.is_empty() && services.contains(&service(c)) && intermediaries.contains(&c.interface)
+                || gateway(c) && !c.theirs
+        };
         conversations.retain(|c| translated(c) || !repeats(c));
         state.statistics.duplicates += (before - conversations.len()) as u64;
     }
 
-    fn judge_floods(&mut self, conversations: &[Conversation], window: EventTime, out: &mut Output) -> Set<Address> {
-        let settings = self.settings.ddos.clone();
-        let mut totals: hashbrown::HashMap<Address, (u32, u64), foldhash::fast::FixedState> =
-            hashbrown::HashMap::default();
+    /// Updates what is known of addresses, and says which of them were asked so much that a flood is possible.
+    fn note_hosts(&mut self, conversations: &[Conversation], window: EventTime) -> Set<Address> {
+        let mut hot = Set::default();
+        let state = &mut self.state;
+        for c in conversations {
+            let (ours, theirs, start) = (c.ours, c.theirs, c.start());
+            // An outsider that is never called is nobody's service; whoever floods us with spoofed addresses finds no
+            // room here to fill.
+            if ours {
+                state.internal.entry(&self.seed, c.opener, || Host::new(c.opener, start)).touch(start);
+            }
+            let table = if theirs { &mut state.internal } else { &mut state.external };
+            let responder = table.entry(&self.seed, c.responder, || Host::new(c.responder, start));
+            responder.touch(start);
+            if ours {
+                responder.note_client(c.opener);
+            }
+            let (asked, packets) = responder.note_asked(window, c.sent.packets);
+            if ddos::is_hot(&self.settings.ddos, asked, packets) {
+                hot.insert(c.responder);
+            }
+        }
+        hot
+    }
+
+    /// The same of conversations that are only looked at.
+    fn hot(&self, conversations: &[Conversation]) -> Set<Address> {
+        let mut totals: Map<Address, (u32, u64)> = Map::default();
         for c in conversations {
             let total = totals.entry(c.responder).or_default();
             *total = (total.0 + 1, total.1 + u64::from(c.sent.packets));
         }
-        let hot: Set<Address> =
-            totals.iter().filter(|(_, t)| ddos::is_hot(&settings, t.0, t.1)).map(|(&a, _)| a).collect();
+        let hot = |total: &(u32, u64)| ddos::is_hot(&self.settings.ddos, total.0, total.1);
+        totals.iter().filter(|(_, total)| hot(total)).map(|(&address, _)| address).collect()
+    }
+
+    fn judge_floods(
+        &mut self,
+        conversations: &[Conversation],
+        hot: &Set<Address>,
+        window: EventTime,
+        out: &mut Output,
+    ) -> Set<Address> {
         let mut flooded = Set::default();
         if hot.is_empty() {
             return flooded;
         }
-        for (address, victim) in ddos::collect(conversations, &hot, |a| self.network.is_internal(a)) {
+        let settings = self.settings.ddos.clone();
+        for (address, victim) in ddos::collect(conversations, hot) {
             let ours = self.network.is_internal(address);
             let judgement = ddos::judge(&victim, ours, &settings, self.window);
             self.explain(address, None, Threat::Ddos, window, &judgement);
@@ -487,75 +550,62 @@ impl Engine {
         flooded
     }
 
-    /// Updates the long memory with one conversation.
-    fn remember(&mut self, c: &Conversation, flooded: &Set<Address>, touched: &mut Touched) {
-        let (ours, theirs) = (self.network.is_internal(c.opener), self.network.is_internal(c.responder));
-        let (start, seed) = (c.start(), &self.seed);
-        let state = &mut self.state;
-        let hosts = |internal: bool| if internal { 0 } else { 1 };
-        let tables = [&mut state.internal, &mut state.external];
-        tables[hosts(ours)].entry(seed, c.opener, || Host::new(c.opener, start)).touch(start);
-        let responder = tables[hosts(theirs)].entry(seed, c.responder, || Host::new(c.responder, start));
-        responder.touch(start);
-        if ours {
-            responder.note_client(c.opener);
-        }
-        if !c.failed() {
-            responder.answered = responder.answered.saturating_add(1);
-        }
-        let prevalence = if ours { responder.clients() } else { 0.0 };
-        if flooded.contains(&c.responder) {
-            return;
-        }
-        let mut answered_before = false;
-        let mut new = false;
-        if ours && !c.responder.is_group() && c.outcome != conversation::Outcome::Backscatter {
-            let mut hasher = seed.build_hasher();
-            hasher.write_u128(c.opener.bits());
-            hasher.write_u128(c.responder.bits());
-            hasher.write_u64(u64::from(c.port) << 8 | u64::from(c.protocol));
-            let fingerprint = hasher.finish();
-            let known = state.pairs.len();
-            let evicted = state.pairs.evicted();
-            let pair = state.pairs.entry(seed, fingerprint, || Pair::new(fingerprint, c));
-            let first = pair.last_seen == c.end() && pair.first_seen == c.start() && pair.opener_port == c.opener_port;
-            answered_before = pair.answered;
-            let common = state.internal.len() >= self.settings.c2_beacon.prevalence_hosts as usize
-                && prevalence > self.settings.c2_beacon.prevalence_max * state.internal.len() as f64;
-            let worth = !first
-                && !common
-                && (!theirs || self.settings.c2_beacon.proxy_ports.contains(&c.port))
-                && !self.settings.c2_beacon.benign_ports.contains(&c.port);
-            if pair.promoted || worth {
+    /// Updates what is known of a host of ours and the service it used, and the features of both ends. Says whether this
+    /// is the first answer that the host got there.
+    fn note_pair(&mut self, c: &Conversation, window: EventTime, touched: &mut Touched) -> bool {
+        let (ours, theirs) = (c.ours, c.theirs);
+        let (mut new, mut first_answer) = (false, false);
+        if ours && is_contact(c) {
+            let (state, seed) = (&mut self.state, &self.seed);
+            let fingerprint = fingerprint(seed, c);
+            let (pair, inserted) = state.pairs.entry_or_insert(seed, fingerprint, || Pair::new(fingerprint, c, window));
+            new = inserted;
+            let settings = &self.settings.c2_beacon;
+            let may_be_worth = pair.promoted
+                || !inserted
+                    && (!theirs || settings.proxy_ports.contains(&c.port))
+                    && !settings.benign_ports.contains(&c.port);
+            // Asked last, since it costs a look-up.
+            let common = || {
+                let hosts = if theirs { &state.internal } else { &state.external };
+                let clients = hosts.get(seed, c.responder).map_or(0.0, Host::clients);
+                state.internal.len() >= settings.prevalence_hosts as usize
+                    && clients > settings.prevalence_max * state.internal.len() as f64
+            };
+            if may_be_worth && (pair.promoted || !common()) {
                 let channel = state.channels.entry(seed, fingerprint, || Channel::promote(pair, c));
                 pair.promoted = true;
                 channel.add(c);
                 channel.aws_service |= c.sent.has(Marks::TO_AWS_SERVICE) || c.received.has(Marks::FROM_AWS_SERVICE);
                 touched.channels.push(fingerprint);
             }
-            pair.last_seen = pair.last_seen.max(c.end());
-            pair.first_seen = pair.first_seen.min(c.start());
-            pair.answered |= !c.failed();
-            new = state.pairs.len() != known || state.pairs.evicted() != evicted;
+            if !inserted {
+                pair.add(c, window);
+            }
+            first_answer = pair.take_first_answer(window);
             if let Some(kind) = tor::kind(c, &self.lists, &self.settings.tor) {
                 state.tor.entry(c.opener).or_default().note(c, kind);
                 touched.tor.push(c.opener);
             }
         }
-        let suspects = if ours { &mut state.internal_suspects } else { &mut state.external_suspects };
-        if Suspect::counts(c) && !answered_before {
-            suspects.entry(seed, c.opener, || Suspect::new(c.opener, start)).note(c);
-            touched.suspects.push((ours, c.opener));
-        } else if !c.failed()
-            && (new || !ours)
-            && let Some(suspect) = suspects.get_mut(seed, c.opener)
-        {
-            suspect.note_success(c);
-        }
-        self.note_features(c, ours, theirs, new);
+        self.note_features(c, new);
+        first_answer
     }
 
-    fn note_features(&mut self, c: &Conversation, ours: bool, theirs: bool, new: bool) {
+    /// Notes a first contact that failed.
+    fn note_failure(&mut self, c: &Conversation, touched: &mut Touched) {
+        let ours = c.ours;
+        let (state, seed) = (&mut self.state, &self.seed);
+        if ours && is_contact(c) && state.pairs.get(seed, fingerprint(seed, c)).is_some_and(Pair::answered) {
+            return;
+        }
+        let suspects = if ours { &mut state.internal_suspects } else { &mut state.external_suspects };
+        suspects.entry(seed, c.opener, || Suspect::new(c.opener, c.start())).note(c);
+        touched.suspects.push((ours, c.opener));
+    }
+
+    fn note_features(&mut self, c: &Conversation, new: bool) {
+        let (ours, theirs) = (c.ours, c.theirs);
         let cap = self.settings.tables.baselines as usize;
         let state = &mut self.state;
         let room = state.features.len() < cap;
@@ -756,6 +806,11 @@ impl Engine {
             statistics.evictions.insert(name.to_owned(), evicted);
         }
         statistics.entries.insert("baselines".to_owned(), state.baselines.len() as u64);
+        let certain = state.gateways.iter().filter(|(_, gateway)| gateway.is_certain());
+        statistics.gateways = certain.map(|(&address, _)| address).collect();
+        if statistics.records == 0 {
+            statistics.first = EventTime(0);
+        }
         let open = state.panes.iter().map(|p| p.views.len() as u64).sum();
         statistics.entries.insert("open_conversations".to_owned(), open);
         statistics
@@ -801,6 +856,36 @@ impl Engine {
     }
 }
 
+/// Records that are on their way into a window while memory is fetched: as many loads as a core has under way at once,
+/// about.
+const AHEAD: usize = 16;
+
+/// Folds records of one window whose memory was asked for.
+#[inline]
+fn fold(panes: &mut VecDeque<Pane>, at: usize, ahead: &mut Vec<pane::Prepared<'_>>) {
+    let Some(pane) = panes.get_mut(at) else { return };
+    for prepared in ahead.iter() {
+        pane.approach(prepared);
+    }
+    for prepared in ahead.drain(..) {
+        pane.fold(&prepared);
+    }
+}
+
+/// Whether a conversation of a host of ours says that it uses a service.
+fn is_contact(c: &Conversation) -> bool {
+    !c.responder.is_group() && c.outcome != conversation::Outcome::Backscatter
+}
+
+/// The key of a [`Pair`].
+fn fingerprint(seed: &foldhash::fast::FixedState, c: &Conversation) -> u64 {
+    let mut hasher = seed.build_hasher();
+    hasher.write_u128(c.opener.bits());
+    hasher.write_u128(c.responder.bits());
+    hasher.write_u64(u64::from(c.port) << 8 | u64::from(c.protocol));
+    hasher.finish()
+}
+
 /// What a window's conversations touched, each in its own order.
 #[derive(Default)]
 struct Touched {
@@ -835,10 +920,11 @@ fn verdict(judgement: &Judgement) -> String {
 
 /// The order of findings within a window, which nothing about hashing or arrival can change.
 fn sort(findings: &mut [Finding]) {
-    findings.sort_by(|a, b| {
-        let key = |f: &Finding| (f.threat, f.subject, f.method.clone(), f.targets.first().map(|t| t.address));
-        key(a).cmp(&key(b))
-    });
+    fn key(f: &Finding) -> (Threat, Subject, &str, Option<(Address, &[u16])>, EventTime, EventTime, &str) {
+        let target = f.targets.first().map(|target| (target.address, target.ports.as_slice()));
+        (f.threat, f.subject, &f.method, target, f.first_seen, f.last_seen, &f.summary)
+    }
+    findings.sort_by(|a, b| key(a).cmp(&key(b)));
 }
 
 /// Why a snapshot cannot be used.

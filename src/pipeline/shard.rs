@@ -1,5 +1,6 @@
 //! One shard: read, observe in a thread of its own, score; and the barriers that travel behind.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -193,7 +194,9 @@ async fn restore(common: &Common, shard: &mut dyn Shard) -> (Engine, Behavior, u
             "there is a checkpoint and no usable snapshot: windows that were open then are not judged whole"
         );
     }
-    (Engine::new(&common.tiers.statistical, &common.tiers.network), Behavior::default(), next)
+    // Drawn from the system once in the life of a shard: the senders of packets must not know it.
+    let hash_seed = RandomState::new().hash_one(0);
+    (Engine::with_seed(&common.tiers.statistical, &common.tiers.network, hash_seed), Behavior::default(), next)
 }
 
 fn resumes(shard: &mut dyn Shard, position: Option<&Position>) -> bool {

@@ -4,6 +4,7 @@
 //! server that answers a thousand clients looks like a scanner of a thousand ephemeral ports, and a flow between two
 //! hosts of ours, logged at both ends, counts twice.
 
+use crate::flow::network::Network;
 use crate::flow::{Address, EventTime, InterfaceId, Marks, protocol, tcp_flags};
 use crate::statistical::pane::{Direction, View};
 
@@ -41,6 +42,10 @@ pub struct Conversation {
     pub protocol: u8,
     /// What became of it.
     pub outcome: Outcome,
+    /// Whether the opener is ours.
+    pub ours: bool,
+    /// Whether the responder is ours.
+    pub theirs: bool,
 }
 
 impl Conversation {
@@ -152,59 +157,50 @@ pub fn port_rank(port: u16) -> u8 {
     }
 }
 
-/// Orients every view of a closed window, counting each conversation once.
+/// Orients every view of a window, counting each conversation once.
 ///
 /// A conversation is seen twice when both ends are ours, or when an intermediary (a NAT gateway, a transit gateway)
-/// logs the packet's own addresses again. The view with the most packets speaks for it; a refusal seen by any view
+/// logs the packet's own addresses again. The view with the most packets speaks for it, an end's before an intermediary's; a refusal seen by any view
 /// holds, since a security group may refuse at one end what the other end sent in good faith. `duplicates` counts the
 /// views that were folded away.
-pub fn conversations(
-    views: &[View],
-    is_internal: impl Fn(Address) -> bool,
-    out: &mut Vec<Conversation>,
-    duplicates: &mut u64,
-) {
-    let mut doubled: Vec<u32> = Vec::new();
+pub fn conversations(views: &[View], network: &Network, out: &mut Vec<Conversation>, duplicates: &mut u64) {
+    let mut twins: Vec<(u32, u32)> = Vec::new();
     for (at, view) in views.iter().enumerate() {
-        let intermediary = (Marks(view.up.marks | view.down.marks)).has(Marks::INTERMEDIARY);
-        if intermediary || is_internal(view.low) && is_internal(view.high) {
-            doubled.push(at as u32);
-        } else {
-            out.push(orient(view));
+        if let Some(head) = view.twin {
+            twins.push((head.get() - 1, at as u32));
         }
     }
-    let tuple = |at: u32| {
-        let view = &views[at as usize];
-        (view.low, view.high, view.low_port, view.high_port, view.protocol)
-    };
-    doubled.sort_unstable_by_key(|&at| (tuple(at), at));
-    for group in doubled.chunk_by(|&a, &b| views[a as usize].same_tuple(&views[b as usize])) {
-        *duplicates += group.len() as u64 - 1;
-        match group {
-            [only] => out.push(orient(&views[*only as usize])),
-            _ => out.push(orient(&speaker(group.iter().map(|&at| &views[at as usize])))),
+    *duplicates += twins.len() as u64;
+    twins.sort_unstable();
+    let mut groups = twins.chunk_by(|a, b| a.0 == b.0).peekable();
+    for (at, view) in views.iter().enumerate() {
+        match groups.next_if(|group| group[0].0 as usize == at) {
+            Some(group) => {
+                let others = group.iter().map(|&(_, at)| &views[at as usize]);
+                out.push(orient(&speaker(view, others), network));
+            }
+            None if view.twin.is_none() => out.push(orient(view, network)),
+            None => {}
         }
     }
 }
 
-fn speaker<'a>(views: impl Iterator<Item = &'a View>) -> View {
-    let mut speaker: Option<View> = None;
-    for view in views {
-        let Some(best) = &mut speaker else {
-            speaker = Some(*view);
-            continue;
-        };
-        let (up, down) = (merge(&best.up, &view.up), merge(&best.down, &view.down));
-        if weight(view) > weight(best) {
-            best.interface = view.interface;
+fn speaker<'a>(first: &View, others: impl Iterator<Item = &'a View>) -> View {
+    let (mut speaker, mut most) = (*first, weight(first));
+    for view in others {
+        if weight(view) > most {
+            (speaker.interface, most) = (view.interface, weight(view));
         }
-        (best.up, best.down) = (up, down);
+        speaker.up = merge(&speaker.up, &view.up);
+        speaker.down = merge(&speaker.down, &view.down);
     }
-    speaker.expect("a group has at least one view")
+    speaker
 }
 
-fn weight(view: &View) -> (u64, std::cmp::Reverse<InterfaceId>) {
-    (u64::from(view.up.packets) + u64::from(view.down.packets), std::cmp::Reverse(view.interface))
+/// Who speaks for a conversation: an end of it before an intermediary, then who saw the most.
+fn weight(view: &View) -> (bool, u64, std::cmp::Reverse<InterfaceId>) {
+    let packets = u64::from(view.up.packets) + u64::from(view.down.packets);
+    (!view.is_translated(), packets, std::cmp::Reverse(view.interface))
 }
 
 /// Two sightings of one direction: the fuller one counts, times and facts join.
@@ -222,7 +218,7 @@ fn merge(a: &Direction, b: &Direction) -> Direction {
 
 /// Decides who opened a conversation. In order: SYN without ACK (where flags are logged); a well-known port against
 /// one that is not; who was seen first; the higher rank of port; the lower port.
-fn orient(view: &View) -> Conversation {
+fn orient(view: &View, network: &Network) -> Conversation {
     let low_opens = match (view.up.seen(), view.down.seen()) {
         (true, true) => low_opened(view),
         (up, _) => up,
@@ -242,6 +238,8 @@ fn orient(view: &View) -> Conversation {
         port,
         protocol: view.protocol,
         outcome: Outcome::Answered,
+        ours: network.is_internal(opener),
+        theirs: network.is_internal(responder),
     };
     conversation.outcome = outcome(&conversation);
     conversation

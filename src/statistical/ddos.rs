@@ -108,7 +108,7 @@ impl Victim {
             self.first = c.start().0;
         }
         self.last = self.last.max(c.end().0);
-        self.interface = c.interface;
+        self.interface = self.interface.max(c.interface);
         *self.ports.entry(c.port).or_default() += 1;
         if self.ports.len() > 64 {
             self.ports.pop_last();
@@ -129,13 +129,11 @@ pub fn is_hot(settings: &Settings, flows: u32, packets: u64) -> bool {
 pub fn collect(
     conversations: &[Conversation],
     hot: &HashSet<Address, foldhash::fast::FixedState>,
-    is_internal: impl Fn(Address) -> bool,
 ) -> BTreeMap<Address, Victim> {
     let mut victims: BTreeMap<Address, Victim> = BTreeMap::new();
     for c in conversations {
         if hot.contains(&c.responder) && !c.responder.is_group() {
-            let outside = !(is_internal(c.opener) && is_internal(c.responder));
-            victims.entry(c.responder).or_default().add(c, outside);
+            victims.entry(c.responder).or_default().add(c, !(c.ours && c.theirs));
         }
     }
     victims

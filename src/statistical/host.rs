@@ -17,8 +17,12 @@ pub struct Host {
     /// Which of our hosts opened conversations with it: a linear counter (Whang et al., TODS 1990) of 64 bits, good to
     /// a tenth up to about 100 hosts, which is all that "rare or common?" needs.
     clients: u64,
-    /// Answered conversations opened by our hosts, saturating.
-    pub answered: u32,
+    /// The window that `asked` and `asked_packets` are of.
+    asked_in: EventTime,
+    /// Conversations opened towards it in that window.
+    asked: u32,
+    /// Packets sent to it by the openers in that window, held at the maximum.
+    asked_packets: u32,
 }
 
 impl Entry for Host {
@@ -36,7 +40,18 @@ impl Entry for Host {
 impl Host {
     /// An address that was never seen before.
     pub fn new(address: Address, at: EventTime) -> Host {
-        Host { address, first_seen: at, last_seen: at, clients: 0, answered: 0 }
+        let never = EventTime(u32::MAX);
+        Host { address, first_seen: at, last_seen: at, clients: 0, asked_in: never, asked: 0, asked_packets: 0 }
+    }
+
+    /// Notes a conversation opened towards it in a window; gives conversations and packets of the window so far.
+    pub fn note_asked(&mut self, window: EventTime, packets: u32) -> (u32, u64) {
+        if self.asked_in != window {
+            (self.asked_in, self.asked, self.asked_packets) = (window, 0, 0);
+        }
+        self.asked += 1;
+        self.asked_packets = self.asked_packets.saturating_add(packets);
+        (self.asked, u64::from(self.asked_packets))
     }
 
     /// Notes activity.

@@ -40,29 +40,63 @@ pub struct Pair {
     pub opener_port: u16,
     /// Length of the first window's conversation, s, held at the maximum.
     pub first_duration: u16,
-    /// Whether any conversation was ever answered.
-    pub answered: bool,
+    /// The window of the first answer, plus one; 0 for never.
+    answered_in: u32,
+    /// Whether the first answer was told to [`Pair::take_first_answer`].
+    taken: bool,
     /// Whether a [`Channel`] remembers the sessions.
     pub promoted: bool,
 }
 
 impl Pair {
     /// A pair that was never seen before.
-    pub fn new(fingerprint: u64, c: &Conversation) -> Pair {
-        let (start, end) = (c.start(), c.end());
-        Pair {
+    pub fn new(fingerprint: u64, c: &Conversation, window: EventTime) -> Pair {
+        let mut pair = Pair {
             fingerprint,
-            first_seen: start,
-            last_seen: end,
-            sent_bytes: c.sent.bytes.try_into().unwrap_or(u32::MAX),
-            received_bytes: c.received.bytes.try_into().unwrap_or(u32::MAX),
-            sent_packets: c.sent.packets.try_into().unwrap_or(u16::MAX),
-            received_packets: c.received.packets.try_into().unwrap_or(u16::MAX),
-            opener_port: c.opener_port,
-            first_duration: end.since(start).try_into().unwrap_or(u16::MAX),
-            answered: false,
+            first_seen: EventTime(u32::MAX),
+            last_seen: EventTime(0),
+            sent_bytes: 0,
+            received_bytes: 0,
+            sent_packets: 0,
+            received_packets: 0,
+            opener_port: u16::MAX,
+            first_duration: 0,
+            answered_in: 0,
+            taken: false,
             promoted: false,
+        };
+        pair.add(c, window);
+        pair
+    }
+
+    /// Notes a conversation. Of several in the first window the earliest is kept, whatever order they come in.
+    pub fn add(&mut self, c: &Conversation, window: EventTime) {
+        let (start, end) = (c.start(), c.end());
+        if self.last_seen == EventTime(0) || (start, c.opener_port) < (self.first_seen, self.opener_port) {
+            self.sent_bytes = c.sent.bytes.try_into().unwrap_or(u32::MAX);
+            self.received_bytes = c.received.bytes.try_into().unwrap_or(u32::MAX);
+            self.sent_packets = c.sent.packets.try_into().unwrap_or(u16::MAX);
+            self.received_packets = c.received.packets.try_into().unwrap_or(u16::MAX);
+            self.opener_port = c.opener_port;
+            self.first_duration = end.since(start).try_into().unwrap_or(u16::MAX);
         }
+        self.first_seen = self.first_seen.min(start);
+        self.last_seen = self.last_seen.max(end);
+        if !c.failed() && self.answered_in == 0 {
+            self.answered_in = window.0 + 1;
+        }
+    }
+
+    /// Whether any conversation was ever answered.
+    pub fn answered(&self) -> bool {
+        self.answered_in != 0
+    }
+
+    /// Whether the first answer came in this window; says so once.
+    pub fn take_first_answer(&mut self, window: EventTime) -> bool {
+        let first = self.answered_in == window.0 + 1 && !self.taken;
+        self.taken |= first;
+        first
     }
 }
 
@@ -149,7 +183,7 @@ impl Session {
         first.sent = as_direction(pair.sent_bytes, pair.sent_packets);
         first.received = as_direction(pair.received_bytes, pair.received_packets);
         first.opener_port = pair.opener_port;
-        first.outcome = if pair.answered { Outcome::Answered } else { Outcome::Unanswered };
+        first.outcome = if pair.answered() { Outcome::Answered } else { Outcome::Unanswered };
         Session::of(&first)
     }
 

@@ -5,8 +5,8 @@
 //! five-tuple meet before anyone judges them, and turns the many scattered updates of a record into one.
 
 use std::hash::{BuildHasher, Hasher};
+use std::num::NonZeroU32;
 
-use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::{Address, EventTime, FlowRecord, InterfaceId, Marks};
@@ -65,6 +65,8 @@ pub struct View {
     pub down: Direction,
     /// Who saw it.
     pub interface: InterfaceId,
+    /// The place of the window's first view of the same five-tuple, when another interface saw it before.
+    pub twin: Option<NonZeroU32>,
     /// The port of `low`.
     pub low_port: u16,
     /// The port of `high`.
@@ -73,126 +75,250 @@ pub struct View {
     pub protocol: u8,
 }
 
+/// A record's five-tuple in canonical order.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Tuple {
+    low: Address,
+    high: Address,
+    low_port: u16,
+    high_port: u16,
+    protocol: u8,
+}
+
+impl Tuple {
+    /// The five-tuple of a record, and whether the record goes from low to high.
+    #[inline]
+    fn of(record: &FlowRecord) -> (Tuple, bool) {
+        let (from, to) = (record.source.bits(), record.destination.bits());
+        let upward = from < to || from == to && record.source_port <= record.destination_port;
+        // Which way a record goes is a coin toss, so it is not branched on.
+        let (swap, swap_ports) =
+            if upward { (0, 0) } else { (from ^ to, record.source_port ^ record.destination_port) };
+        let tuple = Tuple {
+            low: Address::from_bits(from ^ swap),
+            high: Address::from_bits(to ^ swap),
+            low_port: record.source_port ^ swap_ports,
+            high_port: record.destination_port ^ swap_ports,
+            protocol: record.protocol,
+        };
+        (tuple, upward)
+    }
+
+    #[inline]
+    fn hash(&self, seed: &foldhash::fast::FixedState) -> u64 {
+        let mut hasher = seed.build_hasher();
+        hasher.write_u128(self.low.bits());
+        hasher.write_u128(self.high.bits());
+        hasher.write_u64(u64::from(self.low_port) << 32 | u64::from(self.high_port) << 16 | u64::from(self.protocol));
+        hasher.finish()
+    }
+}
+
 impl View {
-    /// The same five-tuple, whoever saw it.
-    pub fn same_tuple(&self, other: &View) -> bool {
-        self.low == other.low
-            && self.high == other.high
-            && self.low_port == other.low_port
-            && self.high_port == other.high_port
-            && self.protocol == other.protocol
+    /// Whether an intermediary logged it, with the packets' own addresses.
+    pub fn is_translated(&self) -> bool {
+        Marks(self.up.marks | self.down.marks).has(Marks::INTERMEDIARY)
+    }
+
+    #[inline]
+    fn tuple(&self) -> Tuple {
+        let View { low, high, low_port, high_port, protocol, .. } = *self;
+        Tuple { low, high, low_port, high_port, protocol }
     }
 }
 
 /// An open window.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Pane {
     /// First second.
     pub start: EventTime,
     /// Every (five-tuple, interface) seen.
     pub views: Vec<View>,
     #[serde(skip)]
-    index: HashTable<u32>,
+    index: Index,
     /// How many of the views had been looked at by the last provisional judgement.
     pub peeked: u32,
 }
 
 impl Pane {
-    /// An empty window.
-    pub fn new(start: EventTime) -> Pane {
-        Pane { start, views: Vec::new(), index: HashTable::new(), peeked: 0 }
-    }
-
     /// Makes the window ready for use again after it was read from a snapshot.
     pub fn reindex(&mut self, seed: &foldhash::fast::FixedState) {
-        let views = &self.views;
-        self.index = HashTable::with_capacity(views.len());
-        for (at, view) in views.iter().enumerate() {
-            let hash =
-                hash_tuple(seed, view.low, view.high, view.low_port, view.high_port, view.protocol, view.interface);
-            self.index.insert_unique(hash, at as u32, |&other| hash_view(seed, &views[other as usize]));
+        self.index.clear(self.views.len());
+        for (at, view) in self.views.iter().enumerate() {
+            self.index.insert(view.tuple().hash(seed), at);
         }
     }
 
-    /// Empties the window for another span, keeping its memory.
-    pub fn reset(&mut self, start: EventTime) {
-        self.start = start;
+    /// Empties the window, for another span. It keeps as much memory as a window of four times the size needs.
+    pub fn clear(&mut self) {
+        self.index.clear(self.views.len());
+        let used = self.views.len();
         self.views.clear();
-        self.index.clear();
+        self.views.shrink_to(4 * used);
         self.peeked = 0;
     }
 
-    /// Where a record's view would be looked for, to be fetched ahead of [`Pane::fold`].
+    /// First step of three: where a record belongs, with its slot of the index on the way into the cache.
     #[inline]
-    pub fn hash(&self, seed: &foldhash::fast::FixedState, record: &FlowRecord) -> u64 {
-        let (low, high, low_port, high_port, _) = ends(record);
-        hash_tuple(seed, low, high, low_port, high_port, record.protocol, record.interface)
+    pub fn prepare<'a>(&self, seed: &foldhash::fast::FixedState, record: &'a FlowRecord) -> Prepared<'a> {
+        let (tuple, upward) = Tuple::of(record);
+        let hash = tuple.hash(seed);
+        self.index.prefetch(hash);
+        Prepared { tuple, hash, record, upward }
     }
 
-    /// Folds one record whose [`Pane::hash`] is known.
+    /// Second step: the view, if there is one, on its way into the cache.
     #[inline]
-    pub fn fold(&mut self, seed: &foldhash::fast::FixedState, hash: u64, record: &FlowRecord) {
-        let (low, high, low_port, high_port, upward) = ends(record);
+    pub fn approach(&self, prepared: &Prepared<'_>) {
+        if let Some(at) = self.index.candidate(prepared.hash) {
+            let view = self.views.as_ptr().wrapping_add(at);
+            prefetch(view);
+            prefetch(view.wrapping_byte_add(64));
+        }
+    }
+
+    /// Third step: folds the record.
+    #[inline]
+    pub fn fold(&mut self, prepared: &Prepared<'_>) {
+        let Prepared { tuple, hash, record, upward } = prepared;
         let views = &mut self.views;
-        let found = self.index.find(hash, |&at| {
-            let view = &views[at as usize];
-            view.low == low
-                && view.high == high
-                && view.low_port == low_port
-                && view.high_port == high_port
-                && view.protocol == record.protocol
-                && view.interface == record.interface
-        });
-        let at = match found {
-            Some(&at) => at as usize,
-            None => {
-                let at = views.len();
-                views.push(View {
-                    low,
-                    high,
-                    up: Direction::NONE,
-                    down: Direction::NONE,
-                    interface: record.interface,
-                    low_port,
-                    high_port,
-                    protocol: record.protocol,
-                });
-                self.index.insert_unique(hash, at as u32, |&other| hash_view(seed, &views[other as usize]));
-                at
+        let mut twin = None;
+        let found = self.index.find(*hash, |at| {
+            let view = &views[at];
+            let same = view.tuple() == *tuple;
+            let it = same && view.interface == record.interface;
+            if same && !it && twin.is_none() {
+                twin = Some(view.twin.map_or(at, |head| head.get() as usize - 1));
             }
-        };
+            it
+        });
+        let at = found.unwrap_or_else(|| {
+            let at = views.len();
+            views.push(View {
+                low: tuple.low,
+                high: tuple.high,
+                up: Direction::NONE,
+                down: Direction::NONE,
+                interface: record.interface,
+                twin: twin.and_then(|head| NonZeroU32::new(head as u32 + 1)),
+                low_port: tuple.low_port,
+                high_port: tuple.high_port,
+                protocol: tuple.protocol,
+            });
+            self.index.insert(*hash, at);
+            at
+        });
         let view = &mut views[at];
-        if upward { view.up.fold(record) } else { view.down.fold(record) }
+        let direction = if *upward { &mut view.up } else { &mut view.down };
+        direction.fold(record);
     }
 }
 
-/// A record's ends in canonical order, and whether it goes from low to high.
-#[inline]
-fn ends(record: &FlowRecord) -> (Address, Address, u16, u16, bool) {
-    let from = (record.source, record.source_port);
-    let to = (record.destination, record.destination_port);
-    if from <= to { (from.0, to.0, from.1, to.1, true) } else { (to.0, from.0, to.1, from.1, false) }
+/// A record on its way into a window.
+#[derive(Clone, Copy)]
+pub struct Prepared<'a> {
+    tuple: Tuple,
+    hash: u64,
+    record: &'a FlowRecord,
+    upward: bool,
 }
 
-#[inline]
-fn hash_tuple(
-    seed: &foldhash::fast::FixedState,
-    low: Address,
-    high: Address,
-    low_port: u16,
-    high_port: u16,
-    protocol: u8,
-    interface: InterfaceId,
-) -> u64 {
-    let mut hasher = seed.build_hasher();
-    hasher.write_u128(low.bits());
-    hasher.write_u128(high.bits());
-    hasher.write_u64(
-        u64::from(low_port) << 48 | u64::from(high_port) << 32 | u64::from(protocol) << 24 ^ u64::from(interface.0),
-    );
-    hasher.finish()
+/// Where views are, by the hash of their five-tuple: open addressing over one word an entry, so that a record costs one
+/// look at the index and one at its view, both fetched ahead. The library's table gives no way to fetch ahead.
+#[derive(Clone, Debug, Default)]
+struct Index {
+    /// Upper half of the hash, and the place plus one; 0 is empty. A power of two of them, at most half full.
+    slots: Vec<u64>,
+    used: usize,
 }
 
-fn hash_view(seed: &foldhash::fast::FixedState, view: &View) -> u64 {
-    hash_tuple(seed, view.low, view.high, view.low_port, view.high_port, view.protocol, view.interface)
+impl Index {
+    const LEAST: usize = 1 << 10;
+
+    /// Empties the index, with room for `expected` entries.
+    fn clear(&mut self, expected: usize) {
+        let size = (4 * expected).next_power_of_two().max(Index::LEAST);
+        if self.slots.len() > size {
+            self.slots.truncate(size);
+            self.slots.shrink_to_fit();
+        }
+        self.slots.fill(0);
+        self.slots.resize(size, 0);
+        self.used = 0;
+    }
+
+    #[inline]
+    fn start(&self, hash: u64) -> usize {
+        (hash >> 32) as usize & self.slots.len().wrapping_sub(1)
+    }
+
+    #[inline]
+    fn prefetch(&self, hash: u64) {
+        prefetch(self.slots.as_ptr().wrapping_add(self.start(hash)));
+    }
+
+    /// The first entry that may be the one.
+    #[inline]
+    fn candidate(&self, hash: u64) -> Option<usize> {
+        let slot = *self.slots.get(self.start(hash))?;
+        (slot != 0 && slot >> 32 == hash >> 32).then(|| (slot as u32 - 1) as usize)
+    }
+
+    /// The first entry of this hash that `is` says yes to, in order of insertion.
+    #[inline]
+    fn find(&self, hash: u64, mut is: impl FnMut(usize) -> bool) -> Option<usize> {
+        let mut at = self.start(hash);
+        loop {
+            let slot = *self.slots.get(at)?;
+            if slot == 0 {
+                return None;
+            }
+            let place = (slot as u32).wrapping_sub(1) as usize;
+            if slot >> 32 == hash >> 32 && is(place) {
+                return Some(place);
+            }
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+    }
+
+    fn insert(&mut self, hash: u64, place: usize) {
+        if 2 * self.used >= self.slots.len() {
+            self.grow();
+        }
+        self.put((hash >> 32) << 32 | (place as u64 + 1));
+        self.used += 1;
+    }
+
+    fn put(&mut self, entry: u64) {
+        let mask = self.slots.len() - 1;
+        let mut at = (entry >> 32) as usize & mask;
+        while self.slots[at] != 0 {
+            at = (at + 1) & mask;
+        }
+        self.slots[at] = entry;
+    }
+
+    /// Entries go over in the order of their places, so that those of one hash stay in order.
+    #[cold]
+    fn grow(&mut self) {
+        let larger = vec![0; (2 * self.slots.len()).max(Index::LEAST)];
+        let mut entries = std::mem::replace(&mut self.slots, larger);
+        entries.retain(|&entry| entry != 0);
+        entries.sort_unstable_by_key(|&entry| entry as u32);
+        for entry in entries {
+            self.put(entry);
+        }
+    }
+}
+
+/// Asks for a cache line that is needed soon; a hint that may point anywhere.
+#[inline]
+fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that the program could see and never faults; SSE is part of x86-64.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }

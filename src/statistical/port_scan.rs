@@ -133,8 +133,7 @@ impl Suspect {
 
     /// Notes a failure for which [`Suspect::counts`] holds.
     pub fn note(&mut self, c: &Conversation) {
-        self.last_seen = self.last_seen.max(c.end());
-        self.interface = c.interface;
+        (self.last_seen, self.interface) = (self.last_seen, self.interface).max((c.end(), c.interface));
         self.attempts = self.attempts.saturating_add(1);
         self.refused =
             self.refused.saturating_add(u32::from(c.outcome == crate::statistical::conversation::Outcome::Refused));

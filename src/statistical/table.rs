@@ -77,13 +77,24 @@ impl<E: Entry> Table<E> {
     /// The entry of a key, made by `new` where there is none. May forget others to make room.
     #[inline]
     pub fn entry(&mut self, seed: &foldhash::fast::FixedState, key: E::Key, new: impl FnOnce() -> E) -> &mut E {
+        self.entry_or_insert(seed, key, new).0
+    }
+
+    /// The same, and whether it was made.
+    #[inline]
+    pub fn entry_or_insert(
+        &mut self,
+        seed: &foldhash::fast::FixedState,
+        key: E::Key,
+        new: impl FnOnce() -> E,
+    ) -> (&mut E, bool) {
         let hash = seed.hash_one(key);
         let found = self.index.find(hash, |&at| self.entries[at as usize].key() == key);
-        let at = match found {
-            Some(&at) => at as usize,
-            None => self.insert(seed, hash, new()),
+        let (at, made) = match found {
+            Some(&at) => (at as usize, false),
+            None => (self.insert(seed, hash, new()), true),
         };
-        &mut self.entries[at]
+        (&mut self.entries[at], made)
     }
 
     #[cold]

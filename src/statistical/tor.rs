@@ -73,7 +73,7 @@ impl Contacts {
 
     /// Notes a conversation of a [`kind`].
     pub fn note(&mut self, c: &Conversation, kind: Kind) {
-        self.interface = c.interface;
+        self.interface = self.interface.max(c.interface);
         if self.peers.len() >= Self::PEERS_MAX && !self.peers.contains_key(&c.responder) {
             return;
         }

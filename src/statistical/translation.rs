@@ -7,8 +7,11 @@
 //! do together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, Hasher};
 
-use crate::flow::Address;
+use serde::{Deserialize, Serialize};
+
+use crate::flow::{Address, EventTime};
 use crate::statistical::conversation::{Conversation, Outcome};
 
 /// Conversations of one host that another host had as well, before it can be a gateway: a few may be chance.
@@ -18,6 +21,34 @@ const REPEATED_SHARE: f64 = 0.3;
 /// Exchanges below this many bytes are alike for everybody (a name looked up, a clock set).
 const BYTES_MIN: u64 = 1_000;
 
+/// A host that was found to repeat others.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Gateway {
+    windows: u32,
+    last: EventTime,
+}
+
+impl Gateway {
+    /// After a day without repeating anybody it is a host like any other: addresses are given to others.
+    const FORGOTTEN_SECONDS: u32 = 86_400;
+
+    /// Notes a window in which it repeated others.
+    pub fn note(&mut self, window: EventTime) {
+        self.windows = self.windows.saturating_add(1);
+        self.last = self.last.max(window);
+    }
+
+    /// Twice, so that one odd minute does not take a host out of sight.
+    pub fn is_certain(&self) -> bool {
+        self.windows >= 2
+    }
+
+    /// Whether it is no longer one.
+    pub fn is_over(&self, now: EventTime) -> bool {
+        now.since(self.last) > Gateway::FORGOTTEN_SECONDS
+    }
+}
+
 #[derive(Default)]
 struct Repeats {
     all: u32,
@@ -26,18 +57,22 @@ struct Repeats {
 }
 
 /// The hosts that were gateways in this window, by address.
-pub fn gateways(conversations: &[Conversation], is_internal: impl Fn(Address) -> bool) -> Vec<Address> {
-    let mut exchanges: Vec<_> = conversations
+pub fn gateways(conversations: &[Conversation]) -> Vec<Address> {
+    // Equal exchanges are brought together by a hash of what they have in common: two of a window's million exchanges
+    // share one by chance with p < 10^-6, and then one conversation is counted wrongly.
+    let mut exchanges: Vec<(u64, u32)> = conversations
         .iter()
-        .filter(|c| c.outcome == Outcome::Answered && c.sent.bytes + c.received.bytes >= BYTES_MIN)
-        .filter(|c| is_internal(c.opener) && !is_internal(c.responder))
-        .map(|c| ((c.responder, c.port, c.protocol, c.sent.bytes, c.received.bytes), c.opener))
+        .zip(0..)
+        .filter(|(c, _)| c.ours && !c.theirs && c.outcome == Outcome::Answered)
+        .filter(|(c, _)| c.sent.bytes + c.received.bytes >= BYTES_MIN)
+        .map(|(c, at)| (exchange(c), at))
         .collect();
     exchanges.sort_unstable();
+    let opener = |&(_, at): &(u64, u32)| conversations[at as usize].opener;
     let mut hosts: BTreeMap<Address, Repeats> = BTreeMap::new();
     for same in exchanges.chunk_by(|a, b| a.0 == b.0) {
-        let openers: BTreeSet<Address> = same.iter().map(|&(_, opener)| opener).collect();
-        for &(_, opener) in same {
+        let openers: BTreeSet<Address> = same.iter().map(opener).collect();
+        for opener in same.iter().map(opener) {
             let host = hosts.entry(opener).or_default();
             host.all += 1;
             // More than a few openers of one exchange are a fleet, and say nothing of who repeats whom.
@@ -56,4 +91,14 @@ pub fn gateways(conversations: &[Conversation], is_internal: impl Fn(Address) ->
         .filter(|(_, host)| f64::from(host.repeated) >= REPEATED_SHARE * f64::from(host.all) && does_more(host))
         .map(|(&address, _)| address)
         .collect()
+}
+
+/// What an exchange has in common with its translation.
+fn exchange(c: &Conversation) -> u64 {
+    let mut hasher = foldhash::fast::FixedState::with_seed(0).build_hasher();
+    hasher.write_u128(c.responder.bits());
+    hasher.write_u64(c.sent.bytes);
+    hasher.write_u64(c.received.bytes);
+    hasher.write_u32(u32::from(c.port) << 8 | u32::from(c.protocol));
+    hasher.finish()
 }

@@ -126,6 +126,13 @@ pub(super) fn summary(tiers: &Tiers, anomalies: &[Anomaly]) {
             eprintln!("{count} {what}");
         }
     }
+    if !s.gateways.is_empty() {
+        let gateways: Vec<String> = s.gateways.iter().map(ToString::to_string).collect();
+        eprintln!(
+            "taken for NAT gateways, since they repeat what other hosts do: {}; what they open to outside is told of the hosts behind them",
+            gateways.join(", ")
+        );
+    }
     for (table, count) in s.evictions.iter().filter(|(_, count)| **count > 0) {
         eprintln!("{count} entries evicted from the full table `{table}`");
     }
