@@ -19,7 +19,7 @@ use hashbrown::HashSet;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use crate::finding::{Finding, Subject, Threat};
+use crate::finding::{Finding, Threat};
 use crate::flow::network::Network;
 use crate::flow::{Address, Blindness, BlindnessKind, EventTime, FlowRecord, Interface, InterfaceId, Marks};
 use crate::ml::FeatureVector;
@@ -920,11 +920,13 @@ fn verdict(judgement: &Judgement) -> String {
 
 /// The order of findings within a window, which nothing about hashing or arrival can change.
 fn sort(findings: &mut [Finding]) {
-    fn key(f: &Finding) -> (Threat, Subject, &str, Option<(Address, &[u16])>, EventTime, EventTime, &str) {
-        let target = f.targets.first().map(|target| (target.address, target.ports.as_slice()));
-        (f.threat, f.subject, &f.method, target, f.first_seen, f.last_seen, &f.summary)
-    }
-    findings.sort_by(|a, b| key(a).cmp(&key(b)));
+    findings.sort_by(|a, b| {
+        let targets = |f: &Finding| f.targets.iter().map(|t| (t.address, t.ports.first().copied())).collect::<Vec<_>>();
+        (a.threat, a.subject, &a.method, a.first_seen, a.last_seen)
+            .cmp(&(b.threat, b.subject, &b.method, b.first_seen, b.last_seen))
+            .then_with(|| targets(a).cmp(&targets(b)))
+            .then_with(|| a.summary.cmp(&b.summary))
+    });
 }
 
 /// Why a snapshot cannot be used.

@@ -365,19 +365,21 @@ unsafe fn decode_piece(
         if let Some(plan) = plan.as_ref()
             && begin >= MARGIN
         {
+            if unnamed.count == AHEAD {
+                unnamed.name(interfaces, out);
+            }
+            // Written where it stays: a record is too large to be handed from function to function.
+            let record = out.records.push_mut(FlowRecord::default());
             // SAFETY: the line begins behind the margin, at separator `first` of the index of this text.
-            if let Some((record, (account, name), count)) = unsafe { fast_line(plan, index, first, text) } {
-                if unnamed.count == AHEAD {
-                    unnamed.name(interfaces, out);
-                }
+            if let Some(((account, name), count)) = unsafe { fast_line(plan, index, first, text, record) } {
                 unnamed.records[unnamed.count] = (account, name, interfaces.prefetch(account, name));
                 unnamed.count += 1;
-                out.records.push(record);
                 lines.count_fast();
                 first += count;
                 begin = index.at[first] as usize + 1;
                 continue;
             }
+            out.records.pop();
         }
         // In the order of the lines, since that is the order of the numbers.
         unnamed.name(interfaces, out);
@@ -421,8 +423,8 @@ impl Unnamed<'_> {
 /// Account and interface.
 type Names<'a> = (&'a [u8], &'a [u8]);
 
-/// The record of the line whose first separator is `first`, its names, and its number of separators; `None` when it is not of a fast
-/// shape.
+/// Fills in the record of the line whose first separator is `first`, and gives its names and its number of separators;
+/// `None`, with the record in any state, when the line is not of a fast shape.
 ///
 /// # Safety
 /// `index` is of `text`; the line begins at [`MARGIN`] or later.
@@ -433,7 +435,8 @@ unsafe fn fast_line<'a>(
     index: &Index,
     first: usize,
     text: &'a [u8],
-) -> Option<(FlowRecord, Names<'a>, usize)> {
+    record: &mut FlowRecord,
+) -> Option<(Names<'a>, usize)> {
     // SAFETY: passed on.
     unsafe {
         if matches(&plan.v4, index, first) {
@@ -454,14 +457,9 @@ unsafe fn fast_line<'a>(
                     marks = Marks::INTERMEDIARY;
                 }
             }
-            let record = FlowRecord {
-                source: Address::v4(source),
-                destination: Address::v4(destination),
-                marks,
-                ..FlowRecord::default()
-            };
-            let (record, names) = rest_of_line(plan, &plan.v4, at, text, record)?;
-            Some((record, names, plan.v4.count))
+            (record.source, record.destination) = (Address::v4(source), Address::v4(destination));
+            record.marks = marks;
+            Some((rest_of_line(plan, &plan.v4, at, text, record)?, plan.v4.count))
         } else if matches(&plan.v6, index, first) {
             let at = &index.at[first..];
             if too_long(at, plan.v6.count) {
@@ -475,9 +473,8 @@ unsafe fn fast_line<'a>(
             {
                 marks = Marks::INTERMEDIARY;
             }
-            let record = FlowRecord { source, destination, marks, ..FlowRecord::default() };
-            let (record, names) = rest_of_line(plan, &plan.v6, at, text, record)?;
-            Some((record, names, plan.v6.count))
+            (record.source, record.destination, record.marks) = (source, destination, marks);
+            Some((rest_of_line(plan, &plan.v6, at, text, record)?, plan.v6.count))
         } else {
             None
         }
@@ -659,9 +656,8 @@ unsafe fn rest_of_line<'a>(
     shape: &Shape,
     at: &[u32],
     text: &'a [u8],
-    mut record: FlowRecord,
-) -> Option<(FlowRecord, Names<'a>)> {
-    let column = |column: usize| column_of(shape, at, text, column);
+    record: &mut FlowRecord,
+) -> Option<Names<'a>> {
     // SAFETY: the separators of the line are those of the shape.
     let places = unsafe {
         if shape.adjoining && plan.keep[FLAGS] == 0 {
@@ -690,22 +686,25 @@ unsafe fn rest_of_line<'a>(
     }
     let mut marks = record.marks.with(plan.marks);
     if let Some(action) = plan.action {
-        match column(action) {
+        match column_of(shape, at, text, action) {
             b"ACCEPT" => {}
             b"REJECT" => marks = marks.with(Marks::REJECTED),
             _ => return None,
         }
     }
     if let Some(status) = plan.status
-        && column(status) != b"OK"
+        && column_of(shape, at, text, status) != b"OK"
     {
         return None;
     }
-    if plan.unread.iter().any(|&unread| column(usize::from(unread)).is_empty()) {
-        return None;
+    for &unread in &plan.unread {
+        let (start, end) = bounds(shape, at, usize::from(unread));
+        if start == end {
+            return None;
+        }
     }
     if let Some(direction) = plan.direction {
-        match column(direction) {
+        match column_of(shape, at, text, direction) {
             b"ingress" => marks = marks.with(Marks::INGRESS),
             b"egress" => marks = marks.with(Marks::EGRESS),
             b"-" => {}
@@ -714,7 +713,7 @@ unsafe fn rest_of_line<'a>(
     }
     for (service, mark) in plan.services.iter().zip([Marks::FROM_AWS_SERVICE, Marks::TO_AWS_SERVICE]) {
         if let Some(service) = service
-            && column(*service) != b"-"
+            && column_of(shape, at, text, *service) != b"-"
         {
             marks = marks.with(mark);
         }
@@ -737,16 +736,17 @@ unsafe fn rest_of_line<'a>(
     record.protocol = numbers[2] as u8;
     record.tcp_flags = numbers[FLAGS] as u8;
     record.marks = marks;
-    let name = plan.interface.map_or(&b""[..], column);
+    let of = |column: Option<usize>| column.map_or(&b""[..], |column| column_of(shape, at, text, column));
+    let name = of(plan.interface);
     if plan.resource && (name.is_empty() || name == b"-") {
         return None;
     }
-    Some((record, (plan.account.map_or(&b""[..], column), name)))
+    Some((of(plan.account), name))
 }
 
 /// An IPv6 address; IPv4 never has the shape that leads here.
 fn v6(text: &[u8]) -> Option<Address> {
-    text::parse_address(text)
+    text::parse_v6(text)
 }
 
 /// How many lines of a text take the fast way.
@@ -760,7 +760,7 @@ pub(super) fn fast_lines(format: &Format, text: &[u8]) -> usize {
     let mut begin = 0;
     while begin < text.len() {
         // SAFETY: the index is of this text, and lines before the margin are left out.
-        if begin >= MARGIN && unsafe { fast_line(&plan, &index, first, text) }.is_some() {
+        if begin >= MARGIN && unsafe { fast_line(&plan, &index, first, text, &mut FlowRecord::default()) }.is_some() {
             fast += 1;
         }
         first += index.what[first..index.count].iter().position(|what| *what == b'\n').unwrap() + 1;

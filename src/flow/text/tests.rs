@@ -132,3 +132,19 @@ fn a_line_over_the_limit_is_refused_and_the_next_is_read() {
     assert_eq!((out.refused, out.records.len()), (1, 1));
     assert!(out.samples[0].reason.contains("the limit is 65536"));
 }
+
+proptest::proptest! {
+    #[test]
+    fn ipv6_addresses_are_those_of_the_library(
+        bits in proptest::prelude::any::<u128>(), zeros in proptest::prelude::any::<u128>(), text in "[0-9a-fA-F:.g]{0,12}|([0-9a-f]{1,5}:){0,9}(:[0-9a-f]{0,4}){0,8}",
+    ) {
+        let known = |text: &str| text.parse::<std::net::Ipv6Addr>().ok().map(|ip| Address::from_bits(ip.to_bits()));
+        for text in [text, std::net::Ipv6Addr::from_bits(bits & zeros).to_string(), std::net::Ipv6Addr::from_bits(bits & 0xffff << (zeros % 113)).to_string()] {
+            proptest::prop_assert_eq!(parse_v6(text.as_bytes()), known(&text), "{}", text);
+            // What the quick way reads, it reads as the library does.
+            proptest::prop_assert!(parse_groups(text.as_bytes()).is_none_or(|address| Some(address) == known(&text)));
+        }
+        let whole = std::net::Ipv6Addr::from_bits(bits).to_string();
+        proptest::prop_assert_eq!(parse_groups(whole.as_bytes()), known(&whole), "{}", whole);
+    }
+}
