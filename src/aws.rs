@@ -15,6 +15,7 @@ use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use jiff::SignedDuration;
 
+pub mod calls;
 pub mod json;
 
 /// Reads the standard environment and makes the one configuration that all clients are made from.
@@ -38,7 +39,8 @@ fn loader() -> ConfigLoader {
 }
 
 fn http() -> SharedHttpClient {
-    Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
+    let client = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+    SharedHttpClient::new(calls::Counting(client))
 }
 
 /// Deadlines of one call: `timeout` for an attempt, three times as long for the call with its retries, so that no call

@@ -21,6 +21,7 @@ pub mod evaluate;
 mod live;
 pub mod migrate;
 pub mod models;
+mod observe;
 pub mod replay;
 pub mod run;
 pub mod serve;

@@ -38,6 +38,7 @@ use crate::flow::network::Network;
 use crate::health::{Health, Phase};
 use crate::ingest::snapshot::SnapshotStore;
 use crate::ingest::{FlowSource, IngestError, ShardId};
+use crate::publish::dead_letter::Refusals;
 use crate::publish::{Announcer, AnomalyStore};
 use crate::telemetry::{self, Metrics};
 use crate::{ml, statistical, validation};
@@ -132,6 +133,8 @@ pub struct Backends {
     pub store: Arc<dyn AnomalyStore>,
     /// Who is told.
     pub announcer: Arc<dyn Announcer>,
+    /// Where samples of unreadable input go, if anywhere.
+    pub refusals: Option<Refusals>,
 }
 
 /// How a pipeline came to its end.
@@ -172,6 +175,7 @@ struct Common {
     snapshots: Arc<dyn SnapshotStore>,
     stop: watch::Receiver<bool>,
     ending: Ending,
+    refusals: Option<Refusals>,
 }
 
 /// Runs until the input ends or `stop` becomes true.
@@ -183,9 +187,9 @@ pub async fn run(
     metrics: Arc<Metrics>,
     stop: watch::Receiver<bool>,
 ) -> Result<Outcome, PipelineError> {
-    let Backends { mut source, ending, snapshots, incidents, store, announcer } = backends;
+    let Backends { mut source, ending, snapshots, incidents, store, announcer, refusals } = backends;
     let settings = Arc::new(settings);
-    let common = Common { settings, tiers: Arc::new(tiers), health, metrics, snapshots, stop, ending };
+    let common = Common { settings, tiers: Arc::new(tiers), health, metrics, snapshots, stop, ending, refusals };
     let waiting = common.settings.findings_waiting.max(1);
     let (to_delivery, deliveries) = tokio::sync::mpsc::channel(waiting);
     let (to_judgement, judgements) = tokio::sync::mpsc::channel(waiting);

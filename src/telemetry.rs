@@ -7,11 +7,13 @@
 use std::collections::HashMap;
 use std::io::IsTerminal;
 
-use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 use serde::Deserialize;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, reload};
+
+pub mod emf;
 
 /// Settings `[telemetry]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -21,6 +23,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// What is logged: `info`, or per module as in `info,flowvigil::pipeline=debug`.
     pub log_level: String,
+    /// Metrics in the Embedded Metric Format, for CloudWatch; none where it is not configured.
+    pub emf: Option<emf::Settings>,
 }
 
 /// How the log is written.
@@ -95,6 +99,41 @@ pub struct Metric {
     pub kind: Kind,
     /// The names of its labels.
     pub labels: &'static [&'static str],
+    /// What CloudWatch is told of it.
+    pub cloudwatch: Option<CloudWatch>,
+}
+
+/// A metric as CloudWatch knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct CloudWatch {
+    /// Its namespace.
+    pub namespace: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// Its unit.
+    pub unit: &'static str,
+    /// What a value is multiplied by to be in that unit.
+    pub scale: f64,
+    /// Only where a label has this value.
+    pub only: Option<(&'static str, &'static str)>,
+}
+
+impl CloudWatch {
+    const fn service(name: &'static str, unit: &'static str) -> CloudWatch {
+        CloudWatch { namespace: "AnomalyDetection/Service", name, unit, scale: 1.0, only: None }
+    }
+
+    const fn processing(name: &'static str, unit: &'static str) -> CloudWatch {
+        CloudWatch { namespace: "AnomalyDetection/Processing", ..CloudWatch::service(name, unit) }
+    }
+
+    const fn times(self, scale: f64) -> CloudWatch {
+        CloudWatch { scale, ..self }
+    }
+
+    const fn only(self, label: &'static str, value: &'static str) -> CloudWatch {
+        CloudWatch { only: Some((label, value)), ..self }
+    }
 }
 
 /// How a metric behaves.
@@ -112,8 +151,17 @@ pub enum Kind {
 pub const SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
+macro_rules! told {
+    () => {
+        None
+    };
+    ($cloudwatch:expr) => {
+        Some($cloudwatch)
+    };
+}
+
 macro_rules! metrics {
-    ($($(#[doc = $help:literal])+ $constant:ident = $kind:ident $name:literal [$($label:literal),*] $unit:literal;)*) => {
+    ($($(#[doc = $help:literal])+ $constant:ident = $kind:ident $name:literal [$($label:literal),*] $unit:literal $(=> $cloudwatch:expr)?;)*) => {
         $(
             $(#[doc = $help])+
             pub const $constant: Metric = Metric {
@@ -122,6 +170,7 @@ macro_rules! metrics {
                 help: concat!($($help),+).trim_ascii_start(),
                 kind: Kind::$kind,
                 labels: &[$($label),*],
+                cloudwatch: told!($($cloudwatch)?),
             };
         )*
         /// All metrics there are.
@@ -133,7 +182,7 @@ metrics! {
     /// Windows of hosts that the trained models scored, by the variant that spoke and whether it stood in for another.
     MODEL_WINDOWS = Counter "flowvigil_model_windows_total" ["variant", "degraded"] "windows";
     /// What the breaker of a model endpoint does: 0 closed, 1 open, 2 half-open.
-    ENDPOINT_BREAKER = Gauge "flowvigil_model_endpoint_breaker_state" ["endpoint"] "state";
+    ENDPOINT_BREAKER = Gauge "flowvigil_model_endpoint_breaker_state" ["endpoint"] "state" => CloudWatch::service("BreakerState", "None");
     /// Calls to a model endpoint since the start.
     ENDPOINT_CALLS = Gauge "flowvigil_model_endpoint_calls" ["endpoint"] "calls";
     /// Of these, failed or too late.
@@ -141,9 +190,9 @@ metrics! {
     /// Transitions of the breaker since the start, by the state it came to.
     ENDPOINT_TRANSITIONS = Gauge "flowvigil_model_endpoint_breaker_transitions" ["endpoint", "to"] "transitions";
     /// Flow records observed.
-    RECORDS = Counter "flowvigil_records_total" ["shard"] "records";
-    /// Lines or payloads that could not be read.
-    REFUSED = Counter "flowvigil_refused_total" ["shard"] "lines";
+    RECORDS = Counter "flowvigil_records_total" ["shard"] "records" => CloudWatch::processing("Records", "Count");
+    /// Lines or payloads that could not be read, by the field to blame; `payload` where none is, `more` beyond the samples of a batch.
+    REFUSED = Counter "flowvigil_refused_total" ["shard", "field"] "lines" => CloudWatch::processing("Refused", "Count");
     /// Records that came after their window had closed.
     LATE = Counter "flowvigil_late_records_total" ["shard"] "records";
     /// Records that said again what another interface had said.
@@ -151,7 +200,7 @@ metrics! {
     /// Windows closed.
     WINDOWS = Counter "flowvigil_windows_total" ["shard"] "windows";
     /// Entries evicted from full tables.
-    EVICTIONS = Counter "flowvigil_evictions_total" ["shard", "table"] "entries";
+    EVICTIONS = Counter "flowvigil_evictions_total" ["shard", "table"] "entries" => CloudWatch::processing("Evictions", "Count");
     /// Seconds for which the log of an interface says nothing: no data, or skipped by the exporter.
     BLIND = Counter "flowvigil_blind_seconds_total" ["shard", "kind"] "s";
     /// What detectors said of closed windows.
@@ -159,13 +208,15 @@ metrics! {
     /// Incidents that validation refused to tell.
     SILENCES = Counter "flowvigil_silences_total" ["stage"] "incidents";
     /// Anomalies announced.
-    ANOMALIES = Counter "flowvigil_anomalies_total" ["threat", "announcement"] "anomalies";
+    ANOMALIES = Counter "flowvigil_anomalies_total" ["threat", "announcement"] "anomalies"
+        => CloudWatch::service("AnomaliesDetected", "Count").only("announcement", "detected");
     /// From the arrival of a batch to the recording and announcing of all that came of it.
-    PROCESSING = Histogram "flowvigil_processing_seconds" ["shard"] "s";
+    PROCESSING = Histogram "flowvigil_processing_seconds" ["shard"] "s"
+        => CloudWatch::service("ProcessingLatency", "Milliseconds").times(1e3);
     /// Messages waiting in a channel.
-    QUEUE_DEPTH = Gauge "flowvigil_queue_depth" ["queue"] "messages";
+    QUEUE_DEPTH = Gauge "flowvigil_queue_depth" ["queue"] "messages" => CloudWatch::processing("QueueDepth", "Count");
     /// Wall clock less the newest event time: how far behind the traffic we are.
-    LAG = Gauge "flowvigil_lag_seconds" ["shard"] "s";
+    LAG = Gauge "flowvigil_lag_seconds" ["shard"] "s" => CloudWatch::processing("Lag", "Seconds");
     /// Snapshots by what became of them: saved, failed, restored, unreadable.
     SNAPSHOTS = Counter "flowvigil_snapshots_total" ["outcome"] "snapshots";
     /// Size of the last snapshot before compression.
@@ -176,6 +227,18 @@ metrics! {
     PUBLISH_RETRIES = Counter "flowvigil_publish_retries_total" ["step"] "attempts";
     /// 1 while a part is away and something lesser stands in for it.
     DEGRADED = Gauge "flowvigil_degraded" ["part"] "1";
+    /// For how long a part was away.
+    DEGRADED_SECONDS = Counter "flowvigil_degraded_seconds_total" ["part"] "s" => CloudWatch::service("Degraded", "Seconds");
+    /// Of the anomalies of the last 30 days on which an analyst has spoken, the share that was called false.
+    FALSE_POSITIVE_RATE = Gauge "flowvigil_false_positive_ratio" [] "ratio" => CloudWatch::service("FalsePositiveRate", "None");
+    /// Attempts of calls to AWS, by what they came to: done, throttled, refused, failed, silent.
+    AWS_CALLS = Counter "flowvigil_aws_calls_total" ["service", "outcome"] "attempts";
+    /// Of these, repetitions by the SDK.
+    AWS_REPEATED = Counter "flowvigil_aws_repeated_calls_total" ["service"] "attempts" => CloudWatch::processing("AwsRetries", "Count");
+    /// Of these, throttled.
+    AWS_THROTTLED = Counter "flowvigil_aws_throttled_calls_total" ["service"] "attempts" => CloudWatch::processing("AwsThrottles", "Count");
+    /// Dead letters, by kind (announcement, refusal) and what became of them: put, failed, announced.
+    DEAD_LETTERS = Counter "flowvigil_dead_letters_total" ["kind", "outcome"] "letters" => CloudWatch::service("DeadLetters", "Count").only("outcome", "put");
     /// Requests answered.
     REQUESTS = Counter "flowvigil_http_requests_total" ["route", "status"] "requests";
     /// How long answers took.
@@ -187,7 +250,7 @@ metrics! {
 pub struct Metrics {
     registry: Registry,
     counters: HashMap<&'static str, IntCounterVec>,
-    gauges: HashMap<&'static str, IntGaugeVec>,
+    gauges: HashMap<&'static str, GaugeVec>,
     histograms: HashMap<&'static str, HistogramVec>,
 }
 
@@ -211,7 +274,7 @@ impl Metrics {
                     counters.insert(metric.name, made);
                 }
                 Kind::Gauge => {
-                    let made = IntGaugeVec::new(Opts::new(metric.name, metric.help), metric.labels).expect(valid);
+                    let made = GaugeVec::new(Opts::new(metric.name, metric.help), metric.labels).expect(valid);
                     registry.register(Box::new(made.clone())).expect(valid);
                     gauges.insert(metric.name, made);
                 }
@@ -242,7 +305,17 @@ impl Metrics {
         if let Some(gauge) = self.gauges.get(metric.name)
             && let Ok(gauge) = gauge.get_metric_with_label_values(labels)
         {
-            gauge.set(value);
+            gauge.set(value as f64);
+        }
+    }
+
+    /// Sets a gauge to a share.
+    pub fn set_share(&self, metric: &Metric, labels: &[&str], share: f64) {
+        debug_assert_eq!(metric.labels.len(), labels.len(), "{} has other labels", metric.name);
+        if let Some(gauge) = self.gauges.get(metric.name)
+            && let Ok(gauge) = gauge.get_metric_with_label_values(labels)
+        {
+            gauge.set(share);
         }
     }
 

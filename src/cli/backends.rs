@@ -21,25 +21,30 @@ use crate::ingest::snapshot::SnapshotStore;
 use crate::ingest::snapshot::local::Folder;
 use crate::ingest::snapshot::s3::Bucket;
 use crate::pipeline::{Backends, Ending};
-use crate::publish::dead_letter::{DeadLetters, WithDeadLetters};
+use crate::publish::dead_letter::{self, DeadLetters, Refusals, WithDeadLetters};
 use crate::publish::dynamodb::DynamoStore;
 use crate::publish::dynamodb::schema::Schema;
 use crate::publish::eventbridge::EventBridge;
 use crate::publish::local::{LineAnnouncer, SqliteStore};
 use crate::publish::{Announcer, AnomalyStore};
 use crate::settings::Settings;
+use crate::telemetry::Metrics;
 
 /// The backend of every port. What goes away and comes back while the service runs is told to `health`.
-pub(super) async fn choose(settings: &Settings, health: &Arc<Health>) -> anyhow::Result<Backends> {
+pub(super) async fn choose(
+    settings: &Settings,
+    health: &Arc<Health>,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Backends> {
     let aws = Aws::default();
     let task = worker_name();
     // Tables and paths first: who has named none should hear so before a lease is taken.
     let store = store(settings, &aws).await?;
-    let announcer = announcer(settings, &aws).await;
+    let (announcer, refusals) = announcer(settings, &aws, metrics).await;
     let snapshots = snapshots(settings, &aws).await?;
     let incidents = incidents(settings, &task, health).await?;
     let (source, ending) = source(settings, &aws, task).await?;
-    Ok(Backends { source, ending, snapshots, incidents, store, announcer })
+    Ok(Backends { source, ending, snapshots, incidents, store, announcer, refusals })
 }
 
 /// The AWS configuration, read when the first backend asks for it: a service that uses none of AWS needs no account.
@@ -110,16 +115,21 @@ pub(super) fn open_sqlite(path: &std::path::Path) -> anyhow::Result<SqliteStore>
     Ok(SqliteStore::open(path)?)
 }
 
-async fn announcer(settings: &Settings, aws: &Aws) -> Arc<dyn Announcer> {
+async fn announcer(settings: &Settings, aws: &Aws, metrics: &Arc<Metrics>) -> (Arc<dyn Announcer>, Option<Refusals>) {
     let publish = &settings.publish;
     let announcer: Arc<dyn Announcer> = match &publish.eventbridge {
         Some(eventbridge) => Arc::new(EventBridge::new(aws.get().await, eventbridge)),
         None => Arc::new(LineAnnouncer::stdout()),
     };
-    let Some(dead_letter) = &publish.dead_letter else { return announcer };
-    let kept = Arc::new(WithDeadLetters::new(announcer, DeadLetters::new(aws.get().await, dead_letter)));
+    let Some(dead_letter) = &publish.dead_letter else { return (announcer, None) };
+    let letters = DeadLetters::new(aws.get().await, dead_letter).counting(metrics.clone());
+    let refusals = dead_letter::keep_refusals(&letters);
+    if dead_letter.queue_url.is_empty() {
+        return (announcer, refusals);
+    }
+    let kept = Arc::new(WithDeadLetters::new(announcer, letters));
     tokio::spawn(sweep(kept.clone(), aws::positive(dead_letter.sweep_every)));
-    kept
+    (kept, refusals)
 }
 
 /// Announces dead letters for as long as the process runs.

@@ -98,6 +98,7 @@ async fn watch_it(args: Args, settings: Settings, scenario: Scenario) -> anyhow:
         incidents: Arc::new(LocalIncidents::new(&settings.correlation)),
         store: Arc::new(open_sqlite(&settings.publish.sqlite.path)?),
         announcer: Arc::new(Terminal),
+        refusals: None,
     };
     let speed = args.speed;
     let greet = |address: SocketAddr| {
@@ -105,7 +106,8 @@ async fn watch_it(args: Args, settings: Settings, scenario: Scenario) -> anyhow:
         say(&format!("Open http://{address} to watch; Ctrl-C ends it, and nothing is left behind.\n"));
     };
     let scorer = models(&settings.ml).await?.scorer;
-    let service = Service { settings, backends, health: Arc::default(), scorer, changes: None };
+    let service =
+        Service { settings, backends, health: Arc::default(), metrics: Arc::default(), scorer, changes: None };
     with_api(service, told, greet, true).await
 }
 

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::live::Live;
-use super::{SettingsArgs, backends};
+use super::{SettingsArgs, backends, observe};
 use crate::api::Server;
 use crate::flow::network::Network;
 use crate::health::Health;
@@ -60,7 +60,8 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(super::unusable());
     }
     let health = Arc::new(Health::default());
-    let backends = match backends::choose(&settings, &health).await {
+    let metrics = Arc::new(Metrics::new());
+    let backends = match backends::choose(&settings, &health, &metrics).await {
         Ok(backends) => backends,
         Err(error) => {
             eprintln!("flowvigil: {error:#}");
@@ -77,7 +78,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
             endpoints.set_breaker(&sagemaker.breaker);
         }
     });
-    let service = Service { settings, backends, health, scorer: models.scorer, changes };
+    let service = Service { settings, backends, health, metrics, scorer: models.scorer, changes };
     let listening = |address| tracing::info!(%address, "the API listens");
     let outcome = with_api(service, told, listening, false).await?;
     Ok(if outcome == Outcome::CutOff { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -91,6 +92,8 @@ pub(super) struct Service {
     pub backends: Backends,
     /// How it is.
     pub health: Arc<Health>,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
     /// The trained models, where they are configured.
     pub scorer: Option<Arc<dyn Scorer>>,
     /// Where other thresholds come from while it runs.
@@ -105,10 +108,12 @@ pub(super) async fn with_api(
     listening: impl FnOnce(std::net::SocketAddr),
     linger: bool,
 ) -> anyhow::Result<Outcome> {
-    let Service { settings, backends, health, scorer, changes } = service;
-    let metrics = Arc::new(Metrics::new());
+    let Service { settings, backends, health, metrics, scorer, changes } = service;
     let server = Server::bind(&settings.api, backends.store.clone(), health.clone(), metrics.clone()).await?;
     listening(server.address());
+    let observed =
+        observe::run(health.clone(), metrics.clone(), backends.store.clone(), settings.telemetry.emf.clone());
+    let observing = tokio::spawn(observed);
     let (end_api, api_ends) = tokio::sync::oneshot::channel::<()>();
     let api = tokio::spawn(server.serve(async move {
         // Whether told or dropped: it is over.
@@ -127,6 +132,7 @@ pub(super) async fn with_api(
         // An error means that nobody is left to tell.
         let _ = told.wait_for(|&stop| stop).await;
     }
+    observing.abort();
     drop(end_api);
     // Requests under way have their own deadline; a client that holds on longer does not hold us.
     let _ = tokio::time::timeout(std::time::Duration::from_secs(2), api).await;

@@ -14,7 +14,7 @@ use super::{Common, Ending, Tiers, duration, judgement};
 use crate::finding::Finding;
 use crate::flow::EventTime;
 use crate::ingest::snapshot::Snapshot;
-use crate::ingest::{Batch, IngestError, Position, Read, Shard, ShardId};
+use crate::ingest::{Batch, IngestError, Position, Read, Refused, Shard, ShardId};
 use crate::ml::local::Behavior;
 use crate::ml::{FeatureVector, Score};
 use crate::statistical::intel::local::Files;
@@ -286,7 +286,7 @@ impl Reader {
     async fn hand_on(&mut self, mut batch: Batch) -> Result<(), ShardError> {
         let name: &str = &self.id.0;
         if batch.refused.count > 0 {
-            self.common.metrics.add(&telemetry::REFUSED, &[name], batch.refused.count);
+            self.count_refused(&batch.refused);
             self.common.health.refused(name, &batch.refused);
         }
         let records = batch.records.len() as u64;
@@ -300,6 +300,18 @@ impl Reader {
             self.position = position;
         }
         Ok(())
+    }
+
+    fn count_refused(&self, refused: &Refused) {
+        let count = |field: &str, lines: u64| self.common.metrics.add(&telemetry::REFUSED, &[&self.id.0, field], lines);
+        for sample in &refused.samples {
+            count(sample.field.as_deref().unwrap_or("payload"), 1);
+            if let Some(refusals) = &self.common.refusals {
+                // Samples that find no room are only counted: unreadable input must not hold up the readable.
+                let _ = refusals.try_send((self.id.clone(), sample.clone()));
+            }
+        }
+        count("more", refused.count.saturating_sub(refused.samples.len() as u64));
     }
 
     async fn send(&self, work: Work) -> Result<(), ShardError> {

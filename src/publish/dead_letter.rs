@@ -6,6 +6,7 @@
 //! or retention ends it, where a person can read its cause.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
@@ -13,19 +14,27 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{DeleteMessageBatchRequestEntry, Message, SendMessageBatchRequestEntry};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::anomaly::Anomaly;
 use crate::aws::{Fault, deadlines};
 use crate::ingest::{Refusal, ShardId};
 use crate::publish::{Announcement, Announcer, PublishError};
+use crate::telemetry::{self, Metrics};
 
 /// Settings of the backend, `[publish.dead_letter]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// URL of the SQS queue.
+    /// URL of the SQS queue for what cannot be announced.
     pub queue_url: String,
+    /// URL of the SQS queue for input that cannot be read; empty for none. A queue of its own: it is for people, and would
+    /// hold up the sweeps of the other.
+    pub refusals_queue_url: String,
+    /// Letters about unreadable input that one task writes in a minute at most.
+    pub refusals_per_minute: u32,
     /// How often the queue is swept.
     pub sweep_every: SignedDuration,
     /// Letters that one sweep takes at most.
@@ -58,18 +67,49 @@ pub enum Letter {
     },
 }
 
+impl Letter {
+    /// As metrics name it.
+    fn kind(&self) -> &'static str {
+        match self {
+            Letter::Announcement { .. } => "announcement",
+            Letter::Refusal { .. } => "refusal",
+        }
+    }
+}
+
 /// A dead-letter queue.
 #[derive(Clone, Debug)]
 pub struct DeadLetters {
     client: Client,
     settings: Settings,
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl DeadLetters {
     /// A queue that exists.
     pub fn new(aws: &SdkConfig, settings: &Settings) -> DeadLetters {
         let config = aws_sdk_sqs::config::Builder::from(aws).timeout_config(deadlines(settings.timeout)).build();
-        DeadLetters { client: Client::from_conf(config), settings: settings.clone() }
+        DeadLetters { client: Client::from_conf(config), settings: settings.clone(), metrics: None }
+    }
+
+    /// Counts letters from here on.
+    #[must_use]
+    pub fn counting(mut self, metrics: Arc<Metrics>) -> DeadLetters {
+        self.metrics = Some(metrics);
+        self
+    }
+
+    /// The same, with what it puts going to the queue for unreadable input; `None` where the settings name none.
+    fn for_refusals(&self) -> Option<DeadLetters> {
+        let queue_url = self.settings.refusals_queue_url.clone();
+        let named = !queue_url.is_empty();
+        named.then(|| DeadLetters { settings: Settings { queue_url, ..self.settings.clone() }, ..self.clone() })
+    }
+
+    fn count(&self, kind: &str, outcome: &str, letters: usize) {
+        if let Some(metrics) = &self.metrics {
+            metrics.add(&telemetry::DEAD_LETTERS, &[kind, outcome], letters as u64);
+        }
     }
 
     /// Puts letters into the queue; answers what became of each.
@@ -89,6 +129,9 @@ impl DeadLetters {
         let mut results: Vec<Result<(), PublishError>> = outcomes.into_iter().map(|o| o.map(drop)).collect();
         for part in packed(bodies) {
             self.send(part, &mut results).await;
+        }
+        for (letter, result) in letters.iter().zip(&results) {
+            self.count(letter.kind(), if result.is_ok() { "put" } else { "failed" }, 1);
         }
         results
     }
@@ -200,6 +243,51 @@ fn packed(bodies: Vec<(usize, String)>) -> Vec<Vec<(usize, String)>> {
     parts
 }
 
+/// Refusals that wait to be written as letters; what comes on top is counted and dropped.
+const REFUSALS_WAITING: usize = 256;
+
+/// How long refusals are gathered for one request.
+const GATHER: Duration = Duration::from_millis(500);
+
+/// Where refused input is told to, in samples; sending never waits.
+pub type Refusals = mpsc::Sender<(ShardId, Refusal)>;
+
+/// Writes a letter about each refusal that is told, as many a minute as the settings allow, for as long as the process
+/// runs. Nothing waits for it: where the queue is away, the refusals are only counted, as all are.
+pub fn keep_refusals(letters: &DeadLetters) -> Option<Refusals> {
+    let letters = letters.for_refusals()?;
+    let (send, mut refusals) = mpsc::channel::<(ShardId, Refusal)>(REFUSALS_WAITING);
+    tokio::spawn(async move {
+        let allowed = letters.settings.refusals_per_minute as usize;
+        let (mut minute, mut written) = (Instant::now(), 0);
+        while let Some(first) = refusals.recv().await {
+            tokio::time::sleep(GATHER).await;
+            let mut gathered = vec![first];
+            while let Ok(next) = refusals.try_recv() {
+                gathered.push(next);
+            }
+            if minute.elapsed() >= Duration::from_secs(60) {
+                (minute, written) = (Instant::now(), 0);
+            }
+            let room = allowed.saturating_sub(written);
+            letters.count("refusal", "over the limit", gathered.len().saturating_sub(room));
+            let batch: Vec<Letter> = gathered.into_iter().take(room).map(|(shard, r)| refusal(shard, r)).collect();
+            written += batch.len();
+            if let Some(Err(error)) = letters.put(&batch).await.into_iter().find(Result::is_err) {
+                warn!(%error, "letters about unreadable input are lost");
+            }
+        }
+    });
+    Some(send)
+}
+
+/// The letter about a refusal: what the reason quotes of the input is left out.
+fn refusal(shard: ShardId, refusal: Refusal) -> Letter {
+    let quoted = refusal.reason.split('`').enumerate();
+    let reason: Vec<&str> = quoted.map(|(index, part)| if index % 2 == 1 { "…" } else { part }).collect();
+    Letter::Refusal { shard, refusal: Refusal { reason: reason.join("`"), ..refusal } }
+}
+
 /// An announcer whose failures are kept as dead letters.
 pub struct WithDeadLetters {
     inner: Arc<dyn Announcer>,
@@ -235,6 +323,7 @@ impl WithDeadLetters {
             let done: Vec<&Message> =
                 due.into_iter().zip(&outcomes).filter(|(_, o)| o.is_ok()).map(|(m, _)| m).collect();
             self.letters.delete(&done).await?;
+            self.letters.count("announcement", "announced", done.len());
             announced += done.len();
             if outcomes.iter().any(|o| matches!(o, Err(PublishError::Retry { .. }))) {
                 break;
@@ -270,5 +359,19 @@ impl Announcer for WithDeadLetters {
             }
         }
         results
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_about_unreadable_input_quotes_nothing_of_it() {
+        let reason = "`secret stuff` is not a number from 0 to 65535".to_owned();
+        let told = Refusal { source: "shard-0 123".to_owned(), line: 7, field: Some("srcport".to_owned()), reason };
+        let letter = serde_json::to_string(&refusal(ShardId("shard-0".into()), told)).unwrap();
+        assert!(letter.contains("`…` is not a number") && letter.contains("shard-0 123"), "{letter}");
+        assert!(!letter.contains("secret"), "{letter}");
     }
 }

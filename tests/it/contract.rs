@@ -279,14 +279,14 @@ async fn tables_that_lack_an_index_get_it_and_tables_with_other_keys_are_left_al
 }
 
 /// A queue, and what lies in it.
-struct Queue {
+pub struct Queue {
     client: aws_sdk_sqs::Client,
-    url: String,
-    arn: String,
+    pub url: String,
+    pub arn: String,
 }
 
 impl Queue {
-    async fn new(aws: &SdkConfig) -> Queue {
+    pub async fn new(aws: &SdkConfig) -> Queue {
         let client = aws_sdk_sqs::Client::new(aws);
         let url = client.create_queue().queue_name(unique("queue")).send().await.unwrap().queue_url.unwrap();
         let name = aws_sdk_sqs::types::QueueAttributeName::QueueArn;
@@ -295,7 +295,7 @@ impl Queue {
         Queue { client, url, arn }
     }
 
-    async fn take_all(&self) -> Vec<serde_json::Value> {
+    pub async fn take_all(&self) -> Vec<serde_json::Value> {
         let mut bodies = Vec::new();
         loop {
             let got =
@@ -390,6 +390,8 @@ async fn what_cannot_be_announced_waits_in_the_queue_until_a_sweep_announces_it(
     let letters_queue = Queue::new(&aws).await;
     let settings = dead_letter::Settings {
         queue_url: letters_queue.url.clone(),
+        refusals_queue_url: String::new(),
+        refusals_per_minute: 60,
         sweep_every: SECOND,
         sweep_max: 100,
         hidden: SECOND,

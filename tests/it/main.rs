@@ -11,6 +11,7 @@ mod detect;
 mod ingest;
 mod kinesis;
 mod ml;
+mod operation;
 mod parameters;
 mod quality;
 mod servers;
