@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::finding::{Actor, Evidence, Severity, Target, Threat};
+use crate::finding::{Actor, Evidence, IncidentKey, Severity, Subject, Target, Threat};
 use crate::flow::EventTime;
 
 /// The version of the schema below; it changes when a reader would have to.
@@ -20,7 +20,7 @@ pub const SCHEMA: &str = "1";
 pub enum Status {
     /// It may go on.
     Open,
-    /// Nothing of it was seen for the threat's episode gap.
+    /// Nothing of it was seen for the threat's episode gap, or it turned out to be part of another (`merged_into`).
     Closed,
 }
 
@@ -71,6 +71,30 @@ pub struct Anomaly {
     pub degraded: Vec<String>,
     /// How many windows and related anomalies have contributed; it grows with every revision.
     pub updates: u32,
+    /// What the episode is about, and what its id is made of; none for a storm, which stands for many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub episode: Option<Episode>,
+    /// The anomaly that this one turned out to be part of, where late evidence joined two that were both told. It is
+    /// closed then, and the other goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged_into: Option<Uuid>,
+}
+
+/// What an id is made of, besides the threat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Episode {
+    /// What it is about: `{"actor": …}`, `{"victim": …}` or `{"pair": [host, peer]}`.
+    #[schema(value_type = Object)]
+    pub subject: Subject,
+    /// Its start as it was first known.
+    pub known_from: EventTime,
+}
+
+impl Anomaly {
+    /// What findings of the same story share with it.
+    pub fn key(&self) -> Option<IncidentKey> {
+        self.episode.map(|episode| IncidentKey { threat: self.threat, subject: episode.subject })
+    }
 }
 
 /// What each tier contributed to an anomaly.

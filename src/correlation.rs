@@ -11,7 +11,10 @@
 //! other's actor, are one story; they stay incidents of their own and name each other ([`Incident::related`]).
 //!
 //! [`Incidents`] is the pure core; [`local`] puts it behind the port. Both know nothing of what is confirmed: that is
-//! for validation to say.
+//! for validation to say. Nor are their ids the last word: tasks that cannot ask each other give one episode several, and
+//! the store of anomalies decides under which it is told ([`crate::publish::episodes`]).
+
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use jiff::SignedDuration;
@@ -105,6 +108,14 @@ pub enum CorrelationError {
     },
 }
 
+/// How far each shard's event time is.
+pub type Watermarks = BTreeMap<ShardId, EventTime>;
+
+/// The watermark that all shards have passed; 0 where there are none.
+fn least(watermarks: &Watermarks) -> EventTime {
+    watermarks.values().copied().min().unwrap_or_default()
+}
+
 /// Where the incidents of all shards meet.
 #[async_trait]
 pub trait IncidentStore: Send + Sync {
@@ -113,9 +124,24 @@ pub trait IncidentStore: Send + Sync {
     /// are those that were found to be part of another (`absorbed_by`, closed). In order of first moment, then of key.
     async fn fold(&self, shard: &ShardId, findings: &[Finding]) -> Result<Vec<Incident>, CorrelationError>;
 
-    /// Closes and forgets the incidents of which nothing has been seen for the threat's gap before `watermark`, the
-    /// least watermark of all shards, and returns them, each once.
-    async fn expire(&self, watermark: EventTime) -> Result<Vec<Incident>, CorrelationError>;
+    /// Closes the incidents of which nothing has been seen for the threat's gap before the least watermark of all shards,
+    /// these and those that other tasks read, and returns them. Each is returned once, but for a backend that is shared:
+    /// it returns one again that was not forgotten in time, for the task that was to tell it may be gone. What comes in of
+    /// an incident before it is forgotten opens it again.
+    ///
+    /// A shard that has not told a watermark yet stands at 0, and so keeps everything open.
+    async fn expire(&self, watermarks: &Watermarks) -> Result<Vec<Incident>, CorrelationError>;
+
+    /// Forgets closed incidents: what became of them is recorded and announced.
+    async fn forget(&self, _ids: &[Uuid]) -> Result<(), CorrelationError> {
+        Ok(())
+    }
+
+    /// Whether findings of a shard are known to this process alone, so that no checkpoint may pass them: whoever reads the
+    /// shard next must find them again.
+    fn pending(&self, _shard: &ShardId) -> bool {
+        false
+    }
 
     /// An incident that is still open.
     async fn get(&self, id: Uuid) -> Result<Option<Incident>, CorrelationError>;

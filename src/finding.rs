@@ -279,12 +279,17 @@ impl IncidentKey {
     /// The id of the episode of this key that is first known to have started at `start`: UUIDv5 (RFC 9562, 5.5) over
     /// threat, subject and start, so that a replay makes the same one.
     pub fn episode(&self, start: EventTime) -> Uuid {
-        let subject = match self.subject {
-            Subject::Actor(a) => format!("actor {a}"),
-            Subject::Victim(v) => format!("victim {v}"),
-            Subject::Pair(a, p) => format!("pair {a} {p}"),
-        };
-        Uuid::new_v5(&NAMESPACE, format!("{} {subject} {}", self.threat, start.0).as_bytes())
+        Uuid::new_v5(&NAMESPACE, format!("{self} {}", start.0).as_bytes())
+    }
+}
+
+impl fmt::Display for IncidentKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.subject {
+            Subject::Actor(a) => write!(f, "{} actor {a}", self.threat),
+            Subject::Victim(v) => write!(f, "{} victim {v}", self.threat),
+            Subject::Pair(a, p) => write!(f, "{} pair {a} {p}", self.threat),
+        }
     }
 }
 

@@ -167,6 +167,29 @@ pub trait FlowSource: Send {
     async fn next_shard(&mut self) -> Result<Option<Box<dyn Shard>>, IngestError>;
 }
 
+/// Whether a shard is still ours: asked by whoever is about to tell something that was read from it, for what was read
+/// before a lease was lost may still be under way when somebody else reads the shard.
+#[derive(Clone, Default)]
+pub struct Fence(Option<Arc<dyn Fn() -> bool + Send + Sync>>);
+
+impl Fence {
+    /// A fence that stands for as long as `ours` says so. The default one always does.
+    pub fn new(ours: impl Fn() -> bool + Send + Sync + 'static) -> Fence {
+        Fence(Some(Arc::new(ours)))
+    }
+
+    /// Whether the shard is still ours.
+    pub fn holds(&self) -> bool {
+        self.0.as_ref().is_none_or(|ours| ours())
+    }
+}
+
+impl std::fmt::Debug for Fence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Fence({})", if self.holds() { "holds" } else { "fallen" })
+    }
+}
+
 /// One shard that is ours for now.
 #[async_trait]
 pub trait Shard: Send {
@@ -178,6 +201,17 @@ pub trait Shard: Send {
 
     /// Where reading starts, i.e. the last checkpoint; `None` at the beginning.
     fn resume_from(&self) -> Option<Position>;
+
+    /// Other shards of the stream that are not read to their ends, as far as this one knows: whoever reads them, nothing
+    /// that they may still add to is over.
+    fn siblings(&self) -> Vec<ShardId> {
+        Vec::new()
+    }
+
+    /// Says, at any time and to anybody, whether the shard is still ours.
+    fn fence(&self) -> Fence {
+        Fence::default()
+    }
 
     /// Starts reading after `position`, where a restored snapshot was taken, instead of at the last checkpoint. Only before
     /// the first read. False where the backend cannot: then only a snapshot taken at the checkpoint can be used.

@@ -27,8 +27,9 @@
 //! 2. No locks in the detection path: an engine belongs to its shard's thread. What belongs together across shards meets in
 //!    tier 3, where evidence is mergeable by construction, and applying a finding twice changes nothing.
 //! 3. No table without a cap, and none that an attacker with many spoofed addresses could turn against our own hosts.
-//! 4. No episode under two ids: an id is derived from content, and kept for life. (Held by one task. With several, a finding
-//!    that arrives late can bridge two episodes that were both told; `tests/run crash` shows it.)
+//! 4. No episode under two ids: an id is derived from content, and kept for life. Tasks that cannot ask each other give one
+//!    episode several; the store that every telling passes decides under which it is told ([`publish::episodes`]). Where
+//!    late evidence joins two that were both told, one of them is closed as part of the other, once.
 //! 5. No checkpoint that passes undelivered work: a snapshot travels down the channels behind the findings made before it,
 //!    and counts only when it has left the last stage ([`pipeline`]).
 //! 6. No dependency that stops the service by being away: something lesser stands in, or the pipeline holds, and both are

@@ -41,7 +41,7 @@ use crate::ingest::{FlowSource, IngestError, ShardId};
 use crate::publish::dead_letter::Refusals;
 use crate::publish::{Announcer, AnomalyStore};
 use crate::telemetry::{self, Metrics};
-use crate::{ml, statistical, validation};
+use crate::{correlation, ml, statistical, validation};
 
 mod delivery;
 mod judgement;
@@ -102,6 +102,8 @@ pub struct Tiers {
     pub behavior: ml::local::Settings,
     /// Tier 2, the trained models, where they are configured.
     pub scorer: Option<Arc<dyn ml::Scorer>>,
+    /// Tier 3, as far as it is not a backend's.
+    pub episode_gap: correlation::EpisodeGap,
     /// Tier 4.
     pub validation: validation::Settings,
     /// What is ours.
@@ -194,9 +196,9 @@ pub async fn run(
     let (to_delivery, deliveries) = tokio::sync::mpsc::channel(waiting);
     let (to_judgement, judgements) = tokio::sync::mpsc::channel(waiting);
 
-    let judgement = Judgement::restore(&common, incidents, store.clone()).await?;
+    let judgement = Judgement::restore(&common, incidents.clone(), store.clone()).await?;
     let mut stages = JoinSet::new();
-    stages.spawn(delivery::run(common.clone(), store, announcer, deliveries));
+    stages.spawn(delivery::run(common.clone(), store, announcer, incidents, deliveries));
     stages.spawn(judgement.run(judgements, to_delivery));
     common.health.enter(Phase::Running);
     tracing::info!("running");
@@ -357,6 +359,11 @@ impl Watermarks {
 
     fn least(&self) -> Option<crate::flow::EventTime> {
         self.0.values().copied().min().flatten()
+    }
+
+    /// What is told to correlation: a shard that has told none stands at 0.
+    fn told(&self) -> correlation::Watermarks {
+        self.0.iter().map(|(shard, watermark)| (shard.clone(), watermark.unwrap_or_default())).collect()
     }
 }
 

@@ -10,9 +10,11 @@ use uuid::Uuid;
 use crate::anomaly::{Anomaly, Status};
 use crate::finding::{Severity, Threat};
 use crate::flow::{Address, EventTime};
+use episodes::{Claim, Claimed};
 
 pub mod dead_letter;
 pub mod dynamodb;
+pub mod episodes;
 pub mod eventbridge;
 pub mod local;
 
@@ -154,6 +156,10 @@ pub enum Verdict {
 /// Where anomalies are kept.
 #[async_trait]
 pub trait AnomalyStore: Send + Sync {
+    /// Under which id an episode is told, and which that were told are part of it; see [`episodes`]. Atomic and
+    /// idempotent; whoever tells an episode asks first.
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, PublishError>;
+
     /// Puts the anomaly unless the store already holds it at this or a later revision (`updates`, then `last_seen`,
     /// then `status`). Idempotent.
     async fn record(&self, anomaly: &Anomaly) -> Result<Recorded, PublishError>;

@@ -23,7 +23,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::anomaly::{Anomaly, MlContribution, SCHEMA, Stage, Status, Tiers, Validation};
+use crate::anomaly::{Anomaly, Episode, MlContribution, SCHEMA, Stage, Status, Tiers, Validation};
 use crate::correlation::{Account, Incident};
 use crate::finding::{Actor, Evidence, Severity, Subject, Target, Threat, Tier};
 use crate::flow::EventTime;
@@ -173,7 +173,8 @@ impl Judge {
     pub fn judge(&mut self, incidents: &[Incident]) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         let mut confirmed = BTreeSet::new();
-        for incident in incidents {
+        self.inherit(incidents);
+        for incident in incidents.iter().filter(|incident| incident.absorbed_by.is_none()) {
             let case = Case::new(incident);
             let was_told = self.told.contains_key(&incident.id);
             match self.examine(&case) {
@@ -194,6 +195,17 @@ impl Judge {
             self.silent.remove(&incident.id);
         }
         outcomes
+    }
+
+    /// Where one that was told turned out to be part of one that was not, what was told goes on as the other.
+    fn inherit(&mut self, incidents: &[Incident]) {
+        for part in incidents {
+            if let Some(whole) = part.absorbed_by.filter(|whole| !self.told.contains_key(whole))
+                && let Some(told) = self.told.get(&part.id).cloned()
+            {
+                self.told.insert(whole, told);
+            }
+        }
     }
 
     /// Takes a case through the stages: all of them with what they found, or the one that refused.
@@ -280,6 +292,8 @@ impl Judge {
             related: Vec::new(),
             degraded: degraded.into_iter().collect(),
             updates: case.incident.windows(),
+            episode: Some(Episode { subject: case.incident.key.subject, known_from: case.incident.known_from }),
+            merged_into: None,
         }
     }
 

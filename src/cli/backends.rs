@@ -42,7 +42,7 @@ pub(super) async fn choose(
     let store = store(settings, &aws).await?;
     let (announcer, refusals) = announcer(settings, &aws, metrics).await;
     let snapshots = snapshots(settings, &aws).await?;
-    let incidents = incidents(settings, &task, health).await?;
+    let incidents = incidents(settings, health).await?;
     let (source, ending) = source(settings, &aws, task).await?;
     Ok(Backends { source, ending, snapshots, incidents, store, announcer, refusals })
 }
@@ -81,7 +81,7 @@ async fn snapshots(settings: &Settings, aws: &Aws) -> anyhow::Result<Arc<dyn Sna
     })
 }
 
-async fn incidents(settings: &Settings, task: &str, health: &Arc<Health>) -> anyhow::Result<Arc<dyn IncidentStore>> {
+async fn incidents(settings: &Settings, health: &Arc<Health>) -> anyhow::Result<Arc<dyn IncidentStore>> {
     let tier = &settings.correlation;
     let Some(redis) = &tier.redis else { return Ok(Arc::new(LocalIncidents::new(tier))) };
     let health = health.clone();
@@ -93,7 +93,7 @@ async fn incidents(settings: &Settings, task: &str, health: &Arc<Health>) -> any
             health.restore("correlation");
         }
     };
-    let shared = RedisIncidents::open(redis, tier, task).await?;
+    let shared = RedisIncidents::open(redis, tier).await?;
     Ok(Arc::new(WithFallback::new(shared, tier, Box::new(tell))))
 }
 

@@ -124,6 +124,7 @@ pub(super) async fn with_api(
         statistical: settings.statistical,
         scorer,
         behavior: settings.ml.behavior,
+        episode_gap: settings.correlation.episode_gap,
         validation: settings.validation,
         changes,
     };

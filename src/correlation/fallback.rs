@@ -2,9 +2,12 @@
 //!
 //! Every incident that the shared store answers is also kept here, so that episodes go on under their ids when it goes
 //! away. What was folded meanwhile is folded again there once it is back, which by construction changes nothing that it
-//! already knows. What other tasks saw during the gap comes together then.
+//! already knows. What other tasks saw during the gap comes together then. Until then no checkpoint passes what only this
+//! task knows, so that a crash makes somebody find it again ([`IncidentStore::pending`]); and ids that several tasks gave to
+//! one episode meanwhile are one id where they are told ([`crate::publish::episodes`]).
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -13,9 +16,8 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings};
+use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings, Watermarks, least};
 use crate::finding::Finding;
-use crate::flow::EventTime;
 use crate::ingest::ShardId;
 
 /// Findings kept for the shared store while it is away: an hour of a busy shard. Older ones are dropped first, and were
@@ -35,6 +37,7 @@ pub type OnChange = Box<dyn Fn(Option<&str>) + Send + Sync>;
 pub struct WithFallback<S> {
     shared: S,
     state: Mutex<State>,
+    probe: Duration,
     on_change: OnChange,
 }
 
@@ -50,7 +53,13 @@ impl<S: IncidentStore> WithFallback<S> {
     pub fn new(shared: S, settings: &Settings, on_change: OnChange) -> WithFallback<S> {
         let state =
             State { local: Incidents::new(settings), away_since_probe: None, missed: VecDeque::new(), dropped: 0 };
-        WithFallback { shared, state: Mutex::new(state), on_change }
+        WithFallback { shared, state: Mutex::new(state), probe: PROBE, on_change }
+    }
+
+    /// Asks the shared store every time, away or not.
+    #[cfg(test)]
+    pub(crate) fn impatient(self) -> WithFallback<S> {
+        WithFallback { probe: Duration::ZERO, ..self }
     }
 
     /// Whether this task correlates by itself.
@@ -64,7 +73,7 @@ impl<S: IncidentStore> WithFallback<S> {
 
     /// Whether to leave the shared store alone for now.
     fn leave_alone(&self) -> bool {
-        self.lock().away_since_probe.is_some_and(|since| since.elapsed() < PROBE)
+        self.lock().away_since_probe.is_some_and(|since| since.elapsed() < self.probe)
     }
 
     fn note_away(&self, error: &CorrelationError) {
@@ -83,9 +92,36 @@ impl<S: IncidentStore> WithFallback<S> {
         }
     }
 
-    fn keep(&self, incidents: &[Incident]) {
+    /// Notes what the shared store answered; adds what was known here under another id, as part of it.
+    fn keep(&self, mut incidents: Vec<Incident>) -> Vec<Incident> {
         let mut state = self.lock();
-        incidents.iter().for_each(|incident| state.local.replace(incident));
+        let parts: Vec<Incident> = incidents.iter().flat_map(|incident| state.local.replace(incident)).collect();
+        incidents.extend(parts);
+        incidents
+    }
+
+    /// Does what is to be done once everything that was missed is folded, and answers both; `None` while the shared store
+    /// is away.
+    async fn together(
+        &self,
+        then: impl Future<Output = Result<Vec<Incident>, CorrelationError>>,
+    ) -> Result<Option<Vec<Incident>>, CorrelationError> {
+        let both = async {
+            let mut touched = self.catch_up().await?;
+            touched.extend(then.await?);
+            Ok(touched)
+        };
+        match both.await {
+            Ok(touched) => {
+                self.note_back();
+                Ok(Some(self.keep(latest(touched))))
+            }
+            Err(error @ CorrelationError::Retry { .. }) => {
+                self.note_away(&error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn fold_alone(&self, shard: &ShardId, findings: &[Finding]) -> Vec<Incident> {
@@ -130,44 +166,37 @@ impl<S: IncidentStore> IncidentStore for WithFallback<S> {
         if self.leave_alone() {
             return Ok(self.fold_alone(shard, findings));
         }
-        let together = async {
-            let mut touched = self.catch_up().await?;
-            touched.extend(self.shared.fold(shard, findings).await?);
-            Ok(touched)
-        };
-        match together.await {
-            Ok(touched) => {
-                self.note_back();
-                self.keep(&touched);
-                Ok(latest(touched))
-            }
-            Err(error @ CorrelationError::Retry { .. }) => {
-                self.note_away(&error);
-                Ok(self.fold_alone(shard, findings))
-            }
-            Err(error) => Err(error),
-        }
+        Ok(match self.together(self.shared.fold(shard, findings)).await? {
+            Some(touched) => touched,
+            None => self.fold_alone(shard, findings),
+        })
     }
 
-    async fn expire(&self, watermark: EventTime) -> Result<Vec<Incident>, CorrelationError> {
+    async fn expire(&self, watermarks: &Watermarks) -> Result<Vec<Incident>, CorrelationError> {
         // Alone, nothing is closed: only all tasks together know that an episode is over, and they will when they meet.
+        // Nor is a watermark told before what it has passed is folded.
         if self.leave_alone() {
             return Ok(Vec::new());
         }
-        match self.shared.expire(watermark).await {
-            Ok(closed) => {
-                let mut state = self.lock();
-                closed.iter().for_each(|incident| state.local.replace(incident));
-                // What other tasks closed is over here, too.
-                state.local.expire(watermark);
-                Ok(closed)
-            }
-            Err(error @ CorrelationError::Retry { .. }) => {
-                self.note_away(&error);
-                Ok(Vec::new())
-            }
-            Err(error) => Err(error),
+        let Some(touched) = self.together(self.shared.expire(watermarks)).await? else { return Ok(Vec::new()) };
+        // What other tasks closed is over here, too.
+        self.lock().local.expire(least(watermarks));
+        Ok(touched)
+    }
+
+    async fn forget(&self, ids: &[Uuid]) -> Result<(), CorrelationError> {
+        if self.leave_alone() {
+            return Ok(());
         }
+        match self.shared.forget(ids).await {
+            // They are handed out again, and what was told of them is known to be told.
+            Err(CorrelationError::Retry { .. }) => Ok(()),
+            done => done,
+        }
+    }
+
+    fn pending(&self, shard: &ShardId) -> bool {
+        self.lock().missed.iter().any(|(missed, _)| missed == shard)
     }
 
     async fn get(&self, id: Uuid) -> Result<Option<Incident>, CorrelationError> {

@@ -127,6 +127,8 @@ impl Incidents {
                 Incident::new(key, finding.first_seen)
             }
         };
+        // A closed one is only met where a shared backend still keeps it: a repeat leaves it closed, news opens it again.
+        let before = incident.closed.then(|| incident.clone());
         for mut part in parts {
             incident.absorb(&part);
             incident.relate(part.id, Relation::SameActor);
@@ -138,6 +140,7 @@ impl Incidents {
             absorbed.push(part);
         }
         incident.fold(shard, finding);
+        incident.closed = before.is_some_and(|before| before == incident);
         let id = incident.id;
         let at = episodes.partition_point(|other| other.span().0 < incident.span().0);
         episodes.insert(at, incident);
@@ -254,7 +257,9 @@ impl Incidents {
         let mut closed = std::mem::take(&mut self.evicted);
         for (key, episodes) in &mut self.episodes {
             let gap = gaps.seconds(key.threat);
-            closed.extend(episodes.extract_if(.., |incident| incident.span().1.plus(gap) < watermark));
+            closed.extend(
+                episodes.extract_if(.., |incident| !incident.closed && incident.span().1.plus(gap) < watermark),
+            );
         }
         self.forget(&mut closed);
         closed
@@ -264,6 +269,16 @@ impl Incidents {
     pub fn finish(&mut self) -> Vec<Incident> {
         let mut closed = std::mem::take(&mut self.evicted);
         closed.extend(std::mem::take(&mut self.episodes).into_values().flatten());
+        self.forget(&mut closed);
+        closed
+    }
+
+    /// Closes everything that is open.
+    pub(super) fn finish_open(&mut self) -> Vec<Incident> {
+        let mut closed = std::mem::take(&mut self.evicted);
+        for episodes in self.episodes.values_mut() {
+            closed.extend(episodes.extract_if(.., |incident| !incident.closed));
+        }
         self.forget(&mut closed);
         closed
     }
@@ -343,18 +358,45 @@ impl Incidents {
         &self.episodes
     }
 
-    /// Takes in an incident as another store has it, in place of what is known of it here.
-    pub(super) fn replace(&mut self, incident: &Incident) {
-        if self.keys.remove(&incident.id).is_some()
-            && let Some(episodes) = self.episodes.get_mut(&incident.key)
-        {
-            episodes.retain(|known| known.id != incident.id);
+    /// Takes in an incident as another store has it, in place of what is known of it here: under its own id, and under
+    /// ids that were given here while the other could not be asked. The latter are returned as parts of it.
+    pub(super) fn replace(&mut self, incident: &Incident) -> Vec<Incident> {
+        let (first, last) = incident.span();
+        let gap = self.settings.episode_gap.seconds(incident.key.threat);
+        let same = |known: &Incident| {
+            let (known_first, known_last) = known.span();
+            known.id == incident.id || known_first <= last.plus(gap) && first <= known_last.plus(gap)
+        };
+        let episodes = self.episodes.get_mut(&incident.key);
+        let mut parts: Vec<Incident> =
+            episodes.map(|episodes| episodes.extract_if(.., |known| same(known)).collect()).unwrap_or_default();
+        for part in &mut parts {
+            self.keys.remove(&part.id);
             self.count -= 1;
+            part.closed = true;
+            part.absorbed_by = Some(incident.id);
         }
+        parts.retain(|part| part.id != incident.id);
         if !incident.closed {
             self.adopt(incident.clone());
             self.evict();
         }
+        parts
+    }
+
+    /// Takes in incidents that were closed and are not forgotten yet.
+    pub(super) fn keep_closed(&mut self, closed: &[Incident]) {
+        closed.iter().for_each(|incident| self.adopt(incident.clone()));
+    }
+
+    /// Forgets closed incidents.
+    pub(super) fn forget_closed(&mut self, ids: &[Uuid]) -> Vec<Incident> {
+        let mut gone = Vec::new();
+        for episodes in self.episodes.values_mut() {
+            gone.extend(episodes.extract_if(.., |incident| incident.closed && ids.contains(&incident.id)));
+        }
+        self.forget(&mut gone);
+        gone
     }
 
     /// Takes in an incident as it is.

@@ -8,9 +8,8 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::incidents::RestoreError;
-use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings};
+use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings, Watermarks, least};
 use crate::finding::Finding;
-use crate::flow::EventTime;
 use crate::ingest::ShardId;
 
 /// Incidents in this task's memory, shared by its shards.
@@ -49,8 +48,8 @@ impl IncidentStore for LocalIncidents {
         Ok(self.lock().fold(&shard.0, findings))
     }
 
-    async fn expire(&self, watermark: EventTime) -> Result<Vec<Incident>, CorrelationError> {
-        Ok(self.lock().expire(watermark))
+    async fn expire(&self, watermarks: &Watermarks) -> Result<Vec<Incident>, CorrelationError> {
+        Ok(self.lock().expire(least(watermarks)))
     }
 
     async fn get(&self, id: Uuid) -> Result<Option<Incident>, CorrelationError> {

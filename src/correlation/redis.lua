@@ -3,7 +3,7 @@
 -- KEYS  1 versions, 2 open incidents by the moment they are over, 3 by how much they matter, then the incidents of
 --       ARGV[2] keys, then the indexes of ARGV[3] addresses.
 -- ARGV  1 seconds to live, 2 and 3 as above; then for each incidents key: the version it was read at, `check`, `write` or
---       `delete`, its name, its content, when it is over, how much it matters; then for each index: the size it was read
+--       `delete`, its name, its content, when it is over (`closed` where none of it is open), how much it matters; then for each index: the size it was read
 --       at (-1: not read), how many names follow, the names to add (`+name`) or to remove (`-name`).
 --
 -- Answers 1, or 0 where the fold is to be made again. What is written is derived from what was read, and nothing is
@@ -29,8 +29,13 @@ for i = 1, incidents do
   if op == 'write' then
     redis.call('HSET', key, 'v', redis.call('INCR', KEYS[1]), 'd', ARGV[at + 3])
     redis.call('EXPIRE', key, ttl)
-    redis.call('ZADD', KEYS[2], ARGV[at + 4], name)
-    redis.call('ZADD', KEYS[3], ARGV[at + 5], name)
+    if ARGV[at + 4] == 'closed' then
+      redis.call('ZREM', KEYS[2], name)
+      redis.call('ZREM', KEYS[3], name)
+    else
+      redis.call('ZADD', KEYS[2], ARGV[at + 4], name)
+      redis.call('ZADD', KEYS[3], ARGV[at + 5], name)
+    end
   elseif op == 'delete' then
     redis.call('DEL', key)
     redis.call('ZREM', KEYS[2], name)

@@ -12,7 +12,8 @@
 //! | `{application}:o:<address>` | set: keys by who is acted upon |
 //! | `{application}:i:<id>` | the key of an incident |
 //! | `{application}:over`, `:rank` | sorted sets: when each key is over, and how much it matters |
-//! | `{application}:tasks` | hash: the watermark of each task, and when it said so |
+//! | `{application}:shards` | hash: the watermark of each shard, and when it was told |
+//! | `{application}:closing` | sorted set: keys with incidents that are closed and not forgotten, by when they were handed out |
 //! | `{application}:versions` | counter |
 //!
 //! The braces put all keys of an application into one slot, since one story may join any two of them: a cluster gives it
@@ -33,7 +34,7 @@ use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, Script, TlsCertifica
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings as Tier};
+use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings as Tier, Watermarks};
 use crate::finding::{Finding, IncidentKey, Subject};
 use crate::flow::{Address, EventTime};
 use crate::ingest::ShardId;
@@ -62,7 +63,6 @@ pub struct RedisIncidents {
     commit: Script,
     prefix: String,
     ttl: i64,
-    task: String,
     tier: Tier,
 }
 
@@ -75,12 +75,15 @@ const EXPIRE_BATCH: isize = 64;
 /// Keys of neighbours read for one fold. A flood touches far more; the first are enough to tell the story.
 const NEIGHBOURS_MAX: usize = 256;
 
-/// A task that has said nothing for so long is not waited for when episodes are closed.
-const TASK_SILENCE: i64 = 120;
+/// A shard of which nobody has said anything for so long, s, is not waited for when episodes are closed.
+const SHARD_SILENCE: i64 = 120;
+
+/// For how long whoever was handed a closed incident may take to tell it, s, before it is handed out again.
+const CLOSING_PATIENCE: i64 = 20;
 
 impl RedisIncidents {
-    /// Uses a server, or a cluster that can be reached. `task` names this task among those that share the incidents.
-    pub async fn open(settings: &Settings, tier: &Tier, task: &str) -> Result<RedisIncidents, CorrelationError> {
+    /// Uses a server, or a cluster that can be reached.
+    pub async fn open(settings: &Settings, tier: &Tier) -> Result<RedisIncidents, CorrelationError> {
         // Only the first call of a process has an effect; the provider is the same for all.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let connection = Connection::open(settings).await.map_err(|e| failed("connect to Redis", &e))?;
@@ -89,7 +92,6 @@ impl RedisIncidents {
             commit: Script::new(include_str!("redis.lua")),
             prefix: format!("{{{}}}", settings.application),
             ttl: settings.ttl.as_secs().max(1),
-            task: task.to_owned(),
             tier: tier.clone(),
         })
     }
@@ -216,10 +218,11 @@ impl RedisIncidents {
         Ok(done == 1)
     }
 
-    /// The moment after which the first of a key's episodes is over.
-    fn over(&self, key: &IncidentKey, incidents: &[Incident]) -> u32 {
+    /// The moment after which the first of a key's open episodes is over, as the script wants it.
+    fn over(&self, key: &IncidentKey, incidents: &[Incident]) -> String {
         let gap = self.tier.episode_gap.seconds(key.threat);
-        incidents.iter().map(|incident| incident.span().1.plus(gap).0).min().unwrap_or(0)
+        let open = incidents.iter().filter(|incident| !incident.closed);
+        open.map(|incident| incident.span().1.plus(gap).0).min().map_or("closed".to_owned(), |over| over.to_string())
     }
 
     async fn try_fold(&self, shard: &ShardId, findings: &[Finding]) -> Result<Option<Vec<Incident>>, RedisError> {
@@ -229,24 +232,60 @@ impl RedisIncidents {
         Ok(self.commit(&part, incidents.episodes()).await?.then_some(touched))
     }
 
-    /// Notes this task's watermark; answers the least of all tasks that live.
-    async fn least_watermark(&self, watermark: EventTime) -> Result<EventTime, RedisError> {
+    /// Notes how far shards are; answers how far all of them are, those that other tasks read included. What was told of a
+    /// shard stands when somebody else begins it again further back: everything up to there has been folded.
+    async fn least_watermark(&self, watermarks: &Watermarks) -> Result<EventTime, RedisError> {
         let mut connection = self.connection.clone();
-        let tasks = self.plain("tasks");
+        let shards = self.plain("shards");
         let (now, _): (i64, i64) = redis::cmd("TIME").query_async(&mut connection).await?;
-        let (told,): (BTreeMap<String, String>,) = redis::pipe()
-            .hset(&tasks, &self.task, format!("{} {now}", watermark.0))
-            .ignore()
-            .expire(&tasks, self.ttl)
-            .ignore()
-            .hgetall(&tasks)
-            .query_async(&mut connection)
-            .await?;
-        let alive = told.values().filter_map(|text| {
-            let (watermark, said) = text.split_once(' ')?;
-            (now - said.parse::<i64>().ok()? <= TASK_SILENCE).then_some(watermark.parse::<u32>().ok()?)
-        });
-        Ok(EventTime(alive.min().unwrap_or(watermark.0)))
+        let told: BTreeMap<String, String> = redis::cmd("HGETALL").arg(&shards).query_async(&mut connection).await?;
+        let mut known: BTreeMap<&str, (u32, i64)> = BTreeMap::new();
+        for (shard, text) in &told {
+            let Some((watermark, said)) = text.split_once(' ') else { continue };
+            let (Ok(watermark), Ok(said)) = (watermark.parse(), said.parse()) else { continue };
+            known.insert(shard, (watermark, said));
+        }
+        let mut update = Pipeline::new();
+        for (shard, watermark) in watermarks {
+            let entry = known.entry(&shard.0).or_insert((0, now));
+            *entry = (entry.0.max(watermark.0), now);
+            update.hset(&shards, &*shard.0, format!("{} {now}", entry.0)).ignore();
+        }
+        let silent: Vec<&str> =
+            known.iter().filter(|(_, (_, said))| now - said > SHARD_SILENCE).map(|(&shard, _)| shard).collect();
+        if !silent.is_empty() {
+            update.hdel(&shards, &silent).ignore();
+        }
+        update.expire(&shards, self.ttl).ignore().query_async::<()>(&mut connection).await?;
+        let alive = known.values().filter(|(_, said)| now - said <= SHARD_SILENCE);
+        Ok(EventTime(alive.map(|(watermark, _)| *watermark).min().unwrap_or(0)))
+    }
+
+    /// Closed incidents that somebody was handed and has not told in time.
+    async fn left_closing(&self) -> Result<Vec<Incident>, RedisError> {
+        let mut connection = self.connection.clone();
+        let closing = self.plain("closing");
+        let (now, _): (i64, i64) = redis::cmd("TIME").query_async(&mut connection).await?;
+        let mut find = redis::cmd("ZRANGE");
+        find.arg(&closing).arg("-inf").arg(now - CLOSING_PATIENCE).arg("BYSCORE").arg("LIMIT").arg(0).arg(EXPIRE_BATCH);
+        let names: Vec<String> = find.query_async(&mut connection).await?;
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut part = Part::default();
+        self.read(&mut part, names.iter().filter_map(|n| parse(n))).await?;
+        let closed: Vec<Incident> =
+            part.read.into_values().flat_map(|(_, incidents)| incidents).filter(|i| i.closed).collect();
+        let still: BTreeSet<String> = closed.iter().map(|incident| name(&incident.key)).collect();
+        let mut update = Pipeline::new();
+        for key in &names {
+            match still.contains(key) {
+                true => update.zadd(&closing, key, now).ignore(),
+                false => update.zrem(&closing, key).ignore(),
+            };
+        }
+        update.query_async::<()>(&mut connection).await?;
+        Ok(closed)
     }
 
     async fn close(
@@ -259,6 +298,17 @@ impl RedisIncidents {
             self.read(&mut part, names.iter().filter_map(|n| parse(n))).await?;
             let mut incidents = self.incidents_of(&part);
             let closed = close(&mut incidents);
+            incidents.keep_closed(&closed);
+            if !closed.is_empty() {
+                // Noted before they are closed, so that a crash between the two leaves none closed and unknown.
+                let (now, _): (i64, i64) = redis::cmd("TIME").query_async(&mut self.connection.clone()).await?;
+                let mut pipe = Pipeline::new();
+                for incident in &closed {
+                    pipe.zadd(self.plain("closing"), name(&incident.key), now).ignore();
+                }
+                pipe.expire(self.plain("closing"), self.ttl).ignore();
+                pipe.query_async::<()>(&mut self.connection.clone()).await?;
+            }
             // A name without incidents is what is left of a key that outlived its time.
             let gone: Vec<&String> = names.iter().filter(|n| parse(n).is_none_or(|k| part.is_empty(&k))).collect();
             if !gone.is_empty() {
@@ -292,10 +342,10 @@ impl IncidentStore for RedisIncidents {
         Err(CorrelationError::Retry { context: "fold in Redis".to_owned(), cause })
     }
 
-    async fn expire(&self, watermark: EventTime) -> Result<Vec<Incident>, CorrelationError> {
+    async fn expire(&self, watermarks: &Watermarks) -> Result<Vec<Incident>, CorrelationError> {
         let expire = async {
-            let least = self.least_watermark(watermark).await?;
-            let mut closed = Vec::new();
+            let least = self.least_watermark(watermarks).await?;
+            let mut closed = self.left_closing().await?;
             loop {
                 let mut find = redis::cmd("ZRANGE");
                 find.arg(self.plain("over")).arg("-inf").arg(format!("({}", least.0)).arg("BYSCORE");
@@ -317,11 +367,45 @@ impl IncidentStore for RedisIncidents {
                 let mut find = redis::cmd("ZRANGE");
                 find.arg(self.plain("rank")).arg(0).arg(open - self.tier.incidents_max - 1);
                 let names: Vec<String> = find.query_async(&mut self.connection.clone()).await?;
-                closed.extend(self.close(names, Incidents::finish).await?);
+                closed.extend(self.close(names, Incidents::finish_open).await?);
             }
             Ok::<_, RedisError>(closed)
         };
         expire.await.map_err(|e| failed("close incidents in Redis", &e))
+    }
+
+    async fn forget(&self, ids: &[Uuid]) -> Result<(), CorrelationError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let forget = async {
+            let mut pipe = Pipeline::with_capacity(ids.len());
+            for id in ids {
+                pipe.get(self.key("i", &id.to_string()));
+            }
+            let names: Vec<Option<String>> = pipe.query_async(&mut self.connection.clone()).await?;
+            let keys: BTreeSet<IncidentKey> = names.iter().flatten().filter_map(|name| parse(name)).collect();
+            for _ in 0..ATTEMPTS {
+                let mut part = Part::default();
+                self.read(&mut part, keys.iter().copied()).await?;
+                let mut incidents = self.incidents_of(&part);
+                if incidents.forget_closed(ids).is_empty() {
+                    break;
+                }
+                if self.commit(&part, incidents.episodes()).await? {
+                    let after = incidents.episodes();
+                    let done = |key: &&IncidentKey| after.get(key).is_none_or(|all| all.iter().all(|i| !i.closed));
+                    let done: Vec<String> = keys.iter().filter(done).map(name).collect();
+                    if !done.is_empty() {
+                        let closing = self.plain("closing");
+                        redis::cmd("ZREM").arg(closing).arg(done).exec_async(&mut self.connection.clone()).await?;
+                    }
+                    break;
+                }
+            }
+            Ok::<_, RedisError>(())
+        };
+        forget.await.map_err(|e| failed("forget closed incidents in Redis", &e))
     }
 
     async fn get(&self, id: Uuid) -> Result<Option<Incident>, CorrelationError> {
@@ -331,7 +415,7 @@ impl IncidentStore for RedisIncidents {
             let Some(key) = key.as_deref().and_then(parse) else { return Ok(None) };
             let mut part = Part::default();
             self.read(&mut part, [key]).await?;
-            let found = part.read.into_values().flat_map(|(_, incidents)| incidents).find(|i| i.id == id);
+            let found = part.read.into_values().flat_map(|(_, all)| all).find(|i| i.id == id && !i.closed);
             Ok::<_, RedisError>(found)
         };
         get.await.map_err(|e| failed("look up an incident in Redis", &e))

@@ -27,7 +27,7 @@ use crate::flow::Interface;
 use crate::ingest::kinesis::coordinator::{Coordinator, Held, hashes};
 use crate::ingest::kinesis::payload::Decoder;
 use crate::ingest::lease::{Checkpoint, ShardInfo, Start};
-use crate::ingest::{self, FlowSource, IngestError, Position, Read, Shard, ShardId};
+use crate::ingest::{self, Fence, FlowSource, IngestError, Position, Read, Shard, ShardId};
 
 pub mod coordinator;
 mod payload;
@@ -281,6 +281,16 @@ impl Shard for KinesisShard {
 
     fn parents(&self) -> Vec<ShardId> {
         self.held.parents().iter().map(|p| ShardId(p.as_str().into())).collect()
+    }
+
+    fn siblings(&self) -> Vec<ShardId> {
+        let unfinished = self.coordinator.unfinished();
+        unfinished.into_iter().filter(|key| key != self.held.key()).map(|key| ShardId(key.into())).collect()
+    }
+
+    fn fence(&self) -> Fence {
+        let (coordinator, held) = (self.coordinator.clone(), self.held.clone());
+        Fence::new(move || coordinator.may_speak(&held))
     }
 
     fn resume_from(&self) -> Option<Position> {

@@ -1,16 +1,20 @@
 //! The last stage: record, announce, and only then let the barrier pass.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
+use uuid::Uuid;
 
 use super::judgement::Delivery;
 use super::shard::Barrier;
 use super::{Common, duration};
 use crate::anomaly::{Anomaly, Status};
+use crate::correlation::IncidentStore;
 use crate::ingest::snapshot::Snapshot;
+use crate::publish::episodes::{Claim, Claimed};
 use crate::publish::{Announcement, Announcer, AnomalyStore, PublishError, Recorded};
 use crate::telemetry;
 use crate::validation::Outcome;
@@ -23,19 +27,14 @@ pub(super) async fn run(
     common: Common,
     store: Arc<dyn AnomalyStore>,
     announcer: Arc<dyn Announcer>,
+    incidents: Arc<dyn IncidentStore>,
     mut deliveries: mpsc::Receiver<Delivery>,
 ) -> &'static str {
-    let courier = Courier { common, store, announcer };
+    let mut courier = Courier { common, store, announcer, incidents, ids: BTreeMap::new(), settled: BTreeSet::new() };
     courier.announce_leftovers().await;
-    while let Some(Delivery { outcomes, shard, arrived, barrier }) = deliveries.recv().await {
+    while let Some(delivery) = deliveries.recv().await {
         courier.common.metrics.set(&telemetry::QUEUE_DEPTH, &["delivery"], deliveries.len() as i64);
-        courier.deliver(outcomes).await;
-        match barrier {
-            Some((barrier, judgement)) => courier.keep(barrier, judgement).await,
-            None => {
-                courier.common.metrics.observe(&telemetry::PROCESSING, &[&shard.0], arrived.elapsed().as_secs_f64());
-            }
-        }
+        courier.deliver(delivery).await;
     }
     "delivery"
 }
@@ -44,9 +43,152 @@ struct Courier {
     common: Common,
     store: Arc<dyn AnomalyStore>,
     announcer: Arc<dyn Announcer>,
+    incidents: Arc<dyn IncidentStore>,
+    /// Ids under which others had told an episode before, by the id that correlation here has for it.
+    ids: BTreeMap<Uuid, Uuid>,
+    /// Episodes that are known to be recorded as part of another.
+    settled: BTreeSet<Uuid>,
 }
 
+/// How many ids are remembered; asking again costs one call.
+const IDS_MAX: usize = 10_000;
+
 impl Courier {
+    async fn deliver(&mut self, delivery: Delivery) {
+        let Delivery { outcomes, fence, closings, closed, arrived, barrier } = delivery;
+        let mut announcements = Vec::new();
+        for outcome in outcomes {
+            // Whoever reads the shard now finds it again and tells it.
+            if !fence.holds() {
+                tracing::debug!("what came of a shard that is somebody else's now is not told");
+                break;
+            }
+            self.record(outcome, &mut announcements).await;
+        }
+        for outcome in closings {
+            self.record(outcome, &mut announcements).await;
+        }
+        if !announcements.is_empty() {
+            self.announce(announcements).await;
+        }
+        if !closed.is_empty()
+            && let Err(error) = self.incidents.forget(&closed).await
+        {
+            tracing::warn!(%error, "what is over is not forgotten yet");
+        }
+        if let Some((shard, arrived)) = arrived {
+            self.common.metrics.observe(&telemetry::PROCESSING, &[&shard.0], arrived.elapsed().as_secs_f64());
+        }
+        match barrier {
+            Some((barrier, judgement)) if fence.holds() => self.keep(barrier, judgement).await,
+            Some(_) | None => {}
+        }
+    }
+
+    /// Records one outcome; what is to be announced of it is added.
+    async fn record(&mut self, outcome: Outcome, announcements: &mut Vec<(Announcement, Anomaly)>) {
+        match outcome {
+            Outcome::Told(anomaly) => self.tell(*anomaly, announcements).await,
+            Outcome::Silent(silence) => {
+                self.common.metrics.add(&telemetry::SILENCES, &[&silence.stage], 1);
+                self.insist("silence", || self.store.silence(&silence)).await;
+            }
+        }
+    }
+
+    /// Records an anomaly under the id under which its episode is told.
+    async fn tell(&mut self, mut anomaly: Anomaly, announcements: &mut Vec<(Announcement, Anomaly)>) {
+        let mut claimed = self.claim(&anomaly).await;
+        if let Some(claimed) = &claimed {
+            self.rename(&mut anomaly, claimed.id);
+        }
+        let Some(mut recorded) = self.insist("record", || self.store.record(&anomaly)).await else { return };
+        if recorded == Recorded::Unchanged && anomaly.status == Status::Closed {
+            recorded = self.close(&mut anomaly).await;
+        }
+        if recorded == Recorded::New {
+            // Whoever found two to be one after we had claimed, and before we had recorded, could not close this one.
+            claimed = self.claim(&anomaly).await;
+        }
+        match recorded {
+            Recorded::New => announcements.push((kind(&anomaly, true), anomaly)),
+            Recorded::Updated => announcements.push((kind(&anomaly, false), anomaly)),
+            Recorded::Unchanged => {}
+        }
+        if let Some(Claimed { id, merged }) = claimed {
+            for part in merged {
+                announcements.extend(self.close_part(part, id).await);
+            }
+        }
+    }
+
+    /// Under which id an episode is told; nothing for what stands for many.
+    async fn claim(&self, anomaly: &Anomaly) -> Option<Claimed> {
+        let (key, episode) = (anomaly.key()?, anomaly.episode?);
+        let claim = Claim {
+            key,
+            id: anomaly.anomaly_id,
+            known_from: episode.known_from,
+            first_seen: anomaly.first_seen,
+            last_seen: anomaly.last_seen,
+            gap: self.common.tiers.episode_gap.seconds(anomaly.threat),
+        };
+        self.insist("claim", || self.store.claim(&claim)).await
+    }
+
+    fn rename(&mut self, anomaly: &mut Anomaly, id: Uuid) {
+        if id != anomaly.anomaly_id {
+            tracing::debug!(known = %anomaly.anomaly_id, told = %id, "an episode was told under another id before");
+            if self.ids.len() >= IDS_MAX {
+                self.ids.clear();
+            }
+            self.ids.insert(anomaly.anomaly_id, id);
+            anomaly.anomaly_id = id;
+        }
+        for related in &mut anomaly.related {
+            *related = self.ids.get(related).copied().unwrap_or(*related);
+        }
+        anomaly.related.sort_unstable();
+        anomaly.related.dedup();
+        anomaly.related.retain(|related| *related != id);
+    }
+
+    /// Closes an episode of which somebody has told more company than we know of: the store takes only what says more.
+    async fn close(&self, anomaly: &mut Anomaly) -> Recorded {
+        let known = self.insist("recall", || self.store.get(anomaly.anomaly_id)).await.flatten();
+        let Some(known) = known.filter(|known| known.status == Status::Open) else { return Recorded::Unchanged };
+        anomaly.related.extend(known.related);
+        anomaly.related.sort_unstable();
+        anomaly.related.dedup();
+        anomaly.updates = known.updates + 1;
+        anomaly.last_seen = anomaly.last_seen.max(known.last_seen);
+        self.insist("record", || self.store.record(anomaly)).await.unwrap_or(Recorded::Unchanged)
+    }
+
+    /// Closes an anomaly that turned out to be part of another; nothing to announce when that was done before.
+    async fn close_part(&mut self, part: Uuid, whole: Uuid) -> Option<(Announcement, Anomaly)> {
+        if self.settled.contains(&part) {
+            return None;
+        }
+        // One that was claimed and is not recorded yet is closed by whoever records it.
+        let mut anomaly = self.insist("recall", || self.store.get(part)).await.flatten()?;
+        if self.settled.len() >= IDS_MAX {
+            self.settled.clear();
+        }
+        self.settled.insert(part);
+        if anomaly.merged_into.is_some() {
+            return None;
+        }
+        anomaly.status = Status::Closed;
+        anomaly.merged_into = Some(whole);
+        if !anomaly.related.contains(&whole) {
+            anomaly.related.push(whole);
+        }
+        anomaly.updates += 1;
+        let recorded = self.insist("record", || self.store.record(&anomaly)).await?;
+        (recorded != Recorded::Unchanged).then_some((Announcement::Closed, anomaly))
+    }
+
     /// What was recorded in an earlier life and not announced before that ended.
     async fn announce_leftovers(&self) {
         loop {
@@ -60,29 +202,6 @@ impl Courier {
             if self.announce(batch).await < known {
                 return;
             }
-        }
-    }
-
-    async fn deliver(&self, outcomes: Vec<Outcome>) {
-        let mut announcements = Vec::new();
-        for outcome in outcomes {
-            match outcome {
-                Outcome::Told(anomaly) => {
-                    let recorded = self.insist("record", || self.store.record(&anomaly)).await;
-                    match recorded {
-                        Some(Recorded::New) => announcements.push((kind(&anomaly, true), *anomaly)),
-                        Some(Recorded::Updated) => announcements.push((kind(&anomaly, false), *anomaly)),
-                        Some(Recorded::Unchanged) | None => {}
-                    }
-                }
-                Outcome::Silent(silence) => {
-                    self.common.metrics.add(&telemetry::SILENCES, &[&silence.stage], 1);
-                    self.insist("silence", || self.store.silence(&silence)).await;
-                }
-            }
-        }
-        if !announcements.is_empty() {
-            self.announce(announcements).await;
         }
     }
 
@@ -206,3 +325,6 @@ fn kind(anomaly: &Anomaly, new: bool) -> Announcement {
         Status::Open => Announcement::Updated,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,20 +1,22 @@
 //! Tiers 3 and 4 of all shards of this task: findings fold into incidents, incidents are judged.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
+use uuid::Uuid;
 
 use super::shard::{Barrier, Step};
 use super::{Common, PipelineError, Tiers, Watermarks, duration};
-use crate::correlation::{CorrelationError, Incident, IncidentStore};
+use crate::correlation::{self, CorrelationError, Incident, IncidentStore};
 use crate::finding::Finding;
 use crate::flow::EventTime;
-use crate::ingest::ShardId;
 use crate::ingest::snapshot::Snapshot;
+use crate::ingest::{Fence, ShardId};
 use crate::publish::AnomalyStore;
 use crate::telemetry;
 use crate::validation::{Judge, Outcome};
@@ -25,20 +27,35 @@ pub(super) const NAME: &str = "judgement";
 /// Verdicts younger than this are left for the next time, s: more of the same second may be on their way.
 const FEEDBACK_SETTLES: u32 = 2;
 
+/// How often other tasks hear of shards that stand still; several times within the silence after which they would not be
+/// waited for any more.
+const WATERMARKS_TOLD_EVERY: Duration = Duration::from_secs(20);
+
 /// What shards tell the judge.
 pub(super) enum Message {
-    /// A shard is read from now on: episodes wait for its event time.
-    Enter(ShardId),
+    /// A shard is read from now on: episodes wait for its event time, and for that of its siblings, whoever reads them.
+    Enter {
+        shard: ShardId,
+        fence: Fence,
+        siblings: Vec<ShardId>,
+    },
     Step(ShardId, Step),
     Leave(ShardId),
 }
 
 /// What the judge tells delivery.
+#[derive(Default)]
 pub(super) struct Delivery {
+    /// What came of records of one shard: only told while that is ours.
     pub outcomes: Vec<Outcome>,
-    /// Whose records it came of.
-    pub shard: ShardId,
-    pub arrived: Instant,
+    /// Of that shard.
+    pub fence: Fence,
+    /// What is over, whichever shards had a part in it, in the order in which it was closed.
+    pub closings: Vec<Outcome>,
+    /// The incidents that are over, to be forgotten once it is told.
+    pub closed: Vec<Uuid>,
+    /// Whose records it came of, and when they arrived.
+    pub arrived: Option<(ShardId, Instant)>,
     /// With the judgement's own snapshot.
     pub barrier: Option<(Barrier, Snapshot)>,
 }
@@ -59,7 +76,10 @@ pub(super) struct Judgement {
     store: Arc<dyn AnomalyStore>,
     judge: Judge,
     watermarks: Watermarks,
+    fences: BTreeMap<ShardId, Fence>,
     expired: EventTime,
+    /// When the watermarks were last told to correlation.
+    told_at: Option<Instant>,
     feedback_from: EventTime,
     /// Of the next snapshot.
     number: u64,
@@ -80,7 +100,9 @@ impl Judgement {
             store,
             judge: Judge::new(&common.tiers.validation, &common.tiers.network),
             watermarks: Watermarks::default(),
+            fences: BTreeMap::new(),
             expired: EventTime(0),
+            told_at: None,
             feedback_from: EventTime(0),
             number: numbers.first().map_or(1, |newest| newest + 1),
         };
@@ -129,23 +151,44 @@ impl Judgement {
             }
             let depth = messages.len() as i64;
             self.common.metrics.set(&telemetry::QUEUE_DEPTH, &["judgement"], depth);
-            let (shard, step) = match message {
-                Message::Enter(shard) => {
-                    self.watermarks.enter(shard);
-                    continue;
-                }
+            let delivery = match message {
+                Message::Enter { shard, fence, siblings } => self.enter(shard, fence, siblings).await,
                 Message::Leave(shard) => {
                     self.watermarks.leave(&shard);
+                    self.fences.remove(&shard);
                     continue;
                 }
-                Message::Step(shard, step) => (shard, step),
+                Message::Step(shard, _) if !self.fence(&shard).holds() => {
+                    tracing::debug!(
+                        shard = &*shard.0,
+                        "what was read of a shard that is somebody else's now is dropped"
+                    );
+                    continue;
+                }
+                Message::Step(shard, step) => self.step(shard, step).await,
             };
-            let delivery = self.step(shard, step).await;
             if to_delivery.send(delivery).await.is_err() {
                 break;
             }
         }
         "judgement"
+    }
+
+    fn fence(&self, shard: &ShardId) -> Fence {
+        self.fences.get(shard).cloned().unwrap_or_default()
+    }
+
+    /// From now on nothing is over that the shard, or one that nobody reads yet, may add to.
+    async fn enter(&mut self, shard: ShardId, fence: Fence, siblings: Vec<ShardId>) -> Delivery {
+        self.fences.insert(shard.clone(), fence);
+        self.watermarks.enter(shard);
+        let mut watermarks = self.watermarks.told();
+        for sibling in siblings {
+            watermarks.entry(sibling).or_default();
+        }
+        let mut delivery = Delivery::default();
+        self.close(&watermarks, &mut delivery).await;
+        delivery
     }
 
     /// Judges a window at a time, and first closes what was over by then: what is told must not depend on how the stream
@@ -156,31 +199,40 @@ impl Judgement {
             self.common.metrics.add(&telemetry::FINDINGS, &[finding.threat.name()], 1);
         }
         findings.sort_by_key(|finding| (finding.provisional, window_end(finding)));
-        let mut outcomes = Vec::new();
+        let mut delivery = Delivery { fence: self.fence(&shard), ..Delivery::default() };
         for window in findings.chunk_by(|a, b| a.provisional == b.provisional && window_end(a) == window_end(b)) {
             // A look at an open window says nothing of how far event time is.
             if !window[0].provisional {
                 self.watermarks.move_to(&shard, window_end(&window[0]));
-                outcomes.extend(self.expire().await);
+                self.expire(&mut delivery).await;
             }
             let touched = self.fold(&shard, window).await;
-            outcomes.extend(self.judge(&touched).await);
+            delivery.closed.extend(over(&touched));
+            let outcomes = self.judge(&touched).await;
+            delivery.outcomes.extend(outcomes);
         }
         if let Some(watermark) = watermark {
             self.watermarks.move_to(&shard, watermark);
-            outcomes.extend(self.expire().await);
+            self.expire(&mut delivery).await;
         }
-        self.stamp(&mut outcomes);
-        let barrier = match barrier {
+        delivery.arrived = barrier.is_none().then(|| (shard.clone(), arrived));
+        delivery.barrier = match barrier {
+            // What only this process knows is found again by whoever reads the shard next, so no checkpoint passes it.
+            Some(barrier) if self.incidents.pending(&shard) => {
+                barrier.passed.send_replace(Some((barrier.number, false)));
+                None
+            }
             Some(barrier) => Some((barrier, self.snapshot().await)),
             None => None,
         };
-        Delivery { outcomes, shard, arrived, barrier }
+        delivery
     }
 
     async fn judge(&mut self, incidents: &[Incident]) -> Vec<Outcome> {
         self.recall(incidents).await;
-        self.judge.judge(incidents)
+        let mut outcomes = self.judge.judge(incidents);
+        self.stamp(&mut outcomes);
+        outcomes
     }
 
     async fn fold(&self, shard: &ShardId, findings: &[Finding]) -> Vec<Incident> {
@@ -215,14 +267,21 @@ impl Judgement {
     }
 
     /// Closes the episodes that all shards' event time has left behind.
-    async fn expire(&mut self) -> Vec<Outcome> {
-        let Some(watermark) = self.watermarks.least().filter(|&least| least > self.expired) else {
-            return Vec::new();
-        };
-        self.expired = watermark;
+    async fn expire(&mut self, delivery: &mut Delivery) {
+        let least = self.watermarks.least().filter(|&least| least > self.expired);
+        // Others wait for our shards only while they hear of them, also when those stand still.
+        if least.is_none() && self.told_at.is_some_and(|at| at.elapsed() < WATERMARKS_TOLD_EVERY) {
+            return;
+        }
+        self.expired = least.unwrap_or(self.expired);
         self.learn().await;
+        self.close(&self.watermarks.told(), delivery).await;
+    }
+
+    async fn close(&mut self, watermarks: &correlation::Watermarks, delivery: &mut Delivery) {
+        self.told_at = Some(Instant::now());
         let patience = duration(self.common.settings.call_timeout);
-        let closed = match timeout(patience, self.incidents.expire(watermark)).await {
+        let closed = match timeout(patience, self.incidents.expire(watermarks)).await {
             Ok(Ok(closed)) => closed,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "ended episodes stay open until the next time");
@@ -233,7 +292,9 @@ impl Judgement {
                 Vec::new()
             }
         };
-        self.judge(&closed).await
+        delivery.closed.extend(over(&closed));
+        let outcomes = self.judge(&closed).await;
+        delivery.closings.extend(outcomes);
     }
 
     /// Takes up what analysts have said since the last time.
@@ -290,6 +351,11 @@ impl Judgement {
         self.number += 1;
         Snapshot { name: NAME.to_owned(), number, position: None, state }
     }
+}
+
+/// Those of some incidents that are over and told as such; what became part of another is not.
+fn over(incidents: &[Incident]) -> impl Iterator<Item = Uuid> {
+    incidents.iter().filter(|incident| incident.closed && incident.absorbed_by.is_none()).map(|incident| incident.id)
 }
 
 /// When the window of a finding ends.

@@ -113,7 +113,8 @@ pub(super) async fn live(
         Observer { engine, counted, common: common.clone(), id: id.clone(), unseen: 0, looked: EventTime::default() };
     let body = move || observer.run(work, &to_score);
     thread::Builder::new().name(format!("engine {}", id.0)).spawn(body).map_err(ShardError::Thread)?;
-    let scoring = tokio::spawn(score(common.clone(), id.clone(), behavior, steps, to_judgement.clone()));
+    let enter = judgement::Message::Enter { shard: id.clone(), fence: shard.fence(), siblings: shard.siblings() };
+    let scoring = tokio::spawn(score(common.clone(), id.clone(), behavior, steps, enter, to_judgement.clone()));
 
     let (passed, passing) = watch::channel(None);
     let mut reader = Reader {
@@ -593,9 +594,10 @@ async fn score(
     id: ShardId,
     mut behavior: Behavior,
     mut steps: mpsc::Receiver<Step>,
+    enter: judgement::Message,
     to_judgement: mpsc::Sender<judgement::Message>,
 ) {
-    if to_judgement.send(judgement::Message::Enter(id.clone())).await.is_err() {
+    if to_judgement.send(enter).await.is_err() {
         return;
     }
     let mut changes = common.tiers.changes.clone();

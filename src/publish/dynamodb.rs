@@ -8,6 +8,7 @@
 //! | an analyst's verdict | the anomaly's id | `feedback#` and the analyst |
 //! | a silence | `silence#` and the id | `silence` |
 //! | the days that have anomalies | `days` | `days` |
+//! | the told episodes of a key | `episodes#` and the key | `episodes` |
 //!
 //! `anomaly` holds the whole as JSON; what stands beside it serves conditions, indexes and filters. Every write is
 //! conditional on the revision it replaces, so writing twice, or an old revision after a newer one, changes nothing. No
@@ -33,6 +34,7 @@ use crate::anomaly::{Anomaly, Status};
 use crate::aws::{Fault, deadlines};
 use crate::finding::Actor;
 use crate::flow::{Address, EventTime};
+use crate::publish::episodes::{Claim, Claimed, Episodes};
 use crate::publish::{AnomalyStore, BAD_CURSOR, Feedback, Page, PublishError, Query, Recorded, Silence};
 
 pub mod schema;
@@ -313,8 +315,75 @@ impl Filter {
     }
 }
 
+/// How often a claim is made again because another task claimed an episode of the same key meanwhile.
+const CLAIM_ATTEMPTS: u32 = 20;
+
+impl DynamoStore {
+    /// The told episodes of a key, and the version of their row.
+    async fn episodes(&self, key: &str) -> Result<(Episodes, Option<String>), PublishError> {
+        let answer = self
+            .client
+            .get_item()
+            .table_name(&self.settings.table)
+            .consistent_read(true)
+            .key("anomaly_id", text(key))
+            .key("detection_timestamp", text("episodes"))
+            .send()
+            .await
+            .map_err(|e| PublishError::of("look up the told episodes of a key", Fault::of(&e)))?;
+        match &answer.item {
+            Some(row) => Ok((parse(row, "episodes")?, word(row, "rev"))),
+            None => Ok((Episodes::default(), None)),
+        }
+    }
+
+    /// Puts the told episodes of a key in place of the version they were made from; false where another was faster. An
+    /// answer that was lost counts as that, too: looking again finds what was written.
+    async fn put_episodes(&self, key: &str, episodes: &Episodes, before: Option<&str>) -> Result<bool, PublishError> {
+        let next = before.and_then(|rev| rev.parse::<u64>().ok()).map_or(1, |rev| rev + 1);
+        let put = self
+            .client
+            .put_item()
+            .table_name(&self.settings.table)
+            .item("anomaly_id", text(key))
+            .item("detection_timestamp", text("episodes"))
+            .item("kind", text("episodes"))
+            .item("rev", text(next.to_string()))
+            .item("episodes", json(episodes)?)
+            .item("expires", self.expires());
+        let put = match before {
+            Some(rev) => put.condition_expression("rev = :rev").expression_attribute_values(":rev", text(rev)),
+            None => put.condition_expression("attribute_not_exists(anomaly_id)"),
+        };
+        match put.send().await {
+            Ok(_) => Ok(true),
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
+                Ok(false)
+            }
+            Err(error) => Err(PublishError::of("claim an episode", Fault::of(&error))),
+        }
+    }
+}
+
 #[async_trait]
 impl AnomalyStore for DynamoStore {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, PublishError> {
+        let key = format!("episodes#{}", claim.key);
+        for attempt in 0..CLAIM_ATTEMPTS {
+            let (before, rev) = self.episodes(&key).await?;
+            let mut after = before.clone();
+            let claimed = after.claim(claim);
+            if after == before || self.put_episodes(&key, &after, rev.as_deref()).await? {
+                return Ok(claimed);
+            }
+            // Ids differ, so that those who lost do not step back alike.
+            let step = claim.id.as_u128() as u64 % (5 + 5 * u64::from(attempt));
+            tokio::time::sleep(std::time::Duration::from_millis(step)).await;
+        }
+        let cause = format!("other tasks were faster {CLAIM_ATTEMPTS} times");
+        Err(PublishError::Retry { context: format!("claim {}", claim.key), cause })
+    }
+
     async fn record(&self, anomaly: &Anomaly) -> Result<Recorded, PublishError> {
         let known = self.row(anomaly.anomaly_id).await?;
         // An id has one row, which keeps its key; what is detected again later was detected when it first was.

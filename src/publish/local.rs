@@ -14,13 +14,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::episodes::{Claim, Claimed, Episodes};
 use super::{Announcement, Announcer, AnomalyStore, Feedback, Page, PublishError, Query, Recorded, Silence, Verdict};
 use crate::anomaly::{Anomaly, Status};
 use crate::finding::{Actor, Severity};
 use crate::flow::{Address, EventTime};
 
 /// Each step brings the schema from the version of its index to the next.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE anomalies (
         id TEXT PRIMARY KEY,
         detected INTEGER NOT NULL,
@@ -59,7 +61,14 @@ const MIGRATIONS: [&str; 1] = ["
         PRIMARY KEY (id, by)
     ) WITHOUT ROWID;
     CREATE INDEX feedback_by_time ON feedback (at);
-"];
+",
+    "
+    CREATE TABLE episodes (
+        key TEXT PRIMARY KEY,
+        body TEXT NOT NULL
+    ) WITHOUT ROWID;
+",
+];
 
 /// How many anomalies a page holds at most, whatever is asked for.
 const PAGE_MAX: usize = 1000;
@@ -177,6 +186,26 @@ fn revision(anomaly: &Anomaly) -> (u32, EventTime, Status) {
 
 #[async_trait]
 impl AnomalyStore for SqliteStore {
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, PublishError> {
+        let context = || format!("claim {}", claim.key);
+        let key = claim.key.to_string();
+        let mut connection = self.lock();
+        let transaction = connection.transaction().map_err(|e| classify(context(), e))?;
+        let stored: Option<String> = transaction
+            .query_row("SELECT body FROM episodes WHERE key = ?1", [&key], |row| row.get(0))
+            .optional()
+            .map_err(|e| classify(context(), e))?;
+        let before: Episodes = stored.map(|text| parse(&text)).transpose()?.unwrap_or_default();
+        let mut after = before.clone();
+        let claimed = after.claim(claim);
+        if after != before {
+            let put = "INSERT INTO episodes (key, body) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET body = ?2";
+            transaction.execute(put, params![key, body(&after)?]).map_err(|e| classify(context(), e))?;
+        }
+        transaction.commit().map_err(|e| classify(context(), e))?;
+        Ok(claimed)
+    }
+
     async fn record(&self, anomaly: &Anomaly) -> Result<Recorded, PublishError> {
         let context = || format!("record anomaly {}", anomaly.anomaly_id);
         let mut connection = self.lock();

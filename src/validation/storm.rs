@@ -136,6 +136,8 @@ fn first(case: &Case<'_>, start: EventTime) -> Anomaly {
         related: Vec::new(),
         degraded: Vec::new(),
         updates: 0,
+        episode: None,
+        merged_into: None,
     }
 }
 

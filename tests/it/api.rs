@@ -107,6 +107,8 @@ pub fn anomaly(id: u128, detected: u32) -> Anomaly {
         related: Vec::new(),
         degraded: Vec::new(),
         updates: 1,
+        episode: None,
+        merged_into: None,
     }
 }
 

@@ -8,8 +8,8 @@ use aws_config::SdkConfig;
 use flowvigil::anomaly::{Anomaly, SCHEMA, Status, Tiers};
 use flowvigil::correlation::local::LocalIncidents;
 use flowvigil::correlation::redis::{RedisIncidents, Settings as RedisSettings};
-use flowvigil::correlation::{Incident, IncidentStore};
-use flowvigil::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
+use flowvigil::correlation::{Incident, IncidentStore, Watermarks};
+use flowvigil::finding::{Actor, Evidence, Finding, IncidentKey, Merge, Severity, Subject, Target, Threat};
 use flowvigil::flow::{Address, EventTime};
 use flowvigil::ingest::snapshot::local::{Folder, Settings as FolderSettings};
 use flowvigil::ingest::snapshot::s3::{Bucket, Settings as BucketSettings};
@@ -17,6 +17,7 @@ use flowvigil::ingest::snapshot::{Snapshot, SnapshotError, SnapshotStore};
 use flowvigil::ingest::{Position, ShardId};
 use flowvigil::publish::dead_letter::{DeadLetters, WithDeadLetters};
 use flowvigil::publish::dynamodb::{DynamoStore, schema::Schema};
+use flowvigil::publish::episodes::{Claim, Claimed};
 use flowvigil::publish::eventbridge::EventBridge;
 use flowvigil::publish::local::{LineAnnouncer, SqliteStore};
 use flowvigil::publish::{
@@ -27,6 +28,7 @@ use flowvigil::settings::Settings;
 use jiff::SignedDuration;
 use uuid::Uuid;
 
+use crate::correlation::passed;
 use crate::servers::{aws, eventually, moto, redis, unique};
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
@@ -62,7 +64,32 @@ fn anomaly(number: u32) -> Anomaly {
         related: Vec::new(),
         degraded: Vec::new(),
         updates: 1,
+        episode: None,
+        merged_into: None,
     }
+}
+
+/// What every store of anomalies promises to those who are about to tell an episode.
+async fn claims(store: &dyn AnomalyStore) {
+    let key = IncidentKey { threat: Threat::PortScan, subject: Subject::Actor(address(1)) };
+    let claim = |known_from: u32, first: u32, last: u32| {
+        let (first_seen, last_seen) = (EventTime(first), EventTime(last));
+        let known_from = EventTime(known_from);
+        Claim { key, id: key.episode(known_from), known_from, first_seen, last_seen, gap: 3600 }
+    };
+    let first = store.claim(&claim(10_000, 10_000, 10_100)).await.unwrap();
+    assert_eq!(first, Claimed { id: key.episode(EventTime(10_000)), merged: vec![] });
+    assert_eq!(store.claim(&claim(9_990, 9_990, 10_050)).await.unwrap(), first, "it overlaps");
+    let far = store.claim(&claim(30_000, 30_000, 30_100)).await.unwrap();
+    assert_ne!(far.id, first.id);
+    let whole = Claimed { id: first.id, merged: vec![far.id] };
+    for _ in 0..2 {
+        assert_eq!(store.claim(&claim(30_000, 12_000, 30_100)).await.unwrap(), whole, "it bridges");
+    }
+    // Whoever claims at once hears one answer.
+    let [a, b, c] = [1, 2, 3].map(|n| claim(90_000 + n, 90_000 + n, 90_100));
+    let (a, b, c) = tokio::join!(store.claim(&a), store.claim(&b), store.claim(&c));
+    assert!(a.as_ref().unwrap() == b.as_ref().unwrap() && b.unwrap() == c.unwrap());
 }
 
 async fn page_through(store: &dyn AnomalyStore, query: Query) -> Vec<Anomaly> {
@@ -86,6 +113,7 @@ pub async fn anomaly_store(store: &dyn AnomalyStore) {
     questions(store).await;
     silences(store).await;
     verdicts(store).await;
+    claims(store).await;
 }
 
 async fn revisions(store: &dyn AnomalyStore) {
@@ -486,9 +514,9 @@ pub async fn incident_store(store: &dyn IncidentStore) {
         }
     }
     for watermark in [1000, 10_000, 30_000, 200_000] {
-        let expected = core.expire(EventTime(watermark)).await.unwrap();
-        assert_eq!(by_id(store.expire(EventTime(watermark)).await.unwrap()), by_id(expected));
-        assert_eq!(store.expire(EventTime(watermark)).await.unwrap(), [], "each is closed once");
+        let expected = core.expire(&passed(watermark)).await.unwrap();
+        assert_eq!(by_id(store.expire(&passed(watermark)).await.unwrap()), by_id(expected));
+        assert_eq!(store.expire(&passed(watermark)).await.unwrap(), [], "each is closed once");
     }
 }
 
@@ -517,7 +545,7 @@ async fn incidents_in_memory() {
 async fn incidents_in_redis() {
     let Some(url) = redis() else { return };
     let tier = Settings::defaults().correlation;
-    incident_store(&RedisIncidents::open(&redis_settings(url), &tier, "task").await.unwrap()).await;
+    incident_store(&RedisIncidents::open(&redis_settings(url), &tier).await.unwrap()).await;
 }
 
 #[tokio::test]
@@ -526,7 +554,7 @@ async fn tasks_that_fold_at_once_come_to_what_one_task_comes_to() {
     let (settings, tier) = (redis_settings(url), Settings::defaults().correlation);
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..4 {
-        let store = RedisIncidents::open(&settings, &tier, &format!("task-{number}")).await.unwrap();
+        let store = RedisIncidents::open(&settings, &tier).await.unwrap();
         tasks.spawn(async move {
             for window in 0..20 {
                 let findings = [scan(1, 50 + number, 60 * window), scan(10 + number, 50, 60 * window)];
@@ -544,25 +572,71 @@ async fn tasks_that_fold_at_once_come_to_what_one_task_comes_to() {
             core.fold(&shard(number), &findings).await.unwrap();
         }
     }
-    let store = RedisIncidents::open(&settings, &tier, "task-0").await.unwrap();
+    let store = RedisIncidents::open(&settings, &tier).await.unwrap();
     let (all, expected) =
-        (store.expire(EventTime(1_000_000)).await.unwrap(), core.expire(EventTime(1_000_000)).await.unwrap());
+        (store.expire(&passed(1_000_000)).await.unwrap(), core.expire(&passed(1_000_000)).await.unwrap());
     let accounts = |incidents: Vec<Incident>| -> Vec<_> {
         by_id(incidents).into_iter().map(|i| (i.key, i.span(), i.account().targets(), i.account().evidence())).collect()
     };
     assert_eq!(accounts(all), accounts(expected));
 }
 
+/// How far shards are.
+fn watermarks<const N: usize>(shards: [(u32, u32); N]) -> Watermarks {
+    shards.into_iter().map(|(number, at)| (shard(number), EventTime(at))).collect()
+}
+
 #[tokio::test]
-async fn episodes_are_closed_only_when_the_slowest_task_has_passed_them() {
+async fn episodes_are_closed_only_when_every_shard_has_passed_them_whoever_reads_it() {
     let Some(url) = redis() else { return };
     let (settings, tier) = (redis_settings(url), Settings::defaults().correlation);
-    let fast = RedisIncidents::open(&settings, &tier, "fast").await.unwrap();
-    let slow = RedisIncidents::open(&settings, &tier, "slow").await.unwrap();
+    let fast = RedisIncidents::open(&settings, &tier).await.unwrap();
+    let slow = RedisIncidents::open(&settings, &tier).await.unwrap();
     slow.fold(&shard(0), &[scan(1, 50, 0)]).await.unwrap();
-    assert_eq!(slow.expire(EventTime(100)).await.unwrap(), []);
-    assert_eq!(fast.expire(EventTime(1_000_000)).await.unwrap(), []);
-    assert_eq!(slow.expire(EventTime(1_000_000)).await.unwrap().len(), 1);
+    // The fast one knows that there is a shard which nobody reads yet.
+    assert_eq!(fast.expire(&watermarks([(0, 0), (1, 0)])).await.unwrap(), []);
+    assert_eq!(fast.expire(&watermarks([(1, 1_000_000)])).await.unwrap(), []);
+    assert_eq!(slow.expire(&watermarks([(0, 100)])).await.unwrap(), []);
+    assert_eq!(slow.expire(&watermarks([(0, 1_000_000)])).await.unwrap().len(), 1);
+    // A shard that is begun again further back holds nothing up: what it has told was folded.
+    assert_eq!(fast.expire(&watermarks([(0, 0), (1, 1_000_000)])).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_a_lost_task_was_to_close_is_handed_out_again_until_it_is_forgotten() {
+    let Some(url) = redis() else { return };
+    let (settings, tier) = (redis_settings(url.clone()), Settings::defaults().correlation);
+    let lost = RedisIncidents::open(&settings, &tier).await.unwrap();
+    let other = RedisIncidents::open(&settings, &tier).await.unwrap();
+    lost.fold(&shard(0), &[scan(1, 50, 0)]).await.unwrap();
+    let closed = lost.expire(&watermarks([(0, 100_000)])).await.unwrap();
+    assert_eq!(closed.len(), 1);
+    assert_eq!(other.expire(&watermarks([(0, 100_000)])).await.unwrap(), [], "somebody tells it just now");
+    // A replay of what was in it finds it, and finds it closed.
+    let again = other.fold(&shard(0), &[scan(1, 50, 0)]).await.unwrap();
+    assert_eq!(again, closed);
+    let patience_is_over = async || {
+        let client = ::redis::Client::open(url.as_str()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let key = format!("{{{}}}:closing", settings.application);
+        let names: Vec<String> =
+            ::redis::cmd("ZRANGE").arg(&key).arg(0).arg(-1).query_async(&mut connection).await.unwrap();
+        for name in &names {
+            ::redis::cmd("ZADD").arg(&key).arg(0).arg(name).exec_async(&mut connection).await.unwrap();
+        }
+        names.len()
+    };
+    assert_eq!(patience_is_over().await, 1);
+    assert_eq!(other.expire(&watermarks([(0, 100_000)])).await.unwrap(), closed);
+    other.forget(&[closed[0].id]).await.unwrap();
+    assert_eq!(patience_is_over().await, 0);
+    assert_eq!(other.expire(&watermarks([(0, 100_000)])).await.unwrap(), []);
+    // Late news of what is closed and not forgotten opens it again, under its id.
+    let id = lost.fold(&shard(0), &[scan(2, 50, 0)]).await.unwrap()[0].id;
+    lost.expire(&watermarks([(0, 100_000)])).await.unwrap();
+    let news = lost.fold(&shard(0), &[scan(2, 51, 60)]).await.unwrap();
+    assert_eq!((news[0].id, news[0].closed), (id, false));
+    assert_eq!(lost.expire(&watermarks([(0, 100_001)])).await.unwrap()[0].id, id);
 }
 
 #[tokio::test]

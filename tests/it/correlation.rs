@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use flowvigil::correlation::local::LocalIncidents;
-use flowvigil::correlation::{self, IncidentStore, Incidents};
+use flowvigil::correlation::{self, IncidentStore, Incidents, Watermarks};
 use flowvigil::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
 use flowvigil::flow::{Address, EventTime};
 use flowvigil::ingest::ShardId;
@@ -17,6 +17,11 @@ pub fn correlation_settings() -> correlation::Settings {
 
 fn shard(name: &str) -> ShardId {
     ShardId(Arc::from(name))
+}
+
+/// The only shard has passed a moment.
+pub fn passed(watermark: u32) -> Watermarks {
+    Watermarks::from([(shard("a"), EventTime(watermark))])
 }
 
 /// A scan by one address in the minute that starts at `window`.
@@ -129,11 +134,11 @@ pub async fn incident_store(store: &dyn IncidentStore, base: u32) {
     assert_eq!(folded[0].account(), expected[0].account());
 
     // What is over is closed once, and forgotten.
-    let closed = store.expire(EventTime(50_000)).await.unwrap();
+    let closed = store.expire(&passed(50_000)).await.unwrap();
     assert!(closed.iter().any(|incident| incident.id == id && incident.closed));
     assert!(!closed.iter().any(|incident| incident.id == beacon_id), "a beacon's gap is a day");
     assert!(store.get(id).await.unwrap().is_none());
-    assert!(!store.expire(EventTime(50_000)).await.unwrap().iter().any(|incident| incident.id == id));
+    assert!(!store.expire(&passed(50_000)).await.unwrap().iter().any(|incident| incident.id == id));
 }
 
 #[tokio::test]

@@ -157,6 +157,12 @@ impl Coordinator {
         Some(found.clone())
     }
 
+    /// The shards that are not read to their ends, as the table was last seen.
+    pub fn unfinished(&self) -> Vec<String> {
+        let known = self.known.lock().expect("nothing panics while it is held");
+        known.iter().filter(|lease| lease.checkpoint != Checkpoint::ShardEnd).map(|lease| lease.key.clone()).collect()
+    }
+
     /// Whether the lease is still ours, as far as this worker can know.
     pub fn may_speak(&self, held: &Held) -> bool {
         !held.lost.load(Ordering::Acquire) && held.is_fresh(self.policy.failover)

@@ -1,0 +1,377 @@
+//! Tiers 3 and 4 and delivery of several tasks on one store, in any order, with the store of incidents coming and going.
+
+use std::io::Write;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use proptest::prelude::*;
+use tokio::sync::watch;
+
+use super::*;
+use crate::correlation::fallback::WithFallback;
+use crate::correlation::local::LocalIncidents;
+use crate::correlation::{CorrelationError, Incident, Watermarks};
+use crate::finding::{Actor, Evidence, Finding, IncidentKey, Merge, Severity, Subject, Target, Threat};
+use crate::flow::network::Network;
+use crate::flow::{Address, EventTime};
+use crate::health::Health;
+use crate::ingest::snapshot::local::{Folder, Settings as FolderSettings};
+use crate::ingest::{Fence, ShardId};
+use crate::pipeline::{Ending, Tiers};
+use crate::publish::Query;
+use crate::publish::local::{LineAnnouncer, SqliteStore};
+use crate::settings::Settings;
+use crate::telemetry::Metrics;
+use crate::validation::Judge;
+
+/// Incidents that all tasks share, and that can be away.
+struct Shared {
+    incidents: LocalIncidents,
+    away: AtomicBool,
+}
+
+impl Shared {
+    fn here(&self) -> Result<&LocalIncidents, CorrelationError> {
+        let cause = "away".to_owned();
+        match self.away.load(Ordering::Relaxed) {
+            true => Err(CorrelationError::Retry { context: "ask".to_owned(), cause }),
+            false => Ok(&self.incidents),
+        }
+    }
+}
+
+#[async_trait]
+impl IncidentStore for Arc<Shared> {
+    async fn fold(&self, shard: &ShardId, findings: &[Finding]) -> Result<Vec<Incident>, CorrelationError> {
+        self.here()?.fold(shard, findings).await
+    }
+
+    async fn expire(&self, watermarks: &Watermarks) -> Result<Vec<Incident>, CorrelationError> {
+        self.here()?.expire(watermarks).await
+    }
+
+    async fn get(&self, id: Uuid) -> Result<Option<Incident>, CorrelationError> {
+        self.here()?.get(id).await
+    }
+}
+
+/// What was announced.
+#[derive(Clone, Default)]
+struct Heard(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Heard {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What several tasks share.
+struct World {
+    settings: Settings,
+    shared: Arc<Shared>,
+    store: Arc<SqliteStore>,
+    heard: Heard,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> World {
+        let settings = Settings::defaults();
+        let incidents = LocalIncidents::new(&settings.correlation);
+        World {
+            shared: Arc::new(Shared { incidents, away: AtomicBool::new(false) }),
+            store: Arc::new(SqliteStore::in_memory().unwrap()),
+            heard: Heard::default(),
+            folder: tempfile::tempdir().unwrap(),
+            settings,
+        }
+    }
+
+    fn task(&self) -> Task {
+        let settings = &self.settings;
+        let incidents = WithFallback::new(self.shared.clone(), &settings.correlation, Box::new(|_| {})).impatient();
+        let incidents: Arc<dyn IncidentStore> = Arc::new(incidents);
+        let network = Network::new(&settings.network);
+        let tiers = Tiers {
+            statistical: settings.statistical.clone(),
+            behavior: settings.ml.behavior.clone(),
+            scorer: None,
+            episode_gap: settings.correlation.episode_gap.clone(),
+            validation: settings.validation.clone(),
+            network: network.clone(),
+            changes: None,
+        };
+        let folder = FolderSettings { folder: self.folder.path().to_owned() };
+        let common = Common {
+            settings: Arc::new(settings.pipeline.clone()),
+            tiers: Arc::new(tiers),
+            health: Arc::new(Health::default()),
+            metrics: Arc::new(Metrics::new()),
+            snapshots: Arc::new(Folder::open(&folder).unwrap()),
+            stop: watch::channel(false).1,
+            ending: Ending::LeaveOpen,
+        };
+        let courier = Courier {
+            common,
+            store: self.store.clone(),
+            announcer: Arc::new(LineAnnouncer::to(Box::new(self.heard.clone()))),
+            incidents: incidents.clone(),
+            ids: BTreeMap::new(),
+            settled: BTreeSet::new(),
+        };
+        Task { incidents, judge: Judge::new(&settings.validation, &network), courier }
+    }
+
+    async fn recorded(&self) -> Vec<Anomaly> {
+        self.store.query(&Query { limit: 1000, ..Query::default() }).await.unwrap().anomalies
+    }
+
+    /// What stands at the end, by content: what it is about, its span, its victims.
+    async fn stories(&self) -> Vec<(IncidentKey, EventTime, EventTime, Vec<Target>, Status)> {
+        let whole = self.recorded().await.into_iter().filter(|anomaly| anomaly.merged_into.is_none());
+        let mut stories: Vec<_> =
+            whole.map(|a| (a.key().unwrap(), a.first_seen, a.last_seen, a.targets, a.status)).collect();
+        stories.sort_by_key(|(key, first, ..)| (*key, *first));
+        stories
+    }
+
+    /// The ids that were announced, each with what was said of it.
+    fn announced(&self) -> BTreeMap<String, Vec<String>> {
+        let mut announced: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for line in String::from_utf8(self.heard.0.lock().unwrap().clone()).unwrap().lines() {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+            announced.entry(text(&line["detail"]["anomaly_id"])).or_default().push(text(&line["detail-type"]));
+        }
+        announced
+    }
+}
+
+/// One task's tiers 3 and 4 and its delivery.
+struct Task {
+    incidents: Arc<dyn IncidentStore>,
+    judge: Judge,
+    courier: Courier,
+}
+
+impl Task {
+    async fn fold(&mut self, shard: &str, finding: &Finding) {
+        let touched = self.incidents.fold(&ShardId(shard.into()), std::slice::from_ref(finding)).await.unwrap();
+        self.deliver(&touched).await;
+    }
+
+    async fn expire(&mut self, watermark: u32) {
+        let watermarks = Watermarks::from([(ShardId("all".into()), EventTime(watermark))]);
+        let closed = self.incidents.expire(&watermarks).await.unwrap();
+        self.deliver(&closed).await;
+    }
+
+    async fn deliver(&mut self, incidents: &[Incident]) {
+        for incident in incidents.iter().filter(|incident| !self.judge.knows(incident.id)).collect::<Vec<_>>() {
+            if let Some(anomaly) = self.courier.store.get(incident.id).await.unwrap() {
+                self.judge.remember(&anomaly);
+            }
+        }
+        let outcomes = self.judge.judge(incidents);
+        self.courier.deliver(Delivery { outcomes, fence: Fence::default(), ..Delivery::default() }).await;
+    }
+}
+
+/// A scan of one of two scanners in a minute, on a host of its own.
+fn scan(scanner: u32, minute: u32) -> Finding {
+    let (actor, window) = (Address::v4(0xcb00_7100 + scanner), minute * 60);
+    Finding {
+        threat: Threat::PortScan,
+        method: "vertical".to_owned(),
+        actor: Actor::One(actor),
+        subject: Subject::Actor(actor),
+        targets: vec![Target { address: Address::v4(0x0a00_0000 + minute % 7), ports: vec![22], port_count: 1 }],
+        target_count: 1,
+        target_sketch: Vec::new(),
+        first_seen: EventTime(window + 1),
+        last_seen: EventTime(window + 50),
+        window: EventTime(window),
+        window_seconds: 60,
+        score: 0.99,
+        severity: Severity::High,
+        evidence: vec![Evidence::judged("distinct_ports", 500.0, 100.0, "ports", Merge::Max)],
+        summary: "a scan".to_owned(),
+        interfaces: vec!["eni-1".to_owned()],
+        account: String::new(),
+        provisional: false,
+    }
+}
+
+/// A moment at which everything is over.
+const END: u32 = 1_000_000;
+
+#[tokio::test]
+async fn tasks_that_cannot_ask_each_other_tell_one_episode_under_one_id() {
+    let world = World::new();
+    world.shared.away.store(true, Ordering::Relaxed);
+    let (mut a, mut b) = (world.task(), world.task());
+    // Each sees the middle or the start of the same scan first, and then all of it.
+    a.fold("0", &scan(1, 11)).await;
+    b.fold("1", &scan(1, 10)).await;
+    a.fold("0", &scan(1, 10)).await;
+    assert_eq!(world.stories().await.len(), 1);
+    assert_eq!(world.announced().len(), 1);
+    world.shared.away.store(false, Ordering::Relaxed);
+    for watermark in [0, END] {
+        b.expire(watermark).await;
+        a.expire(watermark).await;
+    }
+    let stories = world.stories().await;
+    assert_eq!((stories.len(), stories[0].4), (1, Status::Closed));
+    assert_eq!(stories[0].3.len(), 2, "with what both of them saw");
+    assert_eq!(world.announced().len(), 1);
+}
+
+#[tokio::test]
+async fn two_told_episodes_that_are_bridged_are_closed_as_one_once() {
+    let world = World::new();
+    let mut task = world.task();
+    task.fold("0", &scan(1, 200)).await;
+    task.fold("0", &scan(1, 100)).await;
+    assert_eq!(world.announced().len(), 2);
+    task.fold("1", &scan(1, 150)).await;
+    // What somebody else knew before, or finds again after a crash, changes nothing any more.
+    let mut other = world.task();
+    for minute in [100, 200, 150, 200] {
+        other.fold("0", &scan(1, minute)).await;
+    }
+    task.expire(END).await;
+    let recorded = world.recorded().await;
+    let (parts, whole): (Vec<&Anomaly>, _) = recorded.iter().partition(|anomaly| anomaly.merged_into.is_some());
+    assert_eq!((parts.len(), whole.len()), (1, 1));
+    assert_eq!(parts[0].merged_into, Some(whole[0].anomaly_id));
+    assert!(whole[0].related.contains(&parts[0].anomaly_id));
+    assert_eq!((parts[0].status, whole[0].status), (Status::Closed, Status::Closed));
+    assert_eq!((whole[0].first_seen.0, whole[0].last_seen.0), (6_001, 12_050));
+    let announced = world.announced();
+    let told = &announced[&parts[0].anomaly_id.to_string()];
+    assert_eq!(told.iter().filter(|told| *told == "Anomaly Closed").count(), 1, "{told:?}");
+    assert_eq!(told.last().unwrap(), "Anomaly Closed");
+}
+
+#[tokio::test]
+async fn what_is_found_again_after_its_episode_was_closed_and_forgotten_is_not_told_again() {
+    let world = World::new();
+    let mut task = world.task();
+    for minute in 10..20 {
+        task.fold("0", &scan(1, minute)).await;
+    }
+    task.expire(END).await;
+    let stories = world.stories().await;
+    let announced = world.announced();
+    // A crash: the last minutes are read again by a task that knows nothing.
+    let mut other = world.task();
+    for minute in 15..20 {
+        other.fold("0", &scan(1, minute)).await;
+    }
+    other.expire(END + 1).await;
+    assert_eq!(world.stories().await, stories);
+    assert_eq!(world.announced(), announced);
+}
+
+/// Something that happens to the tasks.
+#[derive(Clone, Debug)]
+enum Step {
+    /// A task reads a finding.
+    Fold(usize, Box<Finding>),
+    /// The shared store goes away, or is back.
+    Away(bool),
+    /// A task dies; another begins in its place, and reads again what the first one has read.
+    Crash(usize),
+}
+
+fn finding() -> impl Strategy<Value = Finding> {
+    // Minutes so that episodes are apart by more and by less than the gap of an hour.
+    (0..2_u32, prop::sample::select(vec![0, 1, 30, 45, 80, 100, 135, 170, 230, 290, 340, 400]))
+        .prop_map(|(scanner, minute)| scan(scanner, minute))
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        8 => (0..3_usize, finding()).prop_map(|(task, finding)| Step::Fold(task, Box::new(finding))),
+        2 => any::<bool>().prop_map(Step::Away),
+        1 => (0..3_usize).prop_map(Step::Crash),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+async fn disturbed(steps: &[Step]) -> World {
+    let world = World::new();
+    let mut tasks: Vec<Task> = (0..3).map(|_| world.task()).collect();
+    let mut read: Vec<Vec<Finding>> = vec![Vec::new(); 3];
+    for step in steps {
+        match step {
+            Step::Fold(at, finding) => {
+                read[*at].push((**finding).clone());
+                tasks[*at].fold(&at.to_string(), finding).await;
+            }
+            Step::Away(away) => world.shared.away.store(*away, Ordering::Relaxed),
+            Step::Crash(at) => {
+                tasks[*at] = world.task();
+                for finding in &read[*at] {
+                    tasks[*at].fold(&at.to_string(), finding).await;
+                }
+            }
+        }
+    }
+    world.shared.away.store(false, Ordering::Relaxed);
+    // Everybody catches up before anything is over.
+    for _ in 0..2 {
+        for task in &mut tasks {
+            task.expire(0).await;
+        }
+    }
+    for task in &mut tasks {
+        task.expire(END).await;
+    }
+    world
+}
+
+async fn undisturbed(steps: &[Step]) -> World {
+    let world = World::new();
+    let mut task = world.task();
+    let mut findings: Vec<&Box<Finding>> =
+        steps.iter().filter_map(|step| if let Step::Fold(_, finding) = step { Some(finding) } else { None }).collect();
+    findings.sort_by_key(|finding| finding.window);
+    for finding in findings {
+        task.fold("0", finding).await;
+    }
+    task.expire(END).await;
+    world
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_the_order_and_whoever_is_away_the_same_stories_stand_each_under_one_id(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (calm, wild) = (undisturbed(&steps).await, disturbed(&steps).await);
+            assert_eq!(wild.stories().await, calm.stories().await);
+            let announced = wild.announced();
+            let recorded = wild.recorded().await;
+            let recorded: BTreeMap<String, &Anomaly> = recorded.iter().map(|a| (a.anomaly_id.to_string(), a)).collect();
+            assert!(announced.keys().eq(recorded.keys()), "what is recorded is announced, and nothing else is");
+            for anomaly in recorded.values() {
+                let told = &announced[&anomaly.anomaly_id.to_string()];
+                assert_eq!(told.iter().filter(|told| *told == "Anomaly Detected").count(), 1, "{told:?}");
+                if let Some(whole) = anomaly.merged_into {
+                    assert!(recorded.contains_key(&whole.to_string()), "what it is part of is there");
+                    assert_eq!(told.iter().filter(|told| *told == "Anomaly Closed").count(), 1, "{told:?}");
+                }
+            }
+        });
+    }
+}
