@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::finding::{Actor, Evidence, IncidentKey, Severity, Subject, Target, Threat};
+pub use crate::finding::{MlContribution, MlFeature};
 use crate::flow::EventTime;
 
 /// The version of the schema below; it changes when a reader would have to.
@@ -102,23 +103,12 @@ impl Anomaly {
 pub struct Tiers {
     /// Tier 1: the methods that spoke, each with its highest score.
     pub statistical: BTreeMap<String, f64>,
-    /// Tier 2, where it had a say.
+    /// Tier 2: its own judgement, or beside another threat what it last said of the host, as context.
     pub ml: Option<MlContribution>,
     /// Tier 3: how many findings of which other threats stand beside this one.
     pub correlation: BTreeMap<String, u32>,
     /// Tier 4.
     pub validation: Validation,
-}
-
-/// What the models said about the host.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
-pub struct MlContribution {
-    /// Which model.
-    pub model_version: String,
-    /// `primary`, `canary`, `local`.
-    pub variant: String,
-    /// 1 minus the calibrated p-value.
-    pub score: f64,
 }
 
 /// The stages of validation that an incident went through, in order.

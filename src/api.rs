@@ -28,6 +28,7 @@ use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 
 use crate::health::Health;
+use crate::ml::watch::Watch;
 use crate::publish::AnomalyStore;
 use crate::telemetry::{self, Metrics};
 
@@ -35,6 +36,7 @@ pub mod anomalies;
 pub mod auth;
 pub mod dashboard;
 pub mod feedback;
+pub mod models;
 pub mod openapi;
 pub mod probes;
 pub mod problem;
@@ -71,6 +73,8 @@ pub struct Context {
     pub health: Arc<Health>,
     /// What was counted.
     pub metrics: Arc<Metrics>,
+    /// The models of tier 2, unless they are switched off.
+    pub models: Option<Arc<Watch>>,
     /// Most anomalies on a page.
     pub page_max: usize,
     access: Arc<Access>,
@@ -109,12 +113,13 @@ impl Server {
         store: Arc<dyn AnomalyStore>,
         health: Arc<Health>,
         metrics: Arc<Metrics>,
+        models: Option<Arc<Watch>>,
     ) -> Result<Server, ApiError> {
         let access = Arc::new(Access::settle(settings)?);
         let listen = |cause| ApiError::Listen { address: settings.listen, cause };
         let listener = TcpListener::bind(settings.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let context = Context { store, health, metrics, page_max: settings.page_max.max(1), access };
+        let context = Context { store, health, metrics, models, page_max: settings.page_max.max(1), access };
         Ok(Server { listener, address, router: router(context, settings) })
     }
 
@@ -136,6 +141,7 @@ pub fn router(context: Context, settings: &Settings) -> Router {
         .route("/v1/anomalies/{id}", get(anomalies::one))
         .route("/v1/anomalies/{id}/feedback", post(feedback::give))
         .route("/v1/silences", get(anomalies::silences))
+        .route("/v1/models", get(models::show))
         .route("/v1/status", get(probes::status))
         .route("/metrics", get(probes::metrics))
         .layer(middleware::from_fn_with_state(context.clone(), auth::guard));

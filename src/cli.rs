@@ -11,6 +11,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::ml::ModelSettings;
+use crate::ml::artifact::{self, ArtifactError, Slot};
 use crate::settings::{Settings, SettingsError};
 
 mod backends;
@@ -97,6 +99,14 @@ impl SettingsArgs {
     pub fn load(&self) -> Result<Settings, SettingsError> {
         Settings::load(self.config.as_deref(), environment())
     }
+}
+
+/// The model that the settings name, or the embedded one.
+fn slot(settings: &ModelSettings) -> Result<Slot, ArtifactError> {
+    if settings.path.as_os_str().is_empty() {
+        return Ok(Slot::new(artifact::embedded()?, None));
+    }
+    Ok(Slot::new(artifact::read(&settings.path)?, Some(settings.path.clone())))
 }
 
 /// The environment, as far as it is Unicode.

@@ -239,6 +239,44 @@ pub struct Finding {
     pub account: String,
     /// A judgement of an open window, made before the window closed; superseded by the closed one.
     pub provisional: bool,
+    /// What tier 2 last said of the host that this is about.
+    #[serde(default)]
+    pub ml: Option<MlContribution>,
+}
+
+/// What the models said of a host, beside whatever else is stated of it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MlContribution {
+    /// The host.
+    pub host: Address,
+    /// Start of the window that was scored.
+    pub window: EventTime,
+    /// Which model.
+    pub model_version: String,
+    /// `primary`, `canary`, `local`.
+    pub variant: String,
+    /// 1 minus the calibrated p-value: the share of normal windows that are less unusual.
+    pub score: f64,
+    /// What made it so, largest first; empty for a usual window.
+    pub features: Vec<MlFeature>,
+}
+
+/// A feature's part in a score.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MlFeature {
+    /// As in the feature schema; `unforeseen_…` for what the sequence model had not foretold.
+    pub name: String,
+    /// Standard deviations, or the share of the forest's path.
+    pub contribution: f32,
+}
+
+impl MlContribution {
+    /// Of two, the one that is told: the less usual window, then the later one. A total order on content.
+    pub fn louder(self, other: MlContribution) -> MlContribution {
+        let text = |m: &MlContribution| serde_json::to_string(m).unwrap_or_default();
+        let order = self.score.total_cmp(&other.score).then(self.window.cmp(&other.window));
+        if order.then_with(|| text(&self).cmp(&text(&other))) == std::cmp::Ordering::Less { other } else { self }
+    }
 }
 
 impl Finding {

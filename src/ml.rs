@@ -1,9 +1,11 @@
 //! Tier 2: is this host behaving like itself and like its kind?
 //!
-//! The engine makes one [`FeatureVector`] per monitored host and closed 5-minute window; a [`Scorer`] turns vectors
-//! into calibrated scores. The local behaviour scorer ([`local`]) is always on; models slot in beside it.
+//! The engine makes one [`FeatureVector`] per monitored host and closed 5-minute window. `top3_z` ([`local`]) ranks it among
+//! this deployment's windows; a [`Scorer`] asks the trained models, in process or at SageMaker endpoints; [`behavior`] joins
+//! what they say, makes findings of what is rare enough, and writes the host's latest score beside whatever else is found.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::SignedDuration;
@@ -12,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::flow::{Address, EventTime};
 
 pub mod artifact;
+pub mod behavior;
 pub mod breaker;
 pub mod calibration;
 pub mod canary;
@@ -23,17 +26,21 @@ pub mod local;
 pub mod lstm;
 pub mod model;
 pub mod sagemaker;
+pub mod separation;
 pub mod train;
+pub mod watch;
 pub mod wire;
 
 /// `[ml]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The always-on behaviour scorer.
+    /// When a host is out of character.
     pub behavior: local::Settings,
-    /// The trained models; without this table the behaviour scorer is alone.
-    pub model: Option<ModelSettings>,
+    /// The trained models.
+    pub model: ModelSettings,
+    /// When a model no longer fits.
+    pub drift: watch::Settings,
     /// Endpoints that score in place of the model in process.
     pub sagemaker: Option<sagemaker::Settings>,
 }
@@ -42,6 +49,8 @@ pub struct Settings {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSettings {
+    /// Whether the models are asked at all; if not, `top3_z` is alone.
+    pub enabled: bool,
     /// The artifact: a `model.tar.gz`, or the folder it was unpacked to; empty for the embedded one.
     pub path: PathBuf,
     /// How often the path is looked at for another model.
@@ -68,16 +77,20 @@ pub struct FeatureVector {
 }
 
 /// How unusual a window is.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Score {
     /// Probability of a window at least this unusual in normal operation, 0 to 1; `None` while the host is new.
     pub p_value: Option<f64>,
-    /// The features that made it so, largest contribution first.
+    /// The same by scorer, in the order of [`model::Part::ALL`], before they were joined.
+    pub p_values: [Option<f64>; 3],
+    /// The scorer to which it was least usual.
+    pub loudest: model::Part,
+    /// The features that made it so, largest contribution first; empty for a usual window.
     pub attribution: Vec<(String, f32)>,
     /// Which model spoke.
-    pub model_version: String,
+    pub model_version: Arc<str>,
     /// `primary`, `canary`, `local`.
-    pub variant: String,
+    pub variant: Arc<str>,
     /// Whether a fallback spoke in place of what was asked for.
     pub degraded: bool,
 }
@@ -95,11 +108,16 @@ pub struct ScoreError {
 /// Scores windows. Order and number of scores are those of the batch.
 #[async_trait]
 pub trait Scorer: Send + Sync + std::fmt::Debug {
-    /// Scores a batch, within the backend's own deadline.
-    async fn score(&self, batch: &[FeatureVector]) -> Result<Vec<Score>, ScoreError>;
+    /// Scores a batch, within the backend's own deadline; what is remembered of hosts is the caller's, a judge for each shard.
+    async fn score(&self, judge: &mut model::Judge, batch: &[FeatureVector]) -> Result<Vec<Score>, ScoreError>;
 
     /// How the endpoints are that it asks; none for a scorer in process.
     fn endpoints(&self) -> Vec<sagemaker::EndpointStatus> {
         Vec::new()
+    }
+
+    /// How a canary compares with the primary; nothing where none is compared.
+    fn comparison(&self) -> Option<canary::Report> {
+        None
     }
 }

@@ -98,10 +98,12 @@ pub struct Thresholds {
 pub struct Tiers {
     /// Tier 1.
     pub statistical: statistical::Settings,
-    /// Tier 2, the always-on behaviour scorer.
+    /// Tier 2, when a host is out of character.
     pub behavior: ml::local::Settings,
-    /// Tier 2, the trained models, where they are configured.
-    pub scorer: Option<Arc<dyn ml::Scorer>>,
+    /// Tier 2, the trained models, unless they are switched off.
+    pub models: Option<Arc<ml::watch::Watch>>,
+    /// Hosts that tier 2 remembers, for each shard.
+    pub hosts_max: usize,
     /// Tier 3, as far as it is not a backend's.
     pub episode_gap: correlation::EpisodeGap,
     /// Tier 4.

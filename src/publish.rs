@@ -203,9 +203,21 @@ pub enum Announcement {
     Closed,
 }
 
+/// News of the service itself, which is no anomaly.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Notice {
+    /// What it is called on the bus: `Model Drift Detected`.
+    pub detail_type: &'static str,
+    /// What there is to say.
+    pub detail: serde_json::Value,
+}
+
 /// Tells others.
 #[async_trait]
 pub trait Announcer: Send + Sync {
+    /// Tells a notice. Whoever gives it tries again later if it fails; it is not kept.
+    async fn notify(&self, notice: &Notice) -> Result<(), PublishError>;
+
     /// Announces a batch; the result has one entry per announcement, in order, so that only what failed is retried.
     async fn announce(&self, batch: &[(Announcement, Anomaly)]) -> Vec<Result<(), PublishError>>;
 }

@@ -189,6 +189,18 @@ metrics! {
     ENDPOINT_FAILURES = Gauge "flowvigil_model_endpoint_failures" ["endpoint"] "calls";
     /// Transitions of the breaker since the start, by the state it came to.
     ENDPOINT_TRANSITIONS = Gauge "flowvigil_model_endpoint_breaker_transitions" ["endpoint", "to"] "transitions";
+    /// Windows of hosts that alerted.
+    MODEL_ALERTS = Counter "flowvigil_model_alerts_total" [] "windows";
+    /// 1 while it is recommended to train the model again; `/v1/models` says why.
+    MODEL_RETRAIN = Gauge "flowvigil_model_retrain_recommended" [] "1";
+    /// Features whose distribution has moved since the training.
+    MODEL_FEATURES_MOVED = Gauge "flowvigil_model_features_moved" [] "features";
+    /// Population stability index of a feature against the training, in thousandths.
+    MODEL_FEATURE_SHIFT = Gauge "flowvigil_model_feature_shift_thousandths" ["feature"] "1/1000";
+    /// Age of the model in use: since the end of its training data.
+    MODEL_AGE = Gauge "flowvigil_model_age_seconds" [] "s";
+    /// What a canary's verdict is: 0 hold, 1 promote, 2 roll back.
+    MODEL_CANARY = Gauge "flowvigil_model_canary_verdict" [] "verdict";
     /// Flow records observed.
     RECORDS = Counter "flowvigil_records_total" ["shard"] "records" => CloudWatch::processing("Records", "Count");
     /// Lines or payloads that could not be read, by the field to blame; `payload` where none is, `more` beyond the samples of a batch.

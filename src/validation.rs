@@ -23,7 +23,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::anomaly::{Anomaly, Episode, MlContribution, SCHEMA, Stage, Status, Tiers, Validation};
+use crate::anomaly::{Anomaly, Episode, SCHEMA, Stage, Status, Tiers, Validation};
 use crate::correlation::{Account, Incident};
 use crate::finding::{Actor, Evidence, Severity, Subject, Target, Threat, Tier};
 use crate::flow::EventTime;
@@ -282,7 +282,7 @@ impl Judge {
             evidence: told_evidence(case),
             tiers: Tiers {
                 statistical: account.methods.clone(),
-                ml: ml_contribution(case),
+                ml: account.ml.clone(),
                 correlation: BTreeMap::new(),
                 validation,
             },
@@ -510,13 +510,6 @@ fn told_evidence(case: &Case<'_>) -> Vec<Evidence> {
         told("actors_on_target", f64::from(case.incident.actors_on_target), "actors");
     }
     evidence
-}
-
-/// What the models said, where a finding carries it: 1 minus the p-value, under the name of the model that spoke.
-fn ml_contribution(case: &Case<'_>) -> Option<MlContribution> {
-    let p_value = case.evidence.iter().find(|e| e.tier == Tier::Ml && e.name == "p_value")?.value;
-    let model_version = case.account.methods.keys().next().cloned().unwrap_or_default();
-    Some(MlContribution { model_version, variant: "local".to_owned(), score: 1.0 - p_value })
 }
 
 /// The address that an episode is about, for sentences and queries.

@@ -5,7 +5,7 @@ use utoipa::openapi::schema::{ObjectBuilder, SchemaFormat, Type};
 use utoipa::openapi::{KnownFormat, OpenApi as Document, RefOr, Schema};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
-use super::{anomalies, feedback, probes};
+use super::{anomalies, feedback, models, probes};
 use crate::finding::Actor;
 use crate::flow::{Address, EventTime};
 
@@ -20,6 +20,7 @@ use crate::flow::{Address, EventTime};
         anomalies::one,
         anomalies::silences,
         feedback::give,
+        models::show,
         probes::live,
         probes::ready,
         probes::status,

@@ -21,7 +21,7 @@ use crate::flow::Interface;
 use crate::ingest::snapshot::local::Folder;
 use crate::ingest::{Batch, FlowSource, IngestError, Position, Read, Shard, ShardId};
 use crate::pipeline::{Backends, Ending, Outcome};
-use crate::publish::{Announcement, Announcer, PublishError};
+use crate::publish::{Announcement, Announcer, Notice, PublishError};
 use crate::settings::{Layer, Settings};
 use crate::simulate::{Scenario, Simulation};
 use crate::telemetry;
@@ -105,9 +105,9 @@ async fn watch_it(args: Args, settings: Settings, scenario: Scenario) -> anyhow:
         say(&format!("A simulated VPC of 40 hosts under every attack we know, {speed} times as fast as real time."));
         say(&format!("Open http://{address} to watch; Ctrl-C ends it, and nothing is left behind.\n"));
     };
-    let scorer = models(&settings.ml).await?.scorer;
+    let models = models::open(&settings.ml).await?.watch;
     let service =
-        Service { settings, backends, health: Arc::default(), metrics: Arc::default(), scorer, changes: None };
+        Service { settings, backends, health: Arc::default(), metrics: Arc::default(), models, changes: None };
     with_api(service, told, greet, true).await
 }
 
@@ -122,6 +122,10 @@ struct Terminal;
 
 #[async_trait]
 impl Announcer for Terminal {
+    async fn notify(&self, _: &Notice) -> Result<(), PublishError> {
+        Ok(())
+    }
+
     async fn announce(&self, batch: &[(Announcement, Anomaly)]) -> Vec<Result<(), PublishError>> {
         for (announcement, anomaly) in batch {
             if *announcement == Announcement::Detected {

@@ -1,17 +1,20 @@
 //! `flowvigil evaluate`: how a model's p-values hold on flow logs that it was not trained on.
 //!
 //! On benign logs the realised shares should be near the targets. A model whose shares are far above them was trained on
-//! other traffic than this: train it on the deployment's own logs.
+//! other traffic than this: train it on the deployment's own logs. With `--truth`, what each scorer is worth: how well it tells
+//! the windows of what the labels name from all others.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use ipnet::IpNet;
 use jiff::SignedDuration;
+use serde::Deserialize;
 
 use super::{SettingsArgs, train, windows};
-use crate::ml::{artifact, train as training};
+use crate::ml::features::WINDOW_SECONDS;
+use crate::ml::{FeatureVector, artifact, separation, train as training};
 use crate::simulate::Scenario;
 
 /// Arguments of `evaluate`.
@@ -23,6 +26,12 @@ pub struct Args {
     /// Flow logs to measure on: files or folders
     #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "simulated")]
     input: Vec<PathBuf>,
+    /// Labelled truth (LABELS.json): also say how well each scorer tells its windows from the others
+    #[arg(long, value_name = "FILE", requires = "input")]
+    truth: Option<PathBuf>,
+    /// Only what the truth says of this threat
+    #[arg(long, value_name = "THREAT", requires = "truth")]
+    threat: Option<String>,
     /// Measure on a simulated VPC, with this seed
     #[arg(long, value_name = "SEED", conflicts_with = "input")]
     simulated: Option<u64>,
@@ -60,6 +69,23 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         None => windows::of_files(&args.input, &settings)?,
     };
+    if let Some(path) = &args.truth {
+        let labels = Labels::read(path, args.threat.as_deref())?;
+        let measured = separation::measure(&model, &vectors, |vector| labels.is_attack(vector));
+        if args.json {
+            println!("{}", serde_json::to_string_pretty(&measured).context("write the measurement as JSON")?);
+        } else {
+            println!("scorer   attacks   others    auc  recall at 1e-2  at 1e-3  of these not by top3_z");
+            for (name, s) in &measured {
+                let (auc, hundredth, thousandth) = (s.auc, s.recall_at_1e_2, s.recall_at_1e_3);
+                let (attacks, others, beyond) = (s.attacks, s.others, s.beyond_top3_z);
+                println!(
+                    "{name:<7} {attacks:>8} {others:>8}  {auc:.3} {hundredth:>15.3} {thousandth:>8.3} {beyond:>23.3}"
+                );
+            }
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let evaluation = training::evaluate(&model, &vectors);
     if args.json {
         println!("{}", serde_json::to_string_pretty(&evaluation).context("write the evaluation as JSON")?);
@@ -67,4 +93,63 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         println!("model {}{}", model.manifest.model_version, train::rates(&evaluation));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a labels file says of windows.
+struct Labels {
+    rows: Vec<Row>,
+    /// Hosts whose other windows are of unknown nature.
+    unknown: Vec<String>,
+}
+
+/// One row of the truth.
+#[derive(Deserialize)]
+struct Row {
+    threat: String,
+    actor: String,
+    #[serde(default)]
+    target: Option<String>,
+    first: f64,
+    last: f64,
+}
+
+impl Labels {
+    fn read(path: &Path, threat: Option<&str>) -> anyhow::Result<Labels> {
+        let context = || format!("read labels {}", path.display());
+        let text = std::fs::read_to_string(path).with_context(context)?;
+        let labels: serde_json::Value = serde_json::from_str(&text).with_context(context)?;
+        let truth = labels.get("truth").cloned().unwrap_or_default();
+        let mut rows: Vec<Row> = serde_json::from_value(truth).with_context(context)?;
+        let all: Vec<String> = rows.iter().flat_map(|row| row.target.iter().chain([&row.actor])).cloned().collect();
+        rows.retain(|row| threat.is_none_or(|threat| row.threat == threat));
+        let simulated = labels.pointer("/source/generator").is_some();
+        let names = |key: &str| -> Vec<String> {
+            let list = labels.get(key).and_then(serde_json::Value::as_array).cloned().unwrap_or_default();
+            list.iter().filter_map(|entry| Some(entry.as_str()?.split(' ').next()?.to_owned())).collect()
+        };
+        let mut unknown = names("ambiguous");
+        // A simulation knows everything that its hosts do.
+        if !simulated {
+            unknown.extend(names("infected_hosts"));
+        }
+        if threat.is_some() {
+            let kept: Vec<&String> = rows.iter().flat_map(|row| row.target.iter().chain([&row.actor])).collect();
+            unknown.extend(all.iter().filter(|address| !kept.contains(address)).cloned());
+        }
+        Ok(Labels { rows, unknown })
+    }
+
+    /// Whether a window is part of what a row tells; nothing where that is unknown.
+    fn is_attack(&self, vector: &FeatureVector) -> Option<bool> {
+        let host = vector.host.to_string();
+        let (from, to) = (f64::from(vector.window.0), f64::from(vector.window.plus(WINDOW_SECONDS).0));
+        let mine = |row: &&Row| row.actor == host || row.target.as_ref() == Some(&host);
+        let overlaps = |row: &Row, slack: f64| from <= row.last + slack && to > row.first - slack;
+        if self.rows.iter().filter(mine).any(|row| overlaps(row, 0.0)) {
+            return Some(true);
+        }
+        // What follows an attack closely, and what else an infected host does, is neither.
+        let near = self.rows.iter().filter(mine).any(|row| overlaps(row, 3600.0));
+        (!near && !self.unknown.contains(&host)).then_some(false)
+    }
 }

@@ -6,20 +6,20 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::live::Live;
 use super::{SettingsArgs, backends, observe};
 use crate::api::Server;
 use crate::flow::network::Network;
 use crate::health::Health;
-use crate::ml::artifact::{self, Slot};
-use crate::ml::in_process::InProcess;
-use crate::ml::sagemaker::SageMaker;
-use crate::ml::{self, Scorer};
+use crate::ml::watch::Watch;
 use crate::pipeline::{self, Backends, Outcome, Thresholds, Tiers};
 use crate::settings::Settings;
 use crate::statistical::intel;
 use crate::telemetry::{self, Metrics};
+
+pub(super) mod models;
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -70,7 +70,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     };
     let (stop, told) = watch::channel(false);
     tokio::spawn(heed_signals(stop));
-    let models = models(&settings.ml).await?;
+    let models = models::open(&settings.ml).await?;
     let endpoints = models.sagemaker.clone();
     let changes = live.follow(health.clone(), move |settings| {
         log.set(&settings.telemetry);
@@ -78,7 +78,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
             endpoints.set_breaker(&sagemaker.breaker);
         }
     });
-    let service = Service { settings, backends, health, metrics, scorer: models.scorer, changes };
+    let service = Service { settings, backends, health, metrics, models: models.watch, changes };
     let listening = |address| tracing::info!(%address, "the API listens");
     let outcome = with_api(service, told, listening, false).await?;
     Ok(if outcome == Outcome::CutOff { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -94,8 +94,8 @@ pub(super) struct Service {
     pub health: Arc<Health>,
     /// What it counts.
     pub metrics: Arc<Metrics>,
-    /// The trained models, where they are configured.
-    pub scorer: Option<Arc<dyn Scorer>>,
+    /// The trained models, unless they are switched off.
+    pub models: Option<Arc<Watch>>,
     /// Where other thresholds come from while it runs.
     pub changes: Option<watch::Receiver<Arc<Thresholds>>>,
 }
@@ -108,8 +108,9 @@ pub(super) async fn with_api(
     listening: impl FnOnce(std::net::SocketAddr),
     linger: bool,
 ) -> anyhow::Result<Outcome> {
-    let Service { settings, backends, health, metrics, scorer, changes } = service;
-    let server = Server::bind(&settings.api, backends.store.clone(), health.clone(), metrics.clone()).await?;
+    let Service { settings, backends, health, metrics, models, changes } = service;
+    let store = backends.store.clone();
+    let server = Server::bind(&settings.api, store, health.clone(), metrics.clone(), models.clone()).await?;
     listening(server.address());
     let observed =
         observe::run(health.clone(), metrics.clone(), backends.store.clone(), settings.telemetry.emf.clone());
@@ -122,12 +123,19 @@ pub(super) async fn with_api(
     let tiers = Tiers {
         network: Network::new(&settings.network),
         statistical: settings.statistical,
-        scorer,
+        models: models.clone(),
+        hosts_max: settings.ml.model.hosts_max,
         behavior: settings.ml.behavior,
         episode_gap: settings.correlation.episode_gap,
         validation: settings.validation,
         changes,
     };
+    // Ends with this future, whichever way it ends.
+    let _watching = models.map(|models| {
+        let every = crate::aws::positive(settings.ml.drift.check_every);
+        let watching = models::watch_drift(models, every, metrics.clone(), backends.announcer.clone());
+        AbortOnDropHandle::new(tokio::spawn(watching))
+    });
     let outcome = pipeline::run(settings.pipeline, tiers, backends, health, metrics, told.clone()).await;
     if linger && outcome.is_ok() {
         // An error means that nobody is left to tell.
@@ -138,52 +146,6 @@ pub(super) async fn with_api(
     // Requests under way have their own deadline; a client that holds on longer does not hold us.
     let _ = tokio::time::timeout(std::time::Duration::from_secs(2), api).await;
     Ok(outcome?)
-}
-
-/// The trained models.
-#[derive(Default)]
-pub(super) struct Models {
-    /// Whoever scores.
-    pub scorer: Option<Arc<dyn Scorer>>,
-    /// The same, where they are endpoints.
-    sagemaker: Option<Arc<SageMaker>>,
-}
-
-/// The trained models, where they are configured: in process, or SageMaker endpoints before the one in process.
-pub(super) async fn models(settings: &ml::Settings) -> anyhow::Result<Models> {
-    let Some(model) = &settings.model else {
-        anyhow::ensure!(
-            settings.sagemaker.is_none(),
-            "ml.sagemaker is set without ml.model: name the model that stands in when an endpoint is away"
-        );
-        return Ok(Models::default());
-    };
-    let slot = if model.path.as_os_str().is_empty() {
-        Slot::new(artifact::embedded()?, None)
-    } else {
-        Slot::new(artifact::read(&model.path)?, Some(model.path.clone()))
-    };
-    let slot = Arc::new(slot);
-    tokio::spawn(watch_model(slot.clone(), crate::aws::positive(model.reload)));
-    let Some(sagemaker) = &settings.sagemaker else {
-        return Ok(Models { scorer: Some(Arc::new(InProcess::new(slot, model.hosts_max))), sagemaker: None });
-    };
-    let config = crate::aws::load().await;
-    let endpoints = Arc::new(SageMaker::new(&config, sagemaker.clone(), slot, model.hosts_max));
-    Ok(Models { scorer: Some(endpoints.clone()), sagemaker: Some(endpoints) })
-}
-
-/// Takes another model into use when its path holds one.
-async fn watch_model(slot: Arc<Slot>, every: std::time::Duration) {
-    let mut tick = tokio::time::interval(every.max(std::time::Duration::from_secs(1)));
-    loop {
-        tick.tick().await;
-        match slot.reload() {
-            Ok(false) => {}
-            Ok(true) => tracing::info!(version = slot.model().manifest.model_version, "another model is in use"),
-            Err(error) => tracing::warn!(%error, "the new model is not used"),
-        }
-    }
 }
 
 /// The first signal asks, the second insists.

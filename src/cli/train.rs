@@ -140,7 +140,8 @@ pub(super) fn rates(evaluation: &Evaluation) -> String {
     for target in train::TARGETS {
         text.push_str(&format!("  {target:>8e}"));
     }
-    for (name, rates) in &evaluation.realised {
+    let by_class = evaluation.by_class.iter().map(|(class, rates)| (format!("all, of class {class}"), rates));
+    for (name, rates) in evaluation.realised.iter().map(|(name, rates)| (name.clone(), rates)).chain(by_class) {
         text.push_str(&format!("\n  {name:<36}"));
         for rate in rates {
             text.push_str(&format!("  {:>8.1e}", rate.share));

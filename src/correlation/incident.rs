@@ -9,6 +9,7 @@
 //! | actor | itself; two different ones are `many` |
 //! | targets, ports, interfaces | union, the smallest so many kept |
 //! | target sketch | register-wise maximum |
+//! | what the models said | the louder |
 //! | evidence | its [`Merge`]; sums are kept per window, shard and method and overwritten |
 //!
 //! What closed windows said is joined for good; what was said of a window that is still open is kept apart, until the
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::pairs;
-use crate::finding::{Actor, Evidence, Finding, IncidentKey, Merge, Severity, Target, Tier};
+use crate::finding::{Actor, Evidence, Finding, IncidentKey, Merge, MlContribution, Severity, Target, Tier};
 use crate::flow::{Address, EventTime};
 
 /// How many windows' own numbers are kept before the oldest are added up for good: two hours of one-minute windows of one
@@ -257,6 +258,9 @@ pub struct Account {
     pub interfaces: BTreeSet<String>,
     /// The account, or empty.
     pub account: String,
+    /// What tier 2 said of the host, at its loudest.
+    #[serde(default)]
+    pub ml: Option<MlContribution>,
     target_count: u32,
     targets: BTreeMap<Address, Ports>,
     sketch: Vec<u8>,
@@ -333,6 +337,7 @@ impl Account {
             window_seconds: finding.window_seconds,
             interfaces: finding.interfaces.iter().cloned().collect(),
             account: finding.account.clone(),
+            ml: finding.ml.clone(),
             target_count: finding.target_count,
             targets: finding.targets.iter().map(|t| (t.address, ports(t))).collect(),
             sketch: finding.target_sketch.clone(),
@@ -378,6 +383,10 @@ impl Account {
         if self.account.is_empty() || (!other.account.is_empty() && other.account < self.account) {
             self.account.clone_from(&other.account);
         }
+        self.ml = match (self.ml.take(), other.ml.clone()) {
+            (Some(mine), Some(theirs)) => Some(mine.louder(theirs)),
+            (mine, theirs) => mine.or(theirs),
+        };
         if let (Some(mine), Some(theirs)) = (&self.headline, &other.headline)
             && mine.order(theirs) == Ordering::Less
         {

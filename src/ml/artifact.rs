@@ -268,6 +268,11 @@ impl Slot {
         self.model.load_full()
     }
 
+    /// Where the model came from; nothing for the one in the binary.
+    pub fn place(&self) -> Option<String> {
+        self.place.as_ref().map(|place| place.display().to_string())
+    }
+
     /// Puts another model into use.
     pub fn swap(&self, model: Model) {
         self.model.store(Arc::new(model));

@@ -65,6 +65,13 @@ pub struct Permit {
     started: Duration,
 }
 
+impl Permit {
+    /// When the call was admitted.
+    pub fn started(&self) -> Duration {
+        self.started
+    }
+}
+
 /// Transitions and rejections so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
 pub struct Life {

@@ -200,12 +200,6 @@ impl Tail {
     }
 }
 
-/// Joins p-values of several scorers of one window: `min(1, k min p)` (Bonferroni), valid however they depend.
-pub fn combine(p_values: &[f64]) -> Option<f64> {
-    let least = p_values.iter().copied().reduce(f64::min)?;
-    Some((least * p_values.len() as f64).min(1.0))
-}
-
 /// Scale and shape of ascending excesses by probability-weighted moments (Hosking and Wallis 1987): closed form, and
 /// steadier than maximum likelihood on a few hundred points. The shape is held within -0.5 and 0.5, where the moments
 /// exist and are trustworthy.
@@ -310,13 +304,6 @@ mod tests {
         let tail = Tail::fit(vec![3.0; 2_000]).unwrap();
         assert_eq!(tail.p_value(3.0), 1.0);
         tail.check().unwrap();
-    }
-
-    #[test]
-    fn the_scorers_are_joined_by_bonferroni() {
-        assert_eq!(combine(&[]), None);
-        assert_eq!(combine(&[0.5, 0.01, 0.3]), Some(0.03));
-        assert_eq!(combine(&[0.9, 0.8]), Some(1.0));
     }
 
     proptest! {

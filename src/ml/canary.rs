@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Every limit is kept over enough windows.
-    Promote,
     /// Too few windows, or a limit is not kept that does no harm meanwhile.
     Hold,
+    /// Every limit is kept over enough windows.
+    Promote,
     /// It fails or alerts far too often.
     RollBack,
 }

@@ -238,7 +238,9 @@ pub struct Report {
     pub windows: u64,
     /// Population stability index by feature, largest first.
     pub features: Vec<(String, f64)>,
-    /// Share of features over the limit.
+    /// Features over the limit.
+    pub over: usize,
+    /// Their share of all.
     pub moved: f64,
     /// Whether the mean score changed.
     pub score_changed: bool,
@@ -300,7 +302,7 @@ impl Monitor {
             reasons.push(format!("the model is {} days old", age_seconds / 86_400));
         }
         let windows = self.windows;
-        Report { windows, features, moved, score_changed: self.changed, alert_rate, age_seconds, reasons }
+        Report { windows, features, over, moved, score_changed: self.changed, alert_rate, age_seconds, reasons }
     }
 
     /// Forgets what was seen, but for the mean score's history.

@@ -6,13 +6,15 @@
 //! one in ten thousand means that, and a deployment that is too young to know says nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Threat, Tier};
+use crate::finding::{Actor, Evidence, Finding, Merge, MlContribution, MlFeature, Severity, Subject, Threat, Tier};
 use crate::flow::{Address, EventTime};
 use crate::ml::features::{NAMES, RAW_NAMES, WINDOW_SECONDS, Z_COUNT};
+use crate::ml::model::Part;
 use crate::ml::{FeatureVector, Score};
 
 /// `[ml.behavior]`.
@@ -23,6 +25,8 @@ pub struct Settings {
     pub p_value: f64,
     /// And only from this sum of the three largest z-scores.
     pub top3_z: f64,
+    /// Where the sequence model spoke: only from this sum of the three largest rises above what it had foretold.
+    pub unforeseen: f64,
     /// Windows of history before a host is scored.
     pub warm_up: u32,
     /// So many of a host's last three windows must be unusual.
@@ -37,11 +41,14 @@ pub struct TopThree {
     /// Windows seen, by tenths of the score (0 to 90).
     histogram: Vec<u64>,
     seen: u64,
+    /// What it calls itself in a score.
+    name: Arc<str>,
+    variant: Arc<str>,
 }
 
 impl Default for TopThree {
     fn default() -> Self {
-        TopThree { histogram: vec![0; 901], seen: 0 }
+        TopThree { histogram: vec![0; 901], seen: 0, name: Arc::from("top3_z"), variant: Arc::from("local") }
     }
 }
 
@@ -77,7 +84,15 @@ impl TopThree {
         });
         // Whatever is not unusual is asked by nobody why.
         let attribution = if p_value.is_some_and(|p| p <= EXPLAINED) { attribution(vector) } else { Vec::new() };
-        Score { p_value, attribution, model_version: "top3_z".to_owned(), variant: "local".to_owned(), degraded: false }
+        Score {
+            p_value,
+            p_values: [p_value, None, None],
+            loudest: Part::Top3Z,
+            attribution,
+            model_version: self.name.clone(),
+            variant: self.variant.clone(),
+            degraded: false,
+        }
     }
 }
 
@@ -97,7 +112,8 @@ struct Recent {
 impl Pager {
     /// Hears a host's score; says something when enough of its last three windows were unusual.
     pub fn hear(&mut self, vector: &FeatureVector, score: &Score, settings: &Settings) -> Option<Finding> {
-        let unusual = score.p_value.is_some_and(|p| p <= settings.p_value) && top3_z(vector) >= settings.top3_z;
+        let (rise, least) = rise(vector, score, settings);
+        let unusual = score.p_value.is_some_and(|p| p <= settings.p_value) && rise >= least;
         if !unusual && !self.recent.contains_key(&vector.host) {
             return None;
         }
@@ -120,43 +136,30 @@ impl Pager {
     }
 }
 
-/// The scorer and the pager of one shard, with all that they remember.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Behavior {
-    scorer: TopThree,
-    pager: Pager,
+/// How far the window rose, in the terms of the scorer that spoke, and how far it must.
+fn rise(vector: &FeatureVector, score: &Score, settings: &Settings) -> (f64, f64) {
+    match score.loudest {
+        Part::Lstm => (score.attribution.iter().map(|(_, sd)| f64::from(*sd)).sum(), settings.unforeseen),
+        Part::Top3Z | Part::Forest => (top3_z(vector), settings.top3_z),
+    }
 }
 
-impl Behavior {
-    /// Scores closed windows in their order, and says what is worth a finding.
-    pub fn hear(&mut self, vectors: &[FeatureVector], settings: &Settings) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        for vector in vectors {
-            let score = self.scorer.score(vector, settings.warm_up);
-            findings.extend(self.pager.hear(vector, &score, settings));
-        }
-        findings
-    }
-
-    /// The same, with what the trained models said of each window: the smaller p-value of both counts, doubled for having
-    /// had two chances (Bonferroni). The least rise of `top3_z` is asked for as before.
-    pub fn hear_with(&mut self, vectors: &[FeatureVector], models: Vec<Score>, settings: &Settings) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        for (vector, model) in vectors.iter().zip(models) {
-            let own = self.scorer.score(vector, settings.warm_up);
-            let mut score = match (own.p_value, model.p_value) {
-                (Some(own_p), Some(model_p)) if model_p < own_p && !model.attribution.is_empty() => model,
-                _ => own,
-            };
-            score.p_value = score.p_value.map(|p| (2.0 * p).min(1.0));
-            findings.extend(self.pager.hear(vector, &score, settings));
-        }
-        findings
+/// What a score says, as it stands on an anomaly.
+pub(super) fn contribution(vector: &FeatureVector, score: &Score) -> MlContribution {
+    let feature = |(name, contribution): &(String, f32)| MlFeature { name: name.clone(), contribution: *contribution };
+    MlContribution {
+        host: vector.host,
+        window: vector.window,
+        model_version: score.model_version.to_string(),
+        variant: score.variant.to_string(),
+        score: 1.0 - score.p_value.unwrap_or(1.0),
+        features: score.attribution.iter().map(feature).collect(),
     }
 }
 
 fn finding(vector: &FeatureVector, score: &Score, settings: &Settings, first: EventTime, count: u32) -> Finding {
     let p = score.p_value.unwrap_or(1.0);
+    let (rise, least) = rise(vector, score, settings);
     let ml = |name: &str, value: f64, threshold: Option<f64>, unit: &str| Evidence {
         tier: Tier::Ml,
         name: name.to_owned(),
@@ -167,14 +170,14 @@ fn finding(vector: &FeatureVector, score: &Score, settings: &Settings, first: Ev
     };
     let mut evidence = vec![
         ml("p_value", p, Some(settings.p_value), "probability"),
-        ml("top3_z", top3_z(vector), Some(settings.top3_z), "sd"),
+        ml(if score.loudest == Part::Lstm { "unforeseen" } else { "top3_z" }, rise, Some(least), "sd"),
         ml("unusual_windows", f64::from(count), Some(f64::from(settings.windows)), "windows of 3"),
     ];
     evidence.extend(score.attribution.iter().map(|(name, value)| ml(name, f64::from(*value), None, "contribution")));
     let what: Vec<String> = score.attribution.iter().map(|(name, z)| plain(vector, name, *z)).collect();
     Finding {
         threat: Threat::Behavior,
-        method: score.model_version.clone(),
+        method: score.loudest.name().to_owned(),
         actor: Actor::One(vector.host),
         subject: Subject::Actor(vector.host),
         targets: Vec::new(),
@@ -191,21 +194,24 @@ fn finding(vector: &FeatureVector, score: &Score, settings: &Settings, first: Ev
         interfaces: Vec::new(),
         account: String::new(),
         provisional: false,
+        ml: Some(contribution(vector, score)),
     }
 }
 
 /// `z_flows_out` of 12.3 as "flows out 812 (12.3 sd above its usual)".
 fn plain(vector: &FeatureVector, name: &str, z: f32) -> String {
-    if let Some(raw) = name.strip_prefix("unforeseen_") {
-        let value = RAW_NAMES.iter().position(|&n| n == raw).and_then(|at| vector.raw.get(at));
-        let value = value.map_or(String::new(), |value| format!(" {value:.4}"));
-        return format!("{}{value} ({z:.1} sd above what its hour and its last hours foretold)", raw.replace('_', " "));
-    }
-    let raw = name.strip_prefix("z_").and_then(|raw| RAW_NAMES.iter().position(|&n| n == raw));
-    match raw.and_then(|at| vector.raw.get(at).map(|value| (RAW_NAMES[at], value))) {
-        Some((raw, value)) => format!("{} {value:.4} ({z:.1} sd above its usual)", raw.replace('_', " ")),
-        None => format!("{} {z:.2}", name.replace('_', " ")),
-    }
+    let (raw, unit) = if let Some(raw) = name.strip_prefix("z_") {
+        (raw, "sd above its usual")
+    } else if let Some(raw) = name.strip_prefix("unforeseen_") {
+        (raw, "sd above what its hour and its last hours foretold")
+    } else {
+        (name.strip_prefix("log_").unwrap_or(name), "of the forest's path")
+    };
+    let value = RAW_NAMES.iter().position(|&n| n == raw).and_then(|at| vector.raw.get(at));
+    let value = value.map_or(String::new(), |value| {
+        if *value >= 100.0 || value.fract() == 0.0 { format!(" {value:.0}") } else { format!(" {value:.2}") }
+    });
+    format!("{}{value} ({z:.1} {unit})", raw.replace('_', " "))
 }
 
 #[cfg(test)]
@@ -225,8 +231,14 @@ mod tests {
         }
     }
 
-    const SETTINGS: Settings =
-        Settings { p_value: 1e-3, top3_z: 12.0, warm_up: 24, windows: 2, again: SignedDuration::from_hours(1) };
+    const SETTINGS: Settings = Settings {
+        p_value: 1e-3,
+        top3_z: 12.0,
+        unforeseen: 12.0,
+        warm_up: 24,
+        windows: 2,
+        again: SignedDuration::from_hours(1),
+    };
 
     #[test]
     fn a_young_deployment_says_nothing_and_one_window_is_not_enough() {

@@ -2,7 +2,7 @@
 //!
 //! Three scorers look at a window: `top3_z` (the sum of the three largest rises, no training), the isolation forest (joint
 //! structure) and the LSTM (the wrong time of day). Each score becomes a p-value by the artifact's calibration for the
-//! host's class, and the three are joined by Bonferroni. A [`Model`] is immutable and shared; a [`Judge`] holds what is
+//! host's class, and the three are joined by a weighted Bonferroni bound ([`combine`]). A [`Model`] is immutable and shared; a [`Judge`] holds what is
 //! remembered of hosts, and is owned by one shard.
 //!
 //! *A model from elsewhere has no say of its own.* P-values of a model that was trained on simulated traffic (the embedded
@@ -10,12 +10,13 @@
 //! well, and the larger of both p-values counts: it stays silent until enough of the deployment's own windows agree.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
-use super::calibration::{Calibration, combine};
+use super::calibration::Calibration;
 use super::drift::Bins;
 use super::features::{NAMES, SEQUENCE_NAMES, Z_COUNT};
 use super::forest::Forest;
@@ -178,16 +179,41 @@ pub struct Judgement {
     pub opinions: [Option<Opinion>; 3],
     /// Joined; `None` when no scorer had an opinion.
     pub p_value: Option<f64>,
+    /// The scorer that the attribution explains: forest or sequence model where one of them has something to say.
+    pub loudest: Part,
     /// The features that made it so, largest first; empty for windows that nobody would ask about.
     pub attribution: Vec<(String, f32)>,
 }
 
+/// The share of the false-positive rate that each scorer may use up, in the order of [`Part::ALL`]. `top3_z` needs no model
+/// and finds most; the sequence model alone finds what is usual in size and wrong in time; the forest repeats `top3_z` more
+/// than not.
+pub const WEIGHTS: [f64; 3] = [0.6, 0.1, 0.3];
+
+/// Each p-value over its scorer's weight; what did not speak gives up its share to those that did.
+pub fn weighted(p_values: [Option<f64>; 3]) -> [Option<f64>; 3] {
+    let speaking: f64 = p_values.iter().zip(WEIGHTS).filter(|(p, _)| p.is_some()).map(|(_, weight)| weight).sum();
+    std::array::from_fn(|at| p_values[at].map(|p| (p * speaking / WEIGHTS[at]).min(1.0)))
+}
+
+/// Joins the p-values of one window: the least of the weighted ones (Bonferroni), valid however they depend on each other.
+pub fn combine(p_values: [Option<f64>; 3]) -> Option<f64> {
+    weighted(p_values).into_iter().flatten().reduce(f64::min)
+}
+
 /// Windows that are more usual are not explained.
 const EXPLAINED: f64 = 0.05;
+/// What the names of amounts begin with that the sequence model had not foretold.
+pub(super) const UNFORESEEN: &str = "unforeseen_";
 /// Features that are named for a window.
 const NAMED: usize = 3;
 /// A host is new for so many windows, two hours: until then its z-scores mean little.
 pub const WARM_UP: u32 = 24;
+/// A host is remembered from so many windows, an hour: most addresses of a large network are seen a few times and never
+/// again, and a kilobyte each would be spent on them for nothing.
+const REMEMBERED: u32 = 12;
+/// Windows of a host that are kept: what the sequence model was trained to look back on, 2 h 40 min.
+pub const SEQUENCE_MAX: usize = 32;
 
 impl Model {
     /// The distribution that features had in training.
@@ -220,16 +246,16 @@ impl Model {
     }
 
     fn join(&self, opinions: [Option<Opinion>; 3], values: &[f32], surprise: Option<&[f32; TARGETS]>) -> Judgement {
-        let p_values: Vec<f64> = opinions.iter().flatten().map(|o| o.p_value).collect();
-        let p_value = combine(&p_values);
-        let attribution = if p_value.is_some_and(|p| p <= EXPLAINED) {
-            let least = |part: &Part| opinions[*part as usize].map_or(f64::INFINITY, |o| o.p_value);
-            let loudest = Part::ALL.into_iter().min_by(|a, b| least(a).total_cmp(&least(b)));
-            self.explain(loudest.unwrap_or(Part::Top3Z), values, surprise)
-        } else {
-            Vec::new()
-        };
-        Judgement { opinions, p_value, attribution }
+        let p_values = opinions.map(|opinion| opinion.map(|o| o.p_value));
+        let p_value = combine(p_values);
+        let shares = weighted(p_values);
+        // The models explain themselves where they have something to say; what `top3_z` says, its features say.
+        let least = |part: &Part| shares[*part as usize].unwrap_or(f64::INFINITY);
+        let model = if least(&Part::Lstm) < least(&Part::Forest) { Part::Lstm } else { Part::Forest };
+        let loudest = if least(&model) <= EXPLAINED { model } else { Part::Top3Z };
+        let attribution =
+            if p_value.is_some_and(|p| p <= EXPLAINED) { self.explain(loudest, values, surprise) } else { Vec::new() };
+        Judgement { opinions, p_value, loudest, attribution }
     }
 
     /// The features that moved a scorer most: rises in standard deviations, shares of the forest's path, or what the
@@ -242,7 +268,7 @@ impl Model {
             (Part::Lstm, Some(surprise)) => SEQUENCE_NAMES
                 .iter()
                 .zip(surprise)
-                .map(|(name, s)| (format!("unforeseen_{}", name.trim_start_matches("z_")), s.sqrt()))
+                .map(|(name, s)| (format!("{UNFORESEEN}{}", name.trim_start_matches("z_")), s.sqrt()))
                 .collect(),
             // The three aggregates at the end repeat what the others say.
             (Part::Forest, _) => named(&NAMES[..24], &self.forest.attribute(values)),
@@ -286,12 +312,18 @@ pub struct Judge {
     hosts: HashMap<Address, Host, FixedState>,
     hosts_max: usize,
     ranks: [Rank; 3],
+    /// The model that the hosts' states belong to, and how many models came before it.
+    version: String,
+    generation: u32,
 }
 
-/// What is remembered of one host: 312 bytes.
-#[derive(Clone, Copy, Debug)]
+/// What is remembered of one host: about 960 bytes.
+#[derive(Clone, Debug)]
 struct Host {
     state: State,
+    /// The model that the state belongs to.
+    generation: u32,
+    recent: Recent,
     /// Peers that it opened to and that opened to it in a usual window: moving averages of the logarithm.
     destinations: f32,
     sources: f32,
@@ -299,12 +331,21 @@ struct Host {
     last_seen: EventTime,
 }
 
-/// Address, state, usual peers (to and from), windows, last seen.
-type StoredHost = (Address, Vec<f32>, [f32; 2], u32, EventTime);
+/// The latest windows of a host, to begin anew with another model and to be sent to an endpoint, which remembers nothing: a
+/// ring of fixed-point numbers in thousandths, far below what a standard deviation is known to.
+#[derive(Clone, Debug)]
+struct Recent {
+    values: [[i16; INPUTS]; SEQUENCE_MAX],
+    count: u32,
+}
+
+/// Address, state, latest windows, usual peers (to and from), windows, last seen.
+type StoredHost = (Address, Vec<f32>, Vec<i16>, [f32; 2], u32, EventTime);
 
 /// A judge's memory as it is stored.
 #[derive(Serialize, Deserialize)]
 struct Stored {
+    version: String,
     hosts: Vec<StoredHost>,
     ranks: Vec<Rank>,
 }
@@ -320,7 +361,8 @@ struct Rank {
 impl Judge {
     /// A judge that has seen nothing and remembers at most so many hosts.
     pub fn new(hosts_max: usize) -> Judge {
-        Judge { hosts: HashMap::default(), hosts_max, ranks: std::array::from_fn(|_| Rank::new()) }
+        let ranks = std::array::from_fn(|_| Rank::new());
+        Judge { hosts: HashMap::default(), hosts_max, ranks, version: String::new(), generation: 0 }
     }
 
     /// Hosts remembered.
@@ -340,11 +382,15 @@ impl Judge {
 
     /// As [`Judge::judge`], as the tier's scores.
     pub fn score(&mut self, model: &Model, batch: &[FeatureVector]) -> Vec<Score> {
+        let version: Arc<str> = Arc::from(model.manifest.model_version.as_str());
+        let variant: Arc<str> = Arc::from("local");
         let score = |judgement: Judgement| Score {
             p_value: judgement.p_value,
+            p_values: judgement.opinions.map(|opinion| opinion.map(|o| o.p_value)),
+            loudest: judgement.loudest,
             attribution: judgement.attribution,
-            model_version: model.manifest.model_version.clone(),
-            variant: "local".to_owned(),
+            model_version: version.clone(),
+            variant: variant.clone(),
             degraded: false,
         };
         self.judge(model, batch).into_iter().map(score).collect()
@@ -355,8 +401,14 @@ impl Judge {
         self.hosts.get(&host).map_or("quiet", Host::class)
     }
 
+    /// The latest windows of a host, oldest first; none of a host that is not remembered.
+    pub fn recent(&self, host: Address) -> Vec<[f32; INPUTS]> {
+        self.hosts.get(&host).map_or_else(Vec::new, |host| host.recent.windows().collect())
+    }
+
     /// Raw scores with the class of the host, before any calibration: what training calibrates on.
     pub(super) fn scored<'a>(&mut self, model: &Model, batch: &'a [FeatureVector]) -> Vec<Scored<'a>> {
+        self.follow(model);
         let warm = |vector: &FeatureVector| is_sound(vector) && vector.history >= WARM_UP;
         let rows: Vec<f32> = batch.iter().filter(|v| warm(v)).flat_map(|v| v.values.iter().copied()).collect();
         let mut paths = model.forest.paths(&rows).into_iter();
@@ -364,7 +416,7 @@ impl Judge {
         for vector in batch {
             let path = if warm(vector) { paths.next() } else { None };
             let mut scored = Scored { vector, class: "quiet", scores: [None; 3], surprise: None };
-            if is_sound(vector) {
+            if is_sound(vector) && vector.history >= REMEMBERED {
                 let (class, surprise) = self.remember(model, vector);
                 scored.class = class;
                 if let Some(path) = path {
@@ -378,6 +430,18 @@ impl Judge {
         all
     }
 
+    /// Notices another model. States of the one before mean nothing to it: each host's is made anew from its latest windows
+    /// when the host is next seen, so that no window goes unjudged. Ranks of other p-values mean nothing either.
+    fn follow(&mut self, model: &Model) {
+        if self.version != model.manifest.model_version {
+            if !self.version.is_empty() {
+                self.generation += 1;
+                self.ranks = std::array::from_fn(|_| Rank::new());
+            }
+            self.version.clone_from(&model.manifest.model_version);
+        }
+    }
+
     /// Takes a window into the host's memory; its class, and its surprise once the host's rhythm is known.
     fn remember(&mut self, model: &Model, vector: &FeatureVector) -> (&'static str, Option<[f32; TARGETS]>) {
         if !self.hosts.contains_key(&vector.host) && self.hosts.len() >= self.hosts_max {
@@ -387,11 +451,20 @@ impl Judge {
                 return ("quiet", None);
             }
         }
-        let host = self.hosts.entry(vector.host).or_insert_with(Host::new);
+        let generation = self.generation;
+        let host = self.hosts.entry(vector.host).or_insert_with(|| Host::new(generation));
+        if host.generation != generation {
+            host.generation = generation;
+            host.state = State::default();
+            for window in host.recent.windows() {
+                model.lstm.forecast(&mut host.state, &window);
+            }
+        }
         let window: [f32; INPUTS] = std::array::from_fn(|i| vector.sequence[i]);
         let forecast = model.lstm.forecast(&mut host.state, &window);
-        let surprise = (host.windows >= WARM_UP).then(|| forecast.surprise(&window));
+        let surprise = (host.windows >= WARM_UP - REMEMBERED).then(|| forecast.surprise(&window));
         let class = host.class();
+        host.recent.push(&window);
         host.learn(vector);
         (class, surprise)
     }
@@ -412,26 +485,39 @@ impl Judge {
 
     /// The memory, to be restored by [`Judge::restore`].
     pub fn snapshot(&self) -> Vec<u8> {
-        let mut hosts: Vec<_> = self
+        // A state of an older model is as good as none: it is made anew from the latest windows.
+        let state = |h: &Host| if h.generation == self.generation { h.state.to_values().to_vec() } else { Vec::new() };
+        let mut hosts: Vec<StoredHost> = self
             .hosts
             .iter()
-            .map(|(a, h)| (*a, h.state.to_values().to_vec(), [h.destinations, h.sources], h.windows, h.last_seen))
+            .map(|(a, h)| (*a, state(h), h.recent.stored(), [h.destinations, h.sources], h.windows, h.last_seen))
             .collect();
         hosts.sort_unstable_by_key(|host| host.0);
-        postcard::to_allocvec(&Stored { hosts, ranks: self.ranks.to_vec() }).expect("plain numbers can be written")
+        let stored = Stored { version: self.version.clone(), hosts, ranks: self.ranks.to_vec() };
+        postcard::to_allocvec(&stored).expect("plain numbers can be written")
     }
 
     /// A judge that goes on where the snapshot was taken; `None` when the bytes are not one.
     pub fn restore(bytes: &[u8], hosts_max: usize) -> Option<Judge> {
         let stored: Stored = postcard::from_bytes(bytes).ok()?;
         let mut judge = Judge::new(hosts_max);
+        judge.version = stored.version;
+        judge.generation = 1;
         judge.ranks = stored.ranks.try_into().ok()?;
         if judge.ranks.iter().any(|rank| rank.counts.len() != Rank::STEPS) {
             return None;
         }
-        for (address, values, [destinations, sources], windows, last_seen) in stored.hosts.into_iter().take(hosts_max) {
-            let state = State::from_values(values.as_slice().try_into().ok()?);
-            judge.hosts.insert(address, Host { state, destinations, sources, windows, last_seen });
+        for (address, values, recent, [destinations, sources], windows, last_seen) in
+            stored.hosts.into_iter().take(hosts_max)
+        {
+            let (state, generation) = match <&[f32; State::VALUES]>::try_from(values.as_slice()) {
+                Ok(values) => (State::from_values(values), 1),
+                Err(_) if values.is_empty() => (State::default(), 0),
+                Err(_) => return None,
+            };
+            let recent = Recent::restore(&recent)?;
+            let host = Host { state, generation, recent, destinations, sources, windows, last_seen };
+            judge.hosts.insert(address, host);
         }
         Some(judge)
     }
@@ -445,9 +531,52 @@ pub(super) struct Scored<'a> {
     surprise: Option<[f32; TARGETS]>,
 }
 
+impl Recent {
+    const STEP: f32 = 1000.0;
+
+    fn new() -> Recent {
+        Recent { values: [[0; INPUTS]; SEQUENCE_MAX], count: 0 }
+    }
+
+    fn push(&mut self, window: &[f32; INPUTS]) {
+        // What goes in is within 6 of 0; a cast takes what is not a number for 0.
+        let at = self.count as usize % SEQUENCE_MAX;
+        self.values[at] = std::array::from_fn(|i| (window[i].clamp(-30.0, 30.0) * Self::STEP).round() as i16);
+        // Counted so that the place in the ring stays right when the count is cut short.
+        self.count = if self.count == u32::MAX { SEQUENCE_MAX as u32 } else { self.count + 1 };
+    }
+
+    /// The raw numbers, oldest window first.
+    fn rows(&self) -> impl Iterator<Item = &[i16; INPUTS]> {
+        let kept = (self.count as usize).min(SEQUENCE_MAX);
+        let from = self.count as usize - kept;
+        (from..from + kept).map(|at| &self.values[at % SEQUENCE_MAX])
+    }
+
+    fn windows(&self) -> impl Iterator<Item = [f32; INPUTS]> + '_ {
+        self.rows().map(|row| std::array::from_fn(|i| f32::from(row[i]) / Self::STEP))
+    }
+
+    fn stored(&self) -> Vec<i16> {
+        self.rows().flatten().copied().collect()
+    }
+
+    fn restore(stored: &[i16]) -> Option<Recent> {
+        let (rows, rest) = stored.as_chunks::<INPUTS>();
+        if !rest.is_empty() || rows.len() > SEQUENCE_MAX {
+            return None;
+        }
+        let mut recent = Recent::new();
+        recent.values[..rows.len()].copy_from_slice(rows);
+        recent.count = rows.len() as u32;
+        Some(recent)
+    }
+}
+
 impl Host {
-    fn new() -> Host {
-        Host { state: State::default(), destinations: 0.0, sources: 0.0, windows: 0, last_seen: EventTime(0) }
+    fn new(generation: u32) -> Host {
+        let (state, recent) = (State::default(), Recent::new());
+        Host { state, generation, recent, destinations: 0.0, sources: 0.0, windows: 0, last_seen: EventTime(0) }
     }
 
     /// Where in [`super::features::RAW_NAMES`] the numbers of peers stand.

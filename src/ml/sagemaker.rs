@@ -6,7 +6,7 @@
 //! marked as degraded; the stream never waits longer than the deadline. Scoring changes nothing on the server, so that a
 //! call that failed on the way is tried once more by the SDK, as long as the deadline allows.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,8 +16,6 @@ use aws_sdk_sagemakerruntime::Client;
 use aws_sdk_sagemakerruntime::config::retry::RetryConfig;
 use aws_sdk_sagemakerruntime::config::timeout::TimeoutConfig;
 use aws_sdk_sagemakerruntime::primitives::Blob;
-use foldhash::fast::FixedState;
-use hashbrown::HashMap;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -25,14 +23,12 @@ use tokio::task::JoinSet;
 
 use super::artifact::Slot;
 use super::breaker::{self, Breaker, Outcome, Permit};
-use super::calibration::combine;
 use super::canary::{self, Comparison};
 use super::features::SCHEMA;
-use super::model::{Judge, Judgement, Part};
-use super::wire::{Entry, Instance, Reply, Request, SEQUENCE_MAX};
+use super::model::{Judge, Judgement, Part, UNFORESEEN, combine, weighted};
+use super::wire::{Entry, Instance, Reply, Request};
 use super::{FeatureVector, Score, ScoreError, Scorer};
 use crate::aws;
-use crate::flow::Address;
 
 /// Settings `[ml.sagemaker]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -106,6 +102,8 @@ pub struct EndpointStatus {
     pub last_failure: Option<String>,
     /// Latest model version that answered.
     pub model_version: Option<String>,
+    /// Answered calls by production variant: how many, how long they took, and the p-values they brought.
+    pub variants: BTreeMap<String, canary::VariantReport>,
 }
 
 /// One endpoint with its breaker. The lock is held for a few instructions, never across a call.
@@ -123,6 +121,7 @@ struct EndpointState {
     failures: u64,
     last_failure: Option<String>,
     model_version: Option<String>,
+    variants: BTreeMap<String, canary::Variant>,
 }
 
 /// The scorer that asks SageMaker.
@@ -131,7 +130,6 @@ pub struct SageMaker {
     calls: Arc<Calls>,
     endpoints: Vec<Arc<Endpoint>>,
     local: Arc<Slot>,
-    memory: Mutex<Memory>,
     comparison: Arc<Mutex<Comparison>>,
     batches: AtomicU64,
     settings: Settings,
@@ -145,20 +143,23 @@ struct Calls {
     began: Instant,
 }
 
-/// What is remembered of hosts: for the local model, and the latest windows for the endpoint.
+/// A reply to one chunk.
 #[derive(Debug)]
-struct Memory {
-    judge: Judge,
-    sequences: HashMap<Address, VecDeque<[f32; 10]>, FixedState>,
-    hosts_max: usize,
+struct Answered {
+    part: Part,
+    /// The place of the first window.
+    from: usize,
+    entries: Vec<Entry>,
+    version: Arc<str>,
+    variant: Arc<str>,
 }
 
-/// A reply to one chunk: by scorer, the first window's place and its entries, with the variant that spoke.
-type Answer = Option<(Part, usize, Vec<Entry>, String)>;
+/// What came of a chunk; nothing where the endpoint did not answer in time.
+type Answer = Option<Answered>;
 
 impl SageMaker {
     /// Asks the endpoints of the settings; `local` stands in for them. Credentials, region and address come with `config`.
-    pub fn new(config: &aws_config::SdkConfig, settings: Settings, local: Arc<Slot>, hosts_max: usize) -> SageMaker {
+    pub fn new(config: &aws_config::SdkConfig, settings: Settings, local: Arc<Slot>) -> SageMaker {
         let deadline = aws::positive(settings.deadline);
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(deadline / 2)
@@ -177,7 +178,8 @@ impl SageMaker {
             .build();
         let endpoint = |name: &str, part: Part| {
             let breaker = Breaker::new(settings.breaker.resolve());
-            let state = EndpointState { breaker, calls: 0, failures: 0, last_failure: None, model_version: None };
+            let (last_failure, model_version, variants) = (None, None, BTreeMap::new());
+            let state = EndpointState { breaker, calls: 0, failures: 0, last_failure, model_version, variants };
             Arc::new(Endpoint { name: name.to_owned(), part, state: Mutex::new(state) })
         };
         let named = [(&settings.isolation_forest_endpoint, Part::Forest), (&settings.lstm_endpoint, Part::Lstm)];
@@ -188,7 +190,6 @@ impl SageMaker {
             calls: Arc::new(Calls { client: Client::from_conf(config), running, began: Instant::now() }),
             endpoints,
             local,
-            memory: Mutex::new(Memory { judge: Judge::new(hosts_max), sequences: HashMap::default(), hosts_max }),
             comparison: Arc::default(),
             batches: AtomicU64::new(0),
             settings,
@@ -208,6 +209,7 @@ impl SageMaker {
                 failures: state.failures,
                 last_failure: state.last_failure.clone(),
                 model_version: state.model_version.clone(),
+                variants: state.variants.iter().map(|(name, variant)| (name.clone(), variant.report())).collect(),
             }
         };
         self.endpoints.iter().map(status).collect()
@@ -221,7 +223,7 @@ impl SageMaker {
     }
 
     /// The canary beside the primary.
-    pub fn comparison(&self) -> canary::Report {
+    pub fn compared(&self) -> canary::Report {
         self.comparison.lock().unwrap_or_else(PoisonError::into_inner).report(&canary::Limits::default())
     }
 
@@ -285,33 +287,37 @@ impl SageMaker {
 
 #[async_trait]
 impl Scorer for SageMaker {
-    async fn score(&self, batch: &[FeatureVector]) -> Result<Vec<Score>, ScoreError> {
+    async fn score(&self, judge: &mut Judge, batch: &[FeatureVector]) -> Result<Vec<Score>, ScoreError> {
         let model = self.local.model();
-        let (judged, places, instances) =
-            self.memory.lock().unwrap_or_else(PoisonError::into_inner).prepare(&model, batch);
+        let version: Arc<str> = Arc::from(model.manifest.model_version.as_str());
+        let judged = judge.judge(&model, batch);
+        let (places, instances) = worth_asking(judge, &judged, batch);
         let instances = Arc::new(instances);
         let answers = self.ask(&instances).await;
         self.compare(&instances);
-        let mut said: Vec<[Option<&Entry>; 3]> = vec![[None; 3]; instances.len()];
-        let mut variant = "primary";
-        for (part, from, entries, spoke) in answers.iter().flatten() {
-            variant = spoke;
+        let mut said: Vec<[Option<Said<'_>>; 3]> = instances.iter().map(|_| [None, None, None]).collect();
+        for Answered { part, from, entries, version, variant } in answers.iter().flatten() {
             for (at, entry) in entries.iter().enumerate() {
-                said[from + at][*part as usize] = Some(entry);
+                let (version, variant) = (version.clone(), variant.clone());
+                said[from + at][*part as usize] = Some(Said { entry, version, variant });
             }
         }
         let mut asked = places.iter().peekable();
         let scores = judged.into_iter().enumerate().map(|(at, local)| {
             let place = asked.next_if(|place| **place == at).is_some();
-            let instance = if place { said.get(at - unasked_before(&places, at)) } else { None };
+            let said = if place { said.get(at - unasked_before(&places, at)) } else { None };
             let wanted = self.endpoints.iter().map(|endpoint| endpoint.part);
-            join(local, instance, wanted, &model.manifest.model_version, variant)
+            join(local, said.map(|said| said.each_ref().map(Option::as_ref)).as_ref(), wanted, &version)
         });
         Ok(scores.collect())
     }
 
     fn endpoints(&self) -> Vec<EndpointStatus> {
         self.status()
+    }
+
+    fn comparison(&self) -> Option<canary::Report> {
+        (self.settings.paired_every > 0).then(|| self.compared())
     }
 }
 
@@ -323,74 +329,66 @@ fn unasked_before(places: &[usize], at: usize) -> usize {
 /// Puts the endpoints' p-values in place of the local ones; what is missing is the local model's, and told as degraded.
 fn join(
     local: Judgement,
-    said: Option<&[Option<&Entry>; 3]>,
+    said: Option<&[Option<&Said<'_>>; 3]>,
     wanted: impl Iterator<Item = Part>,
-    version: &str,
-    variant: &str,
+    version: &Arc<str>,
 ) -> Score {
     let mut p_values = local.opinions.map(|opinion| opinion.map(|o| o.p_value));
     let mut degraded = false;
-    let mut answered = false;
-    let mut loudest: Option<(f64, &Entry)> = None;
+    let mut answered: Option<&Said<'_>> = None;
     for part in wanted.filter(|part| local.opinions[*part as usize].is_some()) {
-        let entry = said.and_then(|said| said[part as usize]);
-        let opinion = entry.and_then(|entry| if part == Part::Forest { entry.forest } else { entry.lstm });
-        let (Some(entry), Some(opinion)) = (entry, opinion) else {
+        let said = said.and_then(|said| said[part as usize]);
+        let opinion = said.and_then(|s| if part == Part::Forest { s.entry.forest } else { s.entry.lstm });
+        let (Some(said), Some(opinion)) = (said, opinion) else {
             degraded = true;
             continue;
         };
-        answered = true;
+        answered = Some(said);
         p_values[part as usize] = Some(opinion.p_value);
-        if loudest.is_none_or(|(least, _)| opinion.p_value < least) {
-            loudest = Some((opinion.p_value, entry));
-        }
     }
-    let known: Vec<f64> = p_values.into_iter().flatten().collect();
-    let attribution = match loudest {
-        Some((_, entry)) if !entry.attribution.is_empty() => entry.attribution.clone(),
-        _ => local.attribution,
+    let shares = weighted(p_values);
+    let least = |part: Part| shares[part as usize].unwrap_or(f64::INFINITY);
+    let loudest = if least(Part::Lstm) < least(Part::Forest) { Part::Lstm } else { Part::Forest };
+    let entry = said.and_then(|said| said[loudest as usize]).map(|said| said.entry);
+    // An endpoint explains what was loudest to it, which need not be what it was asked for.
+    let explains = |entry: &&Entry| {
+        let foretold = |(name, _): &(String, f32)| name.starts_with(UNFORESEEN);
+        !entry.attribution.is_empty() && entry.attribution.iter().all(foretold) == (loudest == Part::Lstm)
     };
-    let variant = if answered { variant } else { "local" };
-    Score {
-        p_value: combine(&known),
-        attribution,
-        model_version: version.to_owned(),
-        variant: variant.to_owned(),
-        degraded,
-    }
+    let attribution = match entry.filter(explains) {
+        Some(entry) => entry.attribution.clone(),
+        None if local.loudest == loudest => local.attribution,
+        None => Vec::new(),
+    };
+    let (model_version, variant) = match answered {
+        Some(said) => (said.version.clone(), said.variant.clone()),
+        None => (version.clone(), Arc::from("local")),
+    };
+    Score { p_value: combine(p_values), p_values, loudest, attribution, model_version, variant, degraded }
 }
 
-impl Memory {
-    /// Judges locally, and makes the instances of windows that are worth a call: those of hosts that are not new.
-    fn prepare(
-        &mut self,
-        model: &super::model::Model,
-        batch: &[FeatureVector],
-    ) -> (Vec<Judgement>, Vec<usize>, Vec<Instance>) {
-        let judged = self.judge.judge(model, batch);
-        let (mut places, mut instances) = (Vec::new(), Vec::new());
-        for (at, vector) in batch.iter().enumerate() {
-            let Ok(window) = <[f32; 10]>::try_from(vector.sequence.as_slice()) else { continue };
-            if !self.sequences.contains_key(&vector.host) && self.sequences.len() >= self.hosts_max {
-                self.sequences.clear();
-            }
-            let sequence = self.sequences.entry(vector.host).or_default();
-            if sequence.len() == SEQUENCE_MAX {
-                sequence.pop_front();
-            }
-            sequence.push_back(window);
-            if judged[at].p_value.is_none() {
-                continue;
-            }
-            places.push(at);
-            instances.push(Instance {
-                features: vector.values.iter().copied().map(super::forest::clamp).collect(),
-                sequence: Some(sequence.iter().map(|window| window.to_vec()).collect()),
-                class: self.judge.class(vector.host).to_owned(),
-            });
+/// What an endpoint said of one window.
+struct Said<'a> {
+    entry: &'a Entry,
+    version: Arc<str>,
+    variant: Arc<str>,
+}
+
+/// The windows that are worth a call, those of hosts that are not new: their places in the batch, and what is sent of them.
+fn worth_asking(judge: &Judge, judged: &[Judgement], batch: &[FeatureVector]) -> (Vec<usize>, Vec<Instance>) {
+    let (mut places, mut instances) = (Vec::new(), Vec::new());
+    for (at, (vector, judgement)) in batch.iter().zip(judged).enumerate() {
+        if judgement.p_value.is_none() {
+            continue;
         }
-        (judged, places, instances)
+        places.push(at);
+        instances.push(Instance {
+            features: vector.values.iter().copied().map(super::forest::clamp).collect(),
+            sequence: Some(judge.recent(vector.host).iter().map(|window| window.to_vec()).collect()),
+            class: judge.class(vector.host).to_owned(),
+        });
     }
+    (places, instances)
 }
 
 impl Endpoint {
@@ -405,9 +403,18 @@ impl Endpoint {
     fn settle(&self, permit: Permit, result: &Result<(Reply, String), String>, now: Duration) {
         let mut state = self.lock();
         state.calls += 1;
+        let took = now.saturating_sub(permit.started()).as_secs_f64() * 1e3;
         let outcome = match result {
-            Ok((reply, _)) => {
+            Ok((reply, variant)) => {
                 state.model_version = Some(reply.model_version.clone());
+                let level = canary::Limits::default().level;
+                let counted = state.variants.entry(variant.clone()).or_default();
+                counted.call(took, true);
+                for said in
+                    reply.scores.iter().filter_map(|e| if self.part == Part::Forest { e.forest } else { e.lstm })
+                {
+                    counted.window(said.p_value, said.p_value <= level);
+                }
                 Outcome::Answered
             }
             Err(reason) => {
@@ -456,7 +463,8 @@ impl Calls {
         };
         endpoint.settle(permit, &result, self.began.elapsed());
         let (reply, variant) = result.ok()?;
-        Some((endpoint.part, from, reply.scores, variant))
+        let (version, variant) = (Arc::from(reply.model_version), Arc::from(variant));
+        Some(Answered { part: endpoint.part, from, entries: reply.scores, version, variant })
     }
 
     /// One call; a reply of another number of scores, another schema, or values out of range is a failure.

@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::artifact;
-use super::calibration::{Calibration, CalibrationError, combine};
+use super::calibration::{Calibration, CalibrationError};
 use super::drift::Bins;
 use super::features::{NAMES, WINDOW_SECONDS};
 use super::forest::{Forest, ForestError, Growth};
 use super::lstm::{INPUTS, Lstm, LstmError, Training};
-use super::model::{Calibrations, Data, Judge, Manifest, Model, Part, Source, WARM_UP, is_sound};
+use super::model::{Calibrations, Data, Judge, Manifest, Model, Part, Source, WARM_UP, combine, is_sound};
 use super::{FeatureVector, canary};
 use crate::flow::{Address, EventTime};
 
@@ -84,6 +84,8 @@ pub struct Evaluation {
     pub classes: BTreeMap<String, u64>,
     /// Per scorer, and `all` joined: share of windows with a p-value up to each target.
     pub realised: BTreeMap<String, Vec<Realised>>,
+    /// The same of all joined, per class of host.
+    pub by_class: BTreeMap<String, Vec<Realised>>,
     /// Per scorer, and `all` joined: share of windows in each twentieth of 0 to 1.
     pub p_values: BTreeMap<String, Vec<f64>>,
     /// Per scorer: share of windows in each of 40 steps between least and greatest score.
@@ -129,9 +131,7 @@ pub fn train(
         return Err(TrainError::TooFew { windows: warm, needed });
     };
     let (from, to) = (first.window, last.window);
-    let span = f64::from(to.since(from)) + f64::from(WINDOW_SECONDS);
-    let calibrate_from = from.plus((span * options.fit_share) as u32);
-    let test_from = from.plus((span * (options.fit_share + options.calibrate_share)) as u32);
+    let (calibrate_from, test_from) = cuts(from, to.plus(WINDOW_SECONDS), &options);
     let fit: Vec<&FeatureVector> = vectors.iter().copied().filter(|v| v.window < calibrate_from).collect();
 
     let rows: Vec<f32> = fit.iter().filter(|v| v.history >= WARM_UP).flat_map(|v| v.values.iter().copied()).collect();
@@ -175,6 +175,23 @@ pub fn train(
         .flat_map(|(name, rates)| rates.iter().map(move |r| (format!("{name}_fpr_at_{:e}", r.target), r.share)))
         .collect();
     Ok((artifact::seal(model), evaluation))
+}
+
+/// Where fitting ends and calibrating begins, and where that ends and measuring begins. On whole days where there are three: the
+/// rarest scores come from what happens once a day, and a calibration on a day and a third beside a test of two thirds of
+/// one, with a night in each, was measured to run 2 to 3 times over its rate.
+fn cuts(from: EventTime, to: EventTime, options: &Options) -> (EventTime, EventTime) {
+    const DAY: u32 = 86_400;
+    let span = to.since(from);
+    let days = (span + DAY / 24) / DAY;
+    if days < 3 {
+        let at = |share: f64| from.plus((f64::from(span) * share) as u32);
+        return (at(options.fit_share), at(options.fit_share + options.calibrate_share));
+    }
+    let part = |share: f64| ((f64::from(days) * share).round() as u32).max(1);
+    let calibrate = part(options.calibrate_share).min(days - 2);
+    let test = part(1.0 - options.fit_share - options.calibrate_share).min(days - 1 - calibrate);
+    (to.minus((calibrate + test) * DAY), to.minus(test * DAY))
 }
 
 /// Measures a model's own p-values (without the deployment's agreement) on windows in any order.
@@ -245,25 +262,25 @@ fn evaluate_scores<'a>(model: &Model, scored: impl Iterator<Item = (&'a str, [Op
     let mut evaluation = Evaluation::default();
     let mut p_values: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     let mut raw: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let mut by_class: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for (class, scores) in scored {
         evaluation.windows += 1;
         *evaluation.classes.entry(class.to_owned()).or_default() += 1;
-        let mut joined = Vec::with_capacity(3);
+        let mut said = [None; 3];
         for part in Part::ALL {
             let Some(score) = scores[part as usize] else { continue };
             let p = model.calibration(part).p_value(class, score);
-            joined.push(p);
+            said[part as usize] = Some(p);
             p_values.entry(part.name()).or_default().push(p);
             raw.entry(part.name()).or_default().push(score);
         }
-        p_values.entry("all").or_default().extend(combine(&joined));
+        let joined = combine(said);
+        p_values.entry("all").or_default().extend(joined);
+        by_class.entry(class).or_default().extend(joined);
     }
+    evaluation.by_class = by_class.into_iter().map(|(class, values)| (class.to_owned(), realised(&values))).collect();
     for (name, values) in p_values {
-        let realised = TARGETS.map(|target| {
-            let windows = values.iter().filter(|p| **p <= target).count();
-            Realised { target, share: windows as f64 / values.len() as f64, windows: windows as u64 }
-        });
-        evaluation.realised.insert(name.to_owned(), realised.to_vec());
+        evaluation.realised.insert(name.to_owned(), realised(&values));
         let mut variant = canary::Variant::default();
         values.iter().for_each(|p| variant.window(*p, false));
         evaluation.p_values.insert(name.to_owned(), variant.report().p_values);
@@ -272,6 +289,15 @@ fn evaluate_scores<'a>(model: &Model, scored: impl Iterator<Item = (&'a str, [Op
         evaluation.scores.insert(name.to_owned(), histogram(&values));
     }
     evaluation
+}
+
+/// The share of p-values up to each target.
+fn realised(p_values: &[f64]) -> Vec<Realised> {
+    let share = |target: f64| {
+        let windows = p_values.iter().filter(|p| **p <= target).count();
+        Realised { target, share: windows as f64 / p_values.len().max(1) as f64, windows: windows as u64 }
+    };
+    TARGETS.map(share).to_vec()
 }
 
 fn histogram(values: &[f64]) -> Histogram {

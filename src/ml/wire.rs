@@ -13,12 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::features::{NAMES, SCHEMA};
 use super::lstm::INPUTS;
-use super::model::{Model, Part};
+use super::model::{Model, Part, SEQUENCE_MAX};
 
 /// Most bytes of a request: what all pages of SageMaker name.
 pub const BYTES_MAX: usize = 6 << 20;
-/// Most windows of a sequence that are looked at: 2 h 40 min.
-pub const SEQUENCE_MAX: usize = 32;
 
 /// One window to be scored.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]

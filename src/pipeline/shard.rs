@@ -15,11 +15,14 @@ use crate::finding::Finding;
 use crate::flow::EventTime;
 use crate::ingest::snapshot::Snapshot;
 use crate::ingest::{Batch, IngestError, Position, Read, Refused, Shard, ShardId};
-use crate::ml::local::Behavior;
+use crate::ml::behavior::Behavior;
+use crate::ml::model::Judge;
+use crate::ml::sagemaker::EndpointStatus;
 use crate::ml::{FeatureVector, Score};
+use crate::statistical;
 use crate::statistical::intel::local::Files;
 use crate::statistical::{Engine, Output, Statistics};
-use crate::{statistical, telemetry};
+use crate::telemetry::{self, Metrics};
 
 /// How a shard's life ended in order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,7 +97,7 @@ pub(super) struct Step {
 #[derive(Serialize, Deserialize)]
 struct State {
     engine: Vec<u8>,
-    behavior: Behavior,
+    behavior: Vec<u8>,
 }
 
 /// Reads a shard until it ends, is lost, fails, or the service is told to stop.
@@ -197,7 +200,8 @@ async fn restore(common: &Common, shard: &mut dyn Shard) -> (Engine, Behavior, u
     }
     // Drawn from the system once in the life of a shard: the senders of packets must not know it.
     let hash_seed = RandomState::new().hash_one(0);
-    (Engine::with_seed(&common.tiers.statistical, &common.tiers.network, hash_seed), Behavior::default(), next)
+    let engine = Engine::with_seed(&common.tiers.statistical, &common.tiers.network, hash_seed);
+    (engine, Behavior::new(common.tiers.hosts_max), next)
 }
 
 fn resumes(shard: &mut dyn Shard, position: Option<&Position>) -> bool {
@@ -207,7 +211,8 @@ fn resumes(shard: &mut dyn Shard, position: Option<&Position>) -> bool {
 fn revive(common: &Common, snapshot: Snapshot) -> Result<(Engine, Behavior, Option<Position>), String> {
     let state: State = postcard::from_bytes(&snapshot.state).map_err(|error| error.to_string())?;
     let engine = Engine::restore(&state.engine, &common.tiers.statistical, &common.tiers.network);
-    Ok((engine.map_err(|error| error.to_string())?, state.behavior, snapshot.position))
+    let behavior = Behavior::restore(&state.behavior, common.tiers.hosts_max).ok_or("tier 2 cannot be read")?;
+    Ok((engine.map_err(|error| error.to_string())?, behavior, snapshot.position))
 }
 
 /// The end of the chain that faces the stream.
@@ -553,10 +558,24 @@ impl Observer {
     }
 }
 
+/// Tells the metrics how the endpoints are.
+pub(super) fn count_endpoints(metrics: &Metrics, endpoints: &[EndpointStatus]) {
+    for endpoint in endpoints {
+        let name = endpoint.endpoint.as_str();
+        metrics.set(&telemetry::ENDPOINT_BREAKER, &[name], endpoint.breaker as i64);
+        metrics.set(&telemetry::ENDPOINT_CALLS, &[name], endpoint.calls as i64);
+        metrics.set(&telemetry::ENDPOINT_FAILURES, &[name], endpoint.failures as i64);
+        let life = endpoint.life;
+        for (to, times) in [("open", life.opened), ("half_open", life.half_opened), ("closed", life.closed)] {
+            metrics.set(&telemetry::ENDPOINT_TRANSITIONS, &[name, to], times as i64);
+        }
+    }
+}
+
 /// What the trained models say, where they are configured; health and metrics tell how they are.
-async fn ask_models(common: &Common, vectors: &[FeatureVector]) -> Option<Vec<Score>> {
-    let scorer = common.tiers.scorer.as_ref().filter(|_| !vectors.is_empty())?;
-    let scores = match scorer.score(vectors).await {
+async fn ask_models(common: &Common, judge: &mut Judge, vectors: &[FeatureVector]) -> Option<Vec<Score>> {
+    let models = common.tiers.models.as_ref().filter(|_| !vectors.is_empty())?;
+    let scores = match models.score(judge, vectors).await {
         Ok(scores) => scores,
         Err(error) => {
             common.health.degrade("ml", error.to_string());
@@ -567,18 +586,8 @@ async fn ask_models(common: &Common, vectors: &[FeatureVector]) -> Option<Vec<Sc
         let degraded = if score.degraded { "true" } else { "false" };
         common.metrics.add(&telemetry::MODEL_WINDOWS, &[&score.variant, degraded], 1);
     }
-    let endpoints = scorer.endpoints();
-    for endpoint in &endpoints {
-        let name = endpoint.endpoint.as_str();
-        common.metrics.set(&telemetry::ENDPOINT_BREAKER, &[name], endpoint.breaker as i64);
-        common.metrics.set(&telemetry::ENDPOINT_CALLS, &[name], endpoint.calls as i64);
-        common.metrics.set(&telemetry::ENDPOINT_FAILURES, &[name], endpoint.failures as i64);
-        for (to, times) in
-            [("open", endpoint.life.opened), ("half_open", endpoint.life.half_opened), ("closed", endpoint.life.closed)]
-        {
-            common.metrics.set(&telemetry::ENDPOINT_TRANSITIONS, &[name, to], times as i64);
-        }
-    }
+    let endpoints = models.endpoints();
+    count_endpoints(&common.metrics, &endpoints);
     if scores.iter().any(|score| score.degraded) {
         let why = endpoints.into_iter().find_map(|e| e.last_failure).unwrap_or_else(|| "no answer".to_owned());
         common.health.degrade("ml", format!("the model in process answers: {why}"));
@@ -606,13 +615,15 @@ async fn score(
         if let Some(thresholds) = Tiers::changed(&mut changes) {
             settings = thresholds.behavior.clone();
         }
-        let models = ask_models(&common, &step.vectors).await;
-        step.findings.extend(match models {
-            Some(scores) => behavior.hear_with(&step.vectors, scores, &settings),
-            None => behavior.hear(&step.vectors, &settings),
-        });
+        let scores = ask_models(&common, behavior.judge(), &step.vectors).await;
+        let alerts = behavior.hear(&step.vectors, scores.as_deref(), &mut step.findings, &settings);
+        if let (Some(models), Some(scores)) = (&common.tiers.models, &scores) {
+            models.observe(&step.vectors, scores, &alerts);
+            let alerted = alerts.iter().filter(|alerted| **alerted).count();
+            common.metrics.add(&telemetry::MODEL_ALERTS, &[], alerted as u64);
+        }
         if let Some(barrier) = &mut step.barrier {
-            let state = State { engine: std::mem::take(&mut barrier.state), behavior: behavior.clone() };
+            let state = State { engine: std::mem::take(&mut barrier.state), behavior: behavior.snapshot() };
             barrier.state = postcard::to_stdvec(&state).expect("plain data can always be written");
         }
         if to_judgement.send(judgement::Message::Step(id.clone(), step)).await.is_err() {

@@ -21,7 +21,7 @@ use tracing::warn;
 use crate::anomaly::Anomaly;
 use crate::aws::{Fault, deadlines};
 use crate::ingest::{Refusal, ShardId};
-use crate::publish::{Announcement, Announcer, PublishError};
+use crate::publish::{Announcement, Announcer, Notice, PublishError};
 use crate::telemetry::{self, Metrics};
 
 /// Settings of the backend, `[publish.dead_letter]`.
@@ -335,6 +335,10 @@ impl WithDeadLetters {
 
 #[async_trait]
 impl Announcer for WithDeadLetters {
+    async fn notify(&self, notice: &Notice) -> Result<(), PublishError> {
+        self.inner.notify(notice).await
+    }
+
     async fn announce(&self, batch: &[(Announcement, Anomaly)]) -> Vec<Result<(), PublishError>> {
         let mut results = self.inner.announce(batch).await;
         let mut letters = Vec::new();

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::anomaly::Anomaly;
 use crate::aws::{Fault, deadlines, positive};
-use crate::publish::{Announcement, Announcer, PublishError};
+use crate::publish::{Announcement, Announcer, Notice, PublishError};
 
 /// Settings of the backend, `[publish.eventbridge]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -95,6 +95,17 @@ impl EventBridge {
 
 #[async_trait]
 impl Announcer for EventBridge {
+    async fn notify(&self, notice: &Notice) -> Result<(), PublishError> {
+        let entry = PutEventsRequestEntry::builder()
+            .event_bus_name(&self.settings.bus)
+            .source(&self.settings.source)
+            .detail_type(notice.detail_type)
+            .detail(notice.detail.to_string())
+            .build();
+        let outcome = self.put(vec![entry]).await.pop().unwrap_or(Ok(()));
+        outcome.map_err(|fault| PublishError::of(format!("announce `{}`", notice.detail_type), fault))
+    }
+
     async fn announce(&self, batch: &[(Announcement, Anomaly)]) -> Vec<Result<(), PublishError>> {
         let mut results: Vec<Result<(), PublishError>> = Vec::with_capacity(batch.len());
         let mut waiting = Vec::new();

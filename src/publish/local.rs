@@ -15,7 +15,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::episodes::{Claim, Claimed, Episodes};
-use super::{Announcement, Announcer, AnomalyStore, Feedback, Page, PublishError, Query, Recorded, Silence, Verdict};
+use super::{
+    Announcement, Announcer, AnomalyStore, Feedback, Notice, Page, PublishError, Query, Recorded, Silence, Verdict,
+};
 use crate::anomaly::{Anomaly, Status};
 use crate::finding::{Actor, Severity};
 use crate::flow::{Address, EventTime};
@@ -449,23 +451,27 @@ impl LineAnnouncer {
     pub fn to(out: Box<dyn Write + Send>) -> LineAnnouncer {
         LineAnnouncer { out: Mutex::new(out) }
     }
+
+    fn write(&self, detail_type: &serde_json::Value, detail: &serde_json::Value) -> std::io::Result<()> {
+        let line = json!({ "source": "anomaly-detection-service", "detail-type": detail_type, "detail": detail });
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        writeln!(out, "{line}")?;
+        out.flush()
+    }
 }
 
 #[async_trait]
 impl Announcer for LineAnnouncer {
+    async fn notify(&self, notice: &Notice) -> Result<(), PublishError> {
+        self.write(&json!(notice.detail_type), &notice.detail).map_err(|e| PublishError::Retry {
+            context: format!("announce `{}`", notice.detail_type),
+            cause: e.to_string(),
+        })
+    }
+
     async fn announce(&self, batch: &[(Announcement, Anomaly)]) -> Vec<Result<(), PublishError>> {
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut write = |announcement: &Announcement, anomaly: &Anomaly| -> std::io::Result<()> {
-            let line = json!({
-                "source": "anomaly-detection-service",
-                "detail-type": announcement,
-                "detail": anomaly,
-            });
-            writeln!(out, "{line}")?;
-            out.flush()
-        };
         let result = |(announcement, anomaly): &(Announcement, Anomaly)| {
-            write(announcement, anomaly).map_err(|e| PublishError::Retry {
+            self.write(&json!(announcement), &json!(anomaly)).map_err(|e| PublishError::Retry {
                 context: format!("announce anomaly {}", anomaly.anomaly_id),
                 cause: e.to_string(),
             })

@@ -5,6 +5,7 @@
 //! as everybody: security groups reject him, NAT gateways hide him, aggregation cuts his sessions.
 
 pub mod beacon;
+pub mod behavior;
 pub mod ddos;
 pub mod mining;
 pub mod port_scan;
@@ -55,7 +56,7 @@ pub struct Campaign {
 }
 
 /// Every variant of every threat.
-pub const VARIANTS: [(&str, &str); 28] = [
+pub const VARIANTS: [(&str, &str); 30] = [
     ("port_scan", "vertical"),
     ("port_scan", "horizontal"),
     ("port_scan", "block"),
@@ -84,9 +85,14 @@ pub const VARIANTS: [(&str, &str); 28] = [
     ("tor", "busy"),
     ("tor", "unlisted"),
     ("tor", "bootstrap"),
+    ("behavior", "off_hours"),
+    ("behavior", "off_phase"),
 ];
 
-/// What `--threats` says: a list of `threat[.variant][:intensity]`, or `all`, or `none`.
+/// What `all` leaves out: it is out of place only after days of habit, and looks like nothing in an hour.
+const NOT_IN_ALL: &str = "behavior";
+
+/// What `--threats` says: a list of `threat[.variant][:intensity]`, or `all` (but `behavior`), or `none`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Campaigns(pub Vec<Campaign>);
 
@@ -118,7 +124,9 @@ impl FromStr for Campaigns {
             };
             let before = campaigns.len();
             let named = |threat: &str, variant: &str| {
-                name == "all" || name == threat || name.split_once('.') == Some((threat, variant))
+                (name == "all" && threat != NOT_IN_ALL)
+                    || name == threat
+                    || name.split_once('.') == Some((threat, variant))
             };
             campaigns.extend(
                 VARIANTS.iter().filter(|(threat, variant)| named(threat, variant)).map(|&(threat, variant)| Campaign {
@@ -145,6 +153,8 @@ pub struct Stage<'a> {
     pub random: Random,
     /// How hard.
     pub intensity: Intensity,
+    /// The simulation's.
+    pub seed: u64,
     /// Hosts that are already part of an attack: one story per host, so that a label means one thing.
     taken: &'a mut Vec<u32>,
     /// The processes of the attack, with the second of their first act.
@@ -226,12 +236,14 @@ pub fn plan(wire: &mut Wire, seed: u64, campaigns: &Campaigns) -> Vec<Starting> 
     for (number, campaign) in campaigns.0.iter().enumerate() {
         let purpose = format!("{}.{}", campaign.threat, campaign.variant);
         let random = Random::new(seed, &purpose, number as u64);
-        let mut stage = Stage { wire, random, intensity: campaign.intensity, taken: &mut taken, starting: Vec::new() };
+        let intensity = campaign.intensity;
+        let mut stage = Stage { wire, random, intensity, seed, taken: &mut taken, starting: Vec::new() };
         match campaign.threat {
             "port_scan" => port_scan::plan(&mut stage, campaign.variant),
             "ddos" => ddos::plan(&mut stage, campaign.variant),
             "c2_beacon" => beacon::plan(&mut stage, campaign.variant),
             "crypto_mining" => mining::plan(&mut stage, campaign.variant),
+            "behavior" => behavior::plan(&mut stage, campaign.variant),
             _ => tor::plan(&mut stage, campaign.variant),
         }
         starting.append(&mut stage.starting);
@@ -249,7 +261,7 @@ mod tests {
         assert_eq!(chosen.0.len(), 5);
         assert!(chosen.0[..4].iter().all(|c| c.threat == "tor" && c.intensity == Intensity::Low));
         assert_eq!(chosen.0[4], Campaign { threat: "ddos", variant: "icmp", intensity: Intensity::High });
-        assert_eq!("all".parse::<Campaigns>().unwrap().0.len(), VARIANTS.len());
+        assert_eq!("all".parse::<Campaigns>().unwrap().0.len(), VARIANTS.len() - 2);
         assert_eq!("none".parse::<Campaigns>().unwrap(), Campaigns::default());
         assert!(matches!("tor.x".parse::<Campaigns>(), Err(CampaignError::Unknown(..))));
         assert!(matches!("tor:very".parse::<Campaigns>(), Err(CampaignError::Intensity(..))));

@@ -17,22 +17,26 @@ use crate::flow::{Address, EventTime, protocol};
 pub type Starting = (u32, Box<dyn Process>);
 
 /// What the whole VPC knows outside.
-struct World {
+pub(super) struct World {
     ssm: Arc<[Party]>,
     cloudwatch: Arc<[Party]>,
     logs: Arc<[Party]>,
-    s3: Arc<[Party]>,
+    /// Object storage.
+    pub s3: Arc<[Party]>,
     sqs: Arc<[Party]>,
     edr: Arc<[Party]>,
     time: Arc<[Party]>,
-    mirrors: Arc<[Party]>,
-    forges: Arc<[Party]>,
+    /// Where packages come from.
+    pub mirrors: Arc<[Party]>,
+    /// Where sources come from.
+    pub forges: Arc<[Party]>,
     saas: Arc<[Party]>,
     name_servers: Arc<[Party]>,
 }
 
 impl World {
-    fn new(seed: u64) -> World {
+    /// The same for the same seed.
+    pub fn new(seed: u64) -> World {
         let mut random = Random::new(seed, "world", 0);
         let mut aws = |prefix: u32, count: usize| -> Arc<[Party]> {
             (0..count).map(|_| Party::outside(Address::v4(prefix | random.bits() as u32 & 0xffff))).collect()
@@ -138,6 +142,7 @@ impl Cast<'_> {
             shape,
             burst: 1,
             silent: 0.001,
+            truth: 0,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::labels::TruthId;
 use super::random::Random;
 use super::session::{Millis, Outcome, Party, Session, Stream, Talk, Volume, datagrams, tcp};
 use super::wire::Wire;
@@ -110,6 +111,8 @@ pub struct Habit {
     pub burst: u32,
     /// Share of attempts that nobody answers.
     pub silent: f64,
+    /// The row of the truth that it belongs to; 0 is benign.
+    pub truth: TruthId,
 }
 
 impl Habit {
@@ -144,7 +147,7 @@ impl Habit {
             length: if outcome == Outcome::Silent { 3_000 } else { length },
             talk: if outcome == Outcome::Silent { unanswered(&mut self.random, self.protocol) } else { talk },
             outcome,
-            truth: 0,
+            truth: self.truth,
             seed: self.random.bits(),
         });
     }

@@ -360,6 +360,7 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
         interfaces: Vec::new(),
         account: String::new(),
         provisional: false,
+        ml: None,
     }
 }
 

@@ -272,6 +272,7 @@ pub fn finding(
         interfaces: Vec::new(),
         account: String::new(),
         provisional: false,
+        ml: None,
     }
 }
 

@@ -158,5 +158,6 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
         interfaces: Vec::new(),
         account: String::new(),
         provisional: false,
+        ml: None,
     }
 }

@@ -297,6 +297,7 @@ impl Suspect {
             interfaces: Vec::new(),
             account: String::new(),
             provisional: false,
+            ml: None,
         }
     }
 }

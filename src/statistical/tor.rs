@@ -147,6 +147,7 @@ impl Contacts {
             interfaces: Vec::new(),
             account: String::new(),
             provisional: false,
+            ml: None,
         }
     }
 }

@@ -81,6 +81,7 @@ fn finding(threat: Threat, actor: &str, target: &str, port: u16, window: u32, sc
         interfaces: Vec::new(),
         account: String::new(),
         provisional: false,
+        ml: None,
     }
 }
 

@@ -39,7 +39,7 @@ impl Api {
         settings.listen = "127.0.0.1:0".parse().unwrap();
         change(&mut settings);
         let server = runtime
-            .block_on(Server::bind(&settings, store.clone(), health.clone(), metrics))
+            .block_on(Server::bind(&settings, store.clone(), health.clone(), metrics, None))
             .map_err(|error| error.to_string())?;
         let address = server.address();
         runtime.spawn(server.serve(std::future::pending()));

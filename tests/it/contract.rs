@@ -473,6 +473,7 @@ fn scan(actor: u32, victim: u32, window: u32) -> Finding {
         interfaces: vec!["eni-1".to_owned()],
         account: String::new(),
         provisional: false,
+        ml: None,
     }
 }
 

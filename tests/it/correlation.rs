@@ -53,6 +53,7 @@ pub fn scan(actor: u32, window: u32, ports: u16) -> Finding {
         interfaces: vec!["eni-1".to_owned()],
         account: String::new(),
         provisional: false,
+        ml: None,
     }
 }
 

@@ -11,6 +11,7 @@ use aws_sdk_sagemakerruntime::config::{Credentials, Region, SharedCredentialsPro
 use flowvigil::flow::{Address, EventTime};
 use flowvigil::ml::artifact::{self, Slot};
 use flowvigil::ml::breaker::State;
+use flowvigil::ml::model::Judge;
 use flowvigil::ml::sagemaker::{BreakerSettings, SageMaker, Settings};
 use flowvigil::ml::{FeatureVector, Score, Scorer, features};
 use jiff::SignedDuration;
@@ -152,7 +153,21 @@ fn respond(status: u16, code: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-async fn client(url: &str, paired_every: u64) -> SageMaker {
+/// The client with what one shard remembers of its hosts.
+struct Client {
+    scorer: SageMaker,
+    judge: tokio::sync::Mutex<Judge>,
+}
+
+impl std::ops::Deref for Client {
+    type Target = SageMaker;
+
+    fn deref(&self) -> &SageMaker {
+        &self.scorer
+    }
+}
+
+async fn client(url: &str, paired_every: u64) -> Client {
     let config = flowvigil::aws::load_at(url)
         .await
         .into_builder()
@@ -176,7 +191,8 @@ async fn client(url: &str, paired_every: u64) -> SageMaker {
             pause_max: SignedDuration::from_secs(2),
         },
     };
-    SageMaker::new(&config, settings, Arc::new(Slot::new(artifact::embedded().unwrap(), None)), 1_000)
+    let slot = Arc::new(Slot::new(artifact::embedded().unwrap(), None));
+    Client { scorer: SageMaker::new(&config, settings, slot), judge: Judge::new(1_000).into() }
 }
 
 /// Windows of four hosts that are past their warm-up, at the given step of time.
@@ -198,15 +214,15 @@ fn windows(step: u32) -> Vec<FeatureVector> {
         .collect()
 }
 
-async fn score(client: &SageMaker, step: u32) -> Vec<Score> {
-    let scores = client.score(&windows(step)).await.unwrap();
+async fn score(client: &Client, step: u32) -> Vec<Score> {
+    let scores = client.score(&mut *client.judge.lock().await, &windows(step)).await.unwrap();
     assert_eq!(scores.len(), 4, "no window is lost");
     assert!(scores.iter().all(|score| score.p_value.is_some()), "{scores:?}");
     scores
 }
 
 /// Lets the hosts' rhythm be known, so that both endpoints are asked.
-async fn warm(client: &SageMaker) -> u32 {
+async fn warm(client: &Client) -> u32 {
     for step in 0..30 {
         score(client, step).await;
     }
@@ -219,10 +235,10 @@ async fn the_endpoint_scores_as_the_artifact_does_and_says_who_spoke() {
     let client = client(&format!("http://{}", server.address), 0).await;
     let step = warm(&client).await;
     let scores = score(&client, step).await;
-    assert!(scores.iter().all(|s| !s.degraded && s.variant == "primary"), "{scores:?}");
+    assert!(scores.iter().all(|s| !s.degraded && &*s.variant == "primary"), "{scores:?}");
     for status in client.status() {
         assert_eq!((status.breaker, status.failures), (State::Closed, 0), "{status:?}");
-        assert_eq!(status.model_version.as_deref(), Some(scores[0].model_version.as_str()));
+        assert_eq!(status.model_version.as_deref(), Some(&*scores[0].model_version));
     }
     let model = artifact::embedded().unwrap();
     let class_quiet = model.judge_row(&windows(step)[0].values, None, "quiet");
@@ -293,7 +309,7 @@ async fn half_of_the_calls_failing_is_answered_by_retries_or_by_the_local_model(
 async fn a_server_that_is_not_there_is_no_reason_to_wait() {
     let client = client("http://127.0.0.1:9", 0).await;
     let scores = score(&client, 1).await;
-    assert!(scores.iter().all(|s| s.degraded && s.variant == "local"), "{scores:?}");
+    assert!(scores.iter().all(|s| s.degraded && &*s.variant == "local"), "{scores:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -304,13 +320,13 @@ async fn a_canary_is_compared_with_the_primary_on_the_same_windows() {
     let server = Server::start(&["--canary", canary.to_str().unwrap(), "--canary-percent", "50"]);
     let client = client(&format!("http://{}", server.address), 1).await;
     let step = warm(&client).await;
-    let compared = eventually(Duration::from_secs(20), async || client.comparison().pairs >= 100).await;
-    let report = client.comparison();
+    let compared = eventually(Duration::from_secs(20), async || client.compared().pairs >= 100).await;
+    let report = client.compared();
     assert!(compared, "{report:?}");
     assert!((report.spearman - 1.0).abs() < 1e-9 && report.kappa == 1.0, "the same model twice: {report:?}");
     let mut variants = std::collections::BTreeSet::new();
     for more in 0..20 {
-        variants.extend(score(&client, step + more).await.into_iter().map(|s| s.variant));
+        variants.extend(score(&client, step + more).await.into_iter().map(|s| s.variant.to_string()));
     }
     assert_eq!(variants.into_iter().collect::<Vec<_>>(), ["canary", "primary"]);
 }

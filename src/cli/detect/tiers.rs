@@ -11,7 +11,8 @@ use crate::flow::network::Network;
 use crate::flow::{Address, BlindnessKind, EventTime};
 use crate::ingest::{Batch, Refused};
 use crate::ml;
-use crate::ml::local::{Pager, TopThree};
+use crate::ml::behavior::Behavior;
+use crate::ml::model::Model;
 use crate::publish::Silence;
 use crate::report;
 use crate::settings::Settings;
@@ -21,9 +22,10 @@ use crate::validation::{Judge, Outcome};
 /// The tiers, and everything that they brought forth.
 pub(super) struct Tiers {
     pub engine: Engine,
-    behavior: ml::local::Settings,
-    scorer: TopThree,
-    pager: Pager,
+    settings: ml::local::Settings,
+    behavior: Behavior,
+    /// The models, unless they are switched off.
+    model: Option<Arc<Model>>,
     incidents: Incidents,
     pub judge: Judge,
     shard: Arc<str>,
@@ -42,12 +44,13 @@ pub(super) struct Tiers {
 }
 
 impl Tiers {
-    pub fn new(settings: &Settings, network: &Network) -> Tiers {
+    /// Nothing judged yet; without a model, `top3_z` is alone in tier 2.
+    pub fn new(settings: &Settings, network: &Network, model: Option<Arc<Model>>) -> Tiers {
         Tiers {
             engine: Engine::new(&settings.statistical, network),
-            behavior: settings.ml.behavior.clone(),
-            scorer: TopThree::default(),
-            pager: Pager::default(),
+            settings: settings.ml.behavior.clone(),
+            behavior: Behavior::new(settings.ml.model.hosts_max),
+            model,
             incidents: Incidents::new(&settings.correlation),
             judge: Judge::new(&settings.validation, network),
             shard: Arc::from("local"),
@@ -106,11 +109,12 @@ impl Tiers {
     /// window's findings are folded, what is over by the window's end is closed.
     fn judge_findings(&mut self, out: &mut Output) {
         let mut findings = std::mem::take(&mut out.findings);
-        for vector in out.vectors.drain(..) {
+        for vector in &out.vectors {
             *self.host_windows.entry(vector.host).or_default() += 1;
-            let score = self.scorer.score(&vector, self.behavior.warm_up);
-            findings.extend(self.pager.hear(&vector, &score, &self.behavior));
         }
+        let scores = self.model.as_ref().map(|model| self.behavior.judge().score(model, &out.vectors));
+        self.behavior.hear(&out.vectors, scores.as_deref(), &mut findings, &self.settings);
+        out.vectors.clear();
         findings.sort_by_key(end);
         for window in findings.chunk_by(|a, b| end(a) == end(b)) {
             let closed = self.incidents.expire(end(&window[0]));

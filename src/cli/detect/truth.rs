@@ -166,8 +166,11 @@ impl Truth {
             for entry in entries.iter().filter(|entry| who.overlaps(entry)) {
                 let touches_either = who.touches(&entry.actor) || entry.target.as_ref().is_some_and(|t| who.touches(t));
                 let matched = if who.anomaly.threat == Threat::Behavior && touches_either {
-                    // Out of character on a host of the truth, in time: true, and finds nothing.
+                    // Out of character on a host of the truth, in time: true, and finds nothing that has a better name.
                     hit = true;
+                    if key.1 == Threat::Behavior.name() {
+                        found.insert(*key);
+                    }
                     continue;
                 } else if who.anomaly.threat.name() == key.1 {
                     who.matches(entry)

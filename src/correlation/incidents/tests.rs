@@ -47,6 +47,7 @@ fn scan(window: u32, ports: u16) -> Finding {
         interfaces: vec!["eni-1".to_owned()],
         account: String::new(),
         provisional: false,
+        ml: None,
     }
 }
 

@@ -88,11 +88,12 @@ fn a_snapshot_goes_on_where_it_was_taken() {
 #[test]
 fn the_number_of_hosts_is_bounded_and_those_of_today_are_kept() {
     let mut judge = Judge::new(8);
-    judge.judge(&MODEL, &windows(50, 1, 5)[..200]);
+    judge.judge(&MODEL, &windows(50, 1, 5)[..1_000]);
     assert_eq!(judge.hosts(), 8);
     let mut later = windows(1, 1, 6).remove(0);
     later.window = later.window.plus(3 * 86_400);
     later.host = Address::v4(99);
+    later.history = 50;
     judge.judge(&MODEL, &[later]);
     assert_eq!(judge.hosts(), 1, "hosts that were not seen for a day make room");
 }
@@ -124,7 +125,7 @@ fn a_vector_of_another_shape_is_not_judged() {
 #[test]
 fn hosts_have_a_class_by_their_usual_peers() {
     let class = |destinations: f32, sources: f32| {
-        let mut host = Host::new();
+        let mut host = Host::new(0);
         let mut vector = windows(1, 1, 9).pop().unwrap();
         vector.raw[Host::DESTINATIONS_AT] = destinations;
         vector.raw[Host::SOURCES_AT] = sources;

@@ -1,0 +1,171 @@
+//! Tier 2 of one shard: what the scorers say of a host's window is joined, told when it is rare enough, and written beside
+//! whatever else is found on the host.
+//!
+//! `top3_z` is ranked among this deployment's own windows; the forest and the sequence model bring p-values of the model's
+//! calibration. They are joined as [`super::model::combine`] does.
+
+use std::collections::VecDeque;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+
+use super::features::WINDOW_SECONDS;
+use super::local::{self, Pager, TopThree, contribution};
+use super::model::{Judge, Part, weighted};
+use super::{FeatureVector, Score};
+use crate::finding::{Actor, Finding, MlContribution, Subject};
+use crate::flow::{Address, EventTime};
+
+/// How old a host's score may be to stand beside a finding, s.
+const CONTEXT_SECONDS: u32 = 3600;
+
+/// Tier 2 of one shard, with all that it remembers.
+#[derive(Clone, Debug)]
+pub struct Behavior {
+    scorer: TopThree,
+    pager: Pager,
+    judge: Judge,
+    said: Said,
+}
+
+/// What was last said of each host, for an hour.
+#[derive(Clone, Debug, Default)]
+struct Said {
+    latest: HashMap<Address, MlContribution, FixedState>,
+    /// Hosts by window, so that what is old can be forgotten without a search.
+    order: VecDeque<(EventTime, Address)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    scorer: TopThree,
+    pager: Pager,
+    judge: Vec<u8>,
+    said: Vec<MlContribution>,
+}
+
+impl Behavior {
+    /// Nothing heard yet; the models remember at most so many hosts.
+    pub fn new(hosts_max: usize) -> Behavior {
+        let (scorer, pager) = (TopThree::default(), Pager::default());
+        Behavior { scorer, pager, judge: Judge::new(hosts_max), said: Said::default() }
+    }
+
+    /// What the models remember of hosts, to be scored with.
+    pub fn judge(&mut self) -> &mut Judge {
+        &mut self.judge
+    }
+
+    /// Hears closed windows in their order with what the models said of them (or not, where they could not be asked), adds
+    /// what is worth a finding, and writes the host's latest score beside each of `findings`. How many windows alerted.
+    pub fn hear(
+        &mut self,
+        vectors: &[FeatureVector],
+        models: Option<&[Score]>,
+        findings: &mut Vec<Finding>,
+        settings: &local::Settings,
+    ) -> Vec<bool> {
+        let mut own = Vec::new();
+        let mut alerts = Vec::with_capacity(vectors.len());
+        findings.sort_by_key(end);
+        let mut beside = findings.iter_mut().peekable();
+        let mut models = models.map(<[Score]>::iter);
+        for vector in vectors {
+            // A window's score is no context of what was found before it closed.
+            let closed = vector.window.plus(WINDOW_SECONDS);
+            while let Some(finding) = beside.next_if(|finding| end(finding) < closed) {
+                self.said.stand_beside(finding);
+            }
+            let top = self.scorer.score(vector, settings.warm_up);
+            let score = match models.as_mut().and_then(Iterator::next) {
+                Some(model) => joined(top, model.clone()),
+                None => top,
+            };
+            alerts.push(score.p_value.is_some_and(|p| p <= settings.p_value));
+            if score.p_value.is_some() {
+                self.said.note(contribution(vector, &score));
+            }
+            own.extend(self.pager.hear(vector, &score, settings));
+        }
+        beside.for_each(|finding| self.said.stand_beside(finding));
+        findings.append(&mut own);
+        alerts
+    }
+
+    /// All that is remembered, for [`Behavior::restore`].
+    pub fn snapshot(&self) -> Vec<u8> {
+        let stored = Stored {
+            scorer: self.scorer.clone(),
+            pager: self.pager.clone(),
+            judge: self.judge.snapshot(),
+            said: self.said.stored(),
+        };
+        postcard::to_allocvec(&stored).expect("plain data can always be written")
+    }
+
+    /// Goes on where the snapshot was taken; `None` when the bytes are not one.
+    pub fn restore(bytes: &[u8], hosts_max: usize) -> Option<Behavior> {
+        let Stored { scorer, pager, judge, said } = postcard::from_bytes(bytes).ok()?;
+        let mut behavior = Behavior { scorer, pager, judge: Judge::restore(&judge, hosts_max)?, said: Said::default() };
+        said.into_iter().for_each(|contribution| behavior.said.note(contribution));
+        Some(behavior)
+    }
+}
+
+/// Joins the rank of `top3_z` in this deployment with what the models said of the same window.
+fn joined(top: Score, model: Score) -> Score {
+    let p_values = [top.p_values[0], model.p_values[1], model.p_values[2]];
+    if p_values.iter().all(Option::is_none) {
+        return top;
+    }
+    let shares = weighted(p_values);
+    let least = |part: &Part| shares[*part as usize].unwrap_or(f64::INFINITY);
+    let loudest = Part::ALL.into_iter().min_by(|a, b| least(a).total_cmp(&least(b))).unwrap_or(Part::Top3Z);
+    let attribution = match loudest {
+        Part::Top3Z => top.attribution,
+        spoke if spoke == model.loudest => model.attribution,
+        _ => Vec::new(),
+    };
+    Score { p_value: shares[loudest as usize], p_values, loudest, attribution, ..model }
+}
+
+impl Said {
+    fn note(&mut self, contribution: MlContribution) {
+        let (host, window) = (contribution.host, contribution.window);
+        self.order.push_back((window, host));
+        self.latest.insert(host, contribution);
+        let from = window.minus(CONTEXT_SECONDS);
+        while let Some((old, host)) = self.order.pop_front_if(|(old, _)| *old < from) {
+            if self.latest.get(&host).is_some_and(|latest| latest.window <= old) {
+                self.latest.remove(&host);
+            }
+        }
+    }
+
+    /// Writes what was last said of the host that a finding is about, its actor before its victim.
+    fn stand_beside(&self, finding: &mut Finding) {
+        let actor = match finding.actor {
+            Actor::One(address) => Some(address),
+            Actor::Many => None,
+        };
+        let subject = match finding.subject {
+            Subject::Actor(address) | Subject::Victim(address) | Subject::Pair(address, _) => address,
+        };
+        let mut latest = actor.into_iter().chain([subject]).filter_map(|address| self.latest.get(&address));
+        let fresh = end(finding).minus(CONTEXT_SECONDS);
+        finding.ml = latest.find(|latest| latest.window >= fresh).cloned();
+    }
+
+    fn stored(&self) -> Vec<MlContribution> {
+        let current = |(window, host): &(EventTime, Address)| {
+            self.latest.get(host).filter(|latest| latest.window == *window).cloned()
+        };
+        self.order.iter().filter_map(current).collect()
+    }
+}
+
+/// When the window of a finding ends.
+fn end(finding: &Finding) -> EventTime {
+    finding.window.plus(finding.window_seconds)
+}
