@@ -209,6 +209,9 @@ pub struct Limits {
     pub windows: u64,
     /// The realised share of alerts may be this many times above or below its target.
     pub alert_ratio: f64,
+    /// How far the mean of `-log10 p` must have come from where it was, besides that the change is none of chance: the
+    /// rhythm of a day moves it as well, and is no drift. For p-values that hold, the mean is .43.
+    pub score: f64,
     /// Oldest model, s.
     pub age_seconds: u64,
 }
@@ -216,7 +219,14 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         // 10,000 windows are 3 hours of 280 hosts.
-        Limits { stability_index: 0.25, features: 0.2, windows: 10_000, alert_ratio: 3.0, age_seconds: 7 * 86_400 }
+        Limits {
+            stability_index: 0.25,
+            features: 0.2,
+            windows: 10_000,
+            alert_ratio: 3.0,
+            score: 0.2,
+            age_seconds: 7 * 86_400,
+        }
     }
 }
 
@@ -226,7 +236,9 @@ pub struct Monitor {
     bins: Vec<Bins>,
     counts: Vec<Counts>,
     adwin: Adwin,
-    changed: bool,
+    /// The mean score before its first change.
+    before: Option<f64>,
+    sum: f64,
     windows: u64,
     alerts: u64,
 }
@@ -256,7 +268,7 @@ impl Monitor {
     /// Watches against the bins of the training windows.
     pub fn new(bins: Vec<Bins>) -> Monitor {
         let counts = bins.iter().map(|b| Counts::new(&b.bounds)).collect();
-        Monitor { bins, counts, adwin: Adwin::new(0.002), changed: false, windows: 0, alerts: 0 }
+        Monitor { bins, counts, adwin: Adwin::new(0.002), before: None, sum: 0.0, windows: 0, alerts: 0 }
     }
 
     /// Takes in a window: its features, its score as `-log10 p`, and whether it alerted.
@@ -264,7 +276,10 @@ impl Monitor {
         for ((counts, bins), value) in self.counts.iter_mut().zip(&self.bins).zip(values) {
             counts.count(&bins.bounds, *value);
         }
-        self.changed |= self.adwin.observe(surprise);
+        if self.adwin.observe(surprise) && self.before.is_none() {
+            self.before = Some(self.sum / self.windows.max(1) as f64);
+        }
+        self.sum += surprise;
         self.windows += 1;
         self.alerts += u64::from(alerted);
     }
@@ -283,12 +298,14 @@ impl Monitor {
         let moved = over as f64 / features.len().max(1) as f64;
         let alert_rate = self.alerts as f64 / self.windows.max(1) as f64;
         let mut reasons = Vec::new();
+        let now = self.adwin.mean();
+        let changed = self.before.map(|before| (before, now)).filter(|(a, b)| (a - b).abs() >= limits.score);
         if self.windows >= limits.windows {
             if moved >= limits.features {
                 reasons.push(format!("{over} of {} features have moved", features.len()));
             }
-            if self.changed {
-                reasons.push("the mean score has changed".to_owned());
+            if let Some((before, now)) = changed {
+                reasons.push(format!("the mean score has changed from {before:.2} to {now:.2}"));
             }
             // With fewer than five alerts expected, a ratio says nothing about too few.
             let expected = target * self.windows as f64;
@@ -302,13 +319,13 @@ impl Monitor {
             reasons.push(format!("the model is {} days old", age_seconds / 86_400));
         }
         let windows = self.windows;
-        Report { windows, features, over, moved, score_changed: self.changed, alert_rate, age_seconds, reasons }
+        Report { windows, features, over, moved, score_changed: changed.is_some(), alert_rate, age_seconds, reasons }
     }
 
     /// Forgets what was seen, but for the mean score's history.
     pub fn reset(&mut self) {
         self.counts = self.bins.iter().map(|b| Counts::new(&b.bounds)).collect();
-        (self.changed, self.windows, self.alerts) = (false, 0, 0);
+        (self.before, self.sum, self.windows, self.alerts) = (None, 0.0, 0, 0);
     }
 }
 
@@ -366,22 +383,29 @@ mod tests {
     #[test]
     fn a_retraining_is_recommended_for_each_reason_and_for_none() {
         let bins: Vec<Bins> = (0..4).map(|f| Bins::fit(normals(f, 5_000))).collect();
-        let names = ["a", "b", "c", "d"];
-        let run = |shift: f32, alert_every: usize, age: u64| {
-            let mut monitor = Monitor::new(bins.clone());
-            let live: Vec<Vec<f32>> = (0..4).map(|f| normals(50 + f, 12_000)).collect();
-            for i in 0..live[0].len() {
-                let mut row: Vec<f32> = live.iter().map(|feature| feature[i]).collect();
-                row[0] += shift;
-                monitor.observe(&row, 0.4, alert_every > 0 && i % alert_every == 0);
-            }
-            monitor.report(&names, 1e-3, age, &Limits::default())
-        };
+        let run = |shift: f32, alert_every: usize, age: u64| run_with(&bins, shift, alert_every, age, 0.0);
+        let louder = run_with(&bins, 0.0, 1_000, 60, 0.5).reasons;
+        assert!(louder.len() == 1 && louder[0].starts_with("the mean score has changed from 0.4"), "{louder:?}");
+        assert_eq!(run_with(&bins, 0.0, 1_000, 60, 0.1).reasons, Vec::<String>::new(), "as much as a day's rhythm");
         assert_eq!(run(0.0, 1_000, 60).reasons, Vec::<String>::new());
         assert_eq!(run(1.5, 1_000, 60).reasons, ["1 of 4 features have moved"]);
         assert_eq!(run(1.5, 1_000, 60).features[0].0, "a");
         assert_eq!(run(0.0, 100, 60).reasons, ["120 windows alerted where 12.0 were intended"]);
         assert_eq!(run(0.0, 0, 60).reasons, ["0 windows alerted where 12.0 were intended"]);
         assert_eq!(run(0.0, 1_000, 8 * 86_400).reasons, ["the model is 8 days old"]);
+    }
+
+    /// A report on 12,000 windows; the score rises by `louder` after half of them.
+    fn run_with(bins: &[Bins], shift: f32, alert_every: usize, age: u64, louder: f64) -> Report {
+        let names = ["a", "b", "c", "d"];
+        let mut monitor = Monitor::new(bins.to_vec());
+        let live: Vec<Vec<f32>> = (0..4).map(|f| normals(50 + f, 12_000)).collect();
+        for i in 0..live[0].len() {
+            let mut row: Vec<f32> = live.iter().map(|feature| feature[i]).collect();
+            row[0] += shift;
+            let surprise = 0.4 + if i >= 6_000 { louder } else { 0.0 };
+            monitor.observe(&row, surprise, alert_every > 0 && i % alert_every == 0);
+        }
+        monitor.report(&names, 1e-3, age, &Limits::default())
     }
 }

@@ -34,6 +34,8 @@ pub struct Settings {
     pub features: f64,
     /// The realised share of alerts may be this many times above or below its target.
     pub alert_ratio: f64,
+    /// How far the mean of `-log10 p` must have come from where it was.
+    pub score: f64,
     /// Oldest model that is not told to be old.
     pub age: SignedDuration,
     /// How long the same recommendation is not announced again.
@@ -47,6 +49,7 @@ impl Settings {
             features: self.features,
             windows: self.windows,
             alert_ratio: self.alert_ratio,
+            score: self.score,
             age_seconds: u64::try_from(self.age.as_secs()).unwrap_or(0),
         }
     }
@@ -260,6 +263,7 @@ mod tests {
         stability_index: 0.25,
         features: 0.2,
         alert_ratio: 3.0,
+        score: 0.2,
         age: SignedDuration::from_hours(7 * 24),
         again: SignedDuration::from_hours(24),
     };
