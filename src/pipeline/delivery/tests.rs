@@ -101,7 +101,8 @@ impl World {
         let tiers = Tiers {
             statistical: settings.statistical.clone(),
             behavior: settings.ml.behavior.clone(),
-            scorer: None,
+            models: None,
+            hosts_max: 0,
             episode_gap: settings.correlation.episode_gap.clone(),
             validation: settings.validation.clone(),
             network: network.clone(),
@@ -116,6 +117,7 @@ impl World {
             snapshots: Arc::new(Folder::open(&folder).unwrap()),
             stop: watch::channel(false).1,
             ending: Ending::LeaveOpen,
+            refusals: None,
         };
         let courier = Courier {
             common,
@@ -205,6 +207,7 @@ fn scan(scanner: u32, minute: u32) -> Finding {
         interfaces: vec!["eni-1".to_owned()],
         account: String::new(),
         provisional: false,
+        ml: None,
     }
 }
 
