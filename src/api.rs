@@ -17,7 +17,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use jiff::SignedDuration;
 use serde::Deserialize;
 use tokio::net::TcpListener;
@@ -34,15 +34,21 @@ use crate::telemetry::{self, Metrics};
 
 pub mod anomalies;
 pub mod auth;
+mod cache;
 pub mod dashboard;
+pub mod explain;
 pub mod feedback;
 pub mod models;
 pub mod openapi;
 pub mod probes;
 pub mod problem;
+pub mod rate_limit;
+pub mod suppressions;
 
 use auth::{Access, Token};
+use cache::Cache;
 use problem::Problem;
+use rate_limit::Limiter;
 
 /// Settings `[api]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -62,6 +68,10 @@ pub struct Settings {
     pub body_max: usize,
     /// Most anomalies on a page.
     pub page_max: usize,
+    /// For how long an answer to a hot question is given again.
+    pub cache: SignedDuration,
+    /// How much one client may ask.
+    pub rate_limit: rate_limit::Settings,
 }
 
 /// What the handlers share.
@@ -78,6 +88,8 @@ pub struct Context {
     /// Most anomalies on a page.
     pub page_max: usize,
     access: Arc<Access>,
+    cache: Arc<Cache>,
+    limiter: Arc<Limiter>,
 }
 
 /// Why the API cannot be served.
@@ -119,7 +131,10 @@ impl Server {
         let listen = |cause| ApiError::Listen { address: settings.listen, cause };
         let listener = TcpListener::bind(settings.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let context = Context { store, health, metrics, models, page_max: settings.page_max.max(1), access };
+        let cache = Arc::new(Cache::new(crate::aws::positive(settings.cache)));
+        let limiter = Arc::new(Limiter::new(&settings.rate_limit));
+        let page_max = settings.page_max.max(1);
+        let context = Context { store, health, metrics, models, page_max, access, cache, limiter };
         Ok(Server { listener, address, router: router(context, settings) })
     }
 
@@ -130,7 +145,8 @@ impl Server {
 
     /// Answers until `stop` resolves and the requests under way are done.
     pub async fn serve(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ApiError> {
-        axum::serve(self.listener, self.router).with_graceful_shutdown(stop).await.map_err(ApiError::Serve)
+        let service = self.router.into_make_service_with_connect_info::<SocketAddr>();
+        axum::serve(self.listener, service).with_graceful_shutdown(stop).await.map_err(ApiError::Serve)
     }
 }
 
@@ -142,9 +158,13 @@ pub fn router(context: Context, settings: &Settings) -> Router {
         .route("/v1/anomalies/{id}/feedback", post(feedback::give))
         .route("/v1/silences", get(anomalies::silences))
         .route("/v1/models", get(models::show))
+        .route("/v1/explain", get(explain::explain))
+        .route("/v1/suppressions", get(suppressions::list).post(suppressions::make))
+        .route("/v1/suppressions/{name}", delete(suppressions::remove))
         .route("/v1/status", get(probes::status))
         .route("/metrics", get(probes::metrics))
-        .layer(middleware::from_fn_with_state(context.clone(), auth::guard));
+        .layer(middleware::from_fn_with_state(context.clone(), auth::guard))
+        .layer(middleware::from_fn_with_state(context.clone(), rate_limit::limit));
     let request_id = HeaderName::from_static("x-request-id");
     let timeout = std::time::Duration::try_from(settings.request_timeout).unwrap_or_default();
     Router::new()

@@ -17,6 +17,7 @@ pub mod dynamodb;
 pub mod episodes;
 pub mod eventbridge;
 pub mod local;
+pub mod rules;
 
 /// Settings `[publish]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -155,7 +156,7 @@ pub enum Verdict {
 
 /// Where anomalies are kept.
 #[async_trait]
-pub trait AnomalyStore: Send + Sync {
+pub trait AnomalyStore: rules::Rules + Send + Sync {
     /// Under which id an episode is told, and which that were told are part of it; see [`episodes`]. Atomic and
     /// idempotent; whoever tells an episode asks first.
     async fn claim(&self, claim: &Claim) -> Result<Claimed, PublishError>;

@@ -789,6 +789,18 @@ impl Engine {
         self.explanations.values().map(|(_, explanation)| explanation.clone()).collect()
     }
 
+    /// The same, of one address.
+    pub fn explanations_of(&self, address: Address) -> Vec<Explanation> {
+        let of_address = self.explanations.iter().filter(|((watched, _, _), _)| *watched == address);
+        of_address.map(|(_, (_, explanation))| explanation.clone()).collect()
+    }
+
+    /// Collects no more explanations about an address, and forgets those it has.
+    pub fn unwatch(&mut self, address: Address) {
+        self.watched.remove(&address);
+        self.explanations.retain(|(watched, _, _), _| *watched != address);
+    }
+
     /// Counts so far.
     pub fn statistics(&self) -> Statistics {
         let mut statistics = self.state.statistics.clone();

@@ -1,5 +1,8 @@
 //! What was told, and what was not.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, RawQuery, State};
@@ -75,10 +78,18 @@ pub async fn list(
         limit: limited(filter.limit, context.page_max)?,
         cursor: filter.cursor,
     };
-    let page = context.store.query(&query).await?;
-    let next = page.next.map(|cursor| next_page(raw.as_deref().unwrap_or_default(), &cursor));
+    let (question, asked) = (format!("{query:?}"), Instant::now());
+    let page = match context.cache.get(&question, asked) {
+        Some(page) => page,
+        None => {
+            let page = Arc::new(context.store.query(&query).await?);
+            context.cache.put(question, asked, page.clone());
+            page
+        }
+    };
+    let next = page.next.as_ref().map(|cursor| next_page(raw.as_deref().unwrap_or_default(), cursor));
     let link = next.as_ref().map(|next| [(header::LINK, format!("<{next}>; rel=\"next\""))]);
-    Ok((link, Json(Anomalies { anomalies: page.anomalies, next })).into_response())
+    Ok((link, Json(Anomalies { anomalies: page.anomalies.clone(), next })).into_response())
 }
 
 /// The query of this page with the cursor of the next.

@@ -5,7 +5,7 @@ use utoipa::openapi::schema::{ObjectBuilder, SchemaFormat, Type};
 use utoipa::openapi::{KnownFormat, OpenApi as Document, RefOr, Schema};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
-use super::{anomalies, feedback, models, probes};
+use super::{anomalies, explain, feedback, models, probes, suppressions};
 use crate::finding::Actor;
 use crate::flow::{Address, EventTime};
 
@@ -19,6 +19,10 @@ use crate::flow::{Address, EventTime};
         anomalies::list,
         anomalies::one,
         anomalies::silences,
+        explain::explain,
+        suppressions::list,
+        suppressions::make,
+        suppressions::remove,
         feedback::give,
         models::show,
         probes::live,

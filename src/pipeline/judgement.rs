@@ -18,7 +18,9 @@ use crate::flow::EventTime;
 use crate::ingest::snapshot::Snapshot;
 use crate::ingest::{Fence, ShardId};
 use crate::publish::AnomalyStore;
+use crate::publish::rules::Rule;
 use crate::telemetry;
+use crate::validation::suppression::Suppression;
 use crate::validation::{Judge, Outcome};
 
 /// The name under which the judgement's snapshots are kept.
@@ -30,6 +32,9 @@ const FEEDBACK_SETTLES: u32 = 2;
 /// How often other tasks hear of shards that stand still; several times within the silence after which they would not be
 /// waited for any more.
 const WATERMARKS_TOLD_EVERY: Duration = Duration::from_secs(20);
+
+/// How often the rules that people made are read.
+const RULES_EVERY: Duration = Duration::from_secs(2);
 
 /// What shards tell the judge.
 pub(super) enum Message {
@@ -83,6 +88,8 @@ pub(super) struct Judgement {
     feedback_from: EventTime,
     /// Of the next snapshot.
     number: u64,
+    /// When the rules that people made were last read.
+    rules_read: Option<Instant>,
 }
 
 impl Judgement {
@@ -105,6 +112,7 @@ impl Judgement {
             told_at: None,
             feedback_from: EventTime(0),
             number: numbers.first().map_or(1, |newest| newest + 1),
+            rules_read: None,
         };
         for number in numbers {
             let loaded = common.snapshots.load(NAME, number).await.map_err(|error| error.to_string());
@@ -149,6 +157,7 @@ impl Judgement {
             if let Some(thresholds) = Tiers::changed(&mut changes) {
                 self.judge.set_settings(&thresholds.validation);
             }
+            self.take_up_rules().await;
             let depth = messages.len() as i64;
             self.common.metrics.set(&telemetry::QUEUE_DEPTH, &["judgement"], depth);
             let delivery = match message {
@@ -307,6 +316,25 @@ impl Judgement {
             }
             self.feedback_from = self.feedback_from.max(feedback.at.plus(1));
         }
+    }
+
+    /// Takes up the suppressions that people have made while the service runs.
+    async fn take_up_rules(&mut self) {
+        if self.rules_read.is_some_and(|at| at.elapsed() < RULES_EVERY) {
+            return;
+        }
+        self.rules_read = Some(Instant::now());
+        let patience = duration(self.common.settings.call_timeout);
+        // Where the store is away, those that are known stay.
+        let Ok(Ok(rules)) = timeout(patience, self.store.rules()).await else { return };
+        let read = |rule: &Rule| match serde_json::from_str::<Suppression>(&rule.body) {
+            Ok(suppression) => Some(suppression),
+            Err(error) => {
+                tracing::debug!(name = rule.name, %error, "a rule cannot be read");
+                None
+            }
+        };
+        self.judge.suppress(rules.iter().filter_map(read).collect());
     }
 
     /// Asks the store about incidents that this judge does not know: another task may have told them, or this one before

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::{Common, Ending, Tiers, duration, judgement};
 use crate::finding::Finding;
-use crate::flow::EventTime;
+use crate::flow::{Address, EventTime};
 use crate::ingest::snapshot::Snapshot;
 use crate::ingest::{Batch, IngestError, Position, Read, Refused, Shard, ShardId};
 use crate::ml::behavior::Behavior;
@@ -112,8 +112,15 @@ pub(super) async fn live(
     let (to_score, steps) = mpsc::channel(common.settings.findings_waiting.max(1));
     // What a restored engine has counted before is not counted again.
     let counted = engine.statistics();
-    let observer =
-        Observer { engine, counted, common: common.clone(), id: id.clone(), unseen: 0, looked: EventTime::default() };
+    let observer = Observer {
+        engine,
+        counted,
+        common: common.clone(),
+        id: id.clone(),
+        unseen: 0,
+        looked: EventTime::default(),
+        watched: Vec::new(),
+    };
     let body = move || observer.run(work, &to_score);
     thread::Builder::new().name(format!("engine {}", id.0)).spawn(body).map_err(ShardError::Thread)?;
     let enter = judgement::Message::Enter { shard: id.clone(), fence: shard.fence(), siblings: shard.siblings() };
@@ -414,6 +421,8 @@ struct Observer {
     unseen: usize,
     /// Newest event time when they were.
     looked: EventTime,
+    /// Addresses about which somebody has asked.
+    watched: Vec<Address>,
 }
 
 /// So many records, or so many seconds of event time, lie between two looks into open windows: small batches must not cost
@@ -426,6 +435,7 @@ impl Observer {
         let mut lists = self.open_lists();
         let mut changes = self.common.tiers.changes.clone();
         while let Some(item) = work.blocking_recv() {
+            self.keep_watch();
             if let Some(thresholds) = Tiers::changed(&mut changes) {
                 self.set_thresholds(&thresholds.statistical);
                 lists = self.open_lists();
@@ -440,12 +450,38 @@ impl Observer {
                 Work::Finish => self.engine.finish(&mut out),
                 Work::Barrier(mark) => barrier = Some(Barrier { state: self.engine.snapshot(), ..mark }),
             }
+            let closed = self.counted.windows;
             self.count();
+            if self.counted.windows > closed {
+                self.tell_approaches();
+            }
             let watermark = (self.counted.records > 0).then(|| self.engine.watermark());
             let Output { findings, vectors } = out;
             if to_score.blocking_send(Step { findings, vectors, watermark, arrived, barrier }).is_err() {
                 return;
             }
+        }
+    }
+
+    /// Watches the addresses about which somebody has asked, and no others.
+    fn keep_watch(&mut self) {
+        let wanted = self.common.health.watched();
+        if wanted == self.watched {
+            return;
+        }
+        for address in self.watched.iter().filter(|address| !wanted.contains(address)) {
+            self.engine.unwatch(*address);
+        }
+        for address in wanted.iter().filter(|address| !self.watched.contains(address)) {
+            self.engine.watch(*address);
+        }
+        self.watched = wanted;
+    }
+
+    fn tell_approaches(&self) {
+        for &address in &self.watched {
+            let explanations = self.engine.explanations_of(address);
+            self.common.health.approach(&self.id.0, address, explanations);
         }
     }
 
@@ -457,7 +493,10 @@ impl Observer {
         let settings =
             statistical::Settings { port_scan, ddos, c2_beacon, crypto_mining, tor, ..tiers.statistical.clone() };
         match Engine::restore(&self.engine.snapshot(), &settings, &tiers.network) {
-            Ok(engine) => self.engine = engine,
+            Ok(engine) => {
+                self.engine = engine;
+                self.watched.clear();
+            }
             Err(error) => tracing::error!(%error, "the thresholds stay as they were; this is a defect in flowvigil"),
         }
     }

@@ -7,6 +7,7 @@
 //! | an anomaly | its id | RFC 3339, as it was first recorded |
 //! | an analyst's verdict | the anomaly's id | `feedback#` and the analyst |
 //! | a silence | `silence#` and the id | `silence` |
+//! | a rule of people | `rules` | `rule#` and its name |
 //! | the days that have anomalies | `days` | `days` |
 //! | the told episodes of a key | `episodes#` and the key | `episodes` |
 //!
@@ -37,6 +38,7 @@ use crate::flow::{Address, EventTime};
 use crate::publish::episodes::{Claim, Claimed, Episodes};
 use crate::publish::{AnomalyStore, BAD_CURSOR, Feedback, Page, PublishError, Query, Recorded, Silence};
 
+mod rules;
 pub mod schema;
 
 type Row = HashMap<String, AttributeValue>;

@@ -15,6 +15,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::episodes::{Claim, Claimed, Episodes};
+use super::rules::{Rule, Rules};
 use super::{
     Announcement, Announcer, AnomalyStore, Feedback, Notice, Page, PublishError, Query, Recorded, Silence, Verdict,
 };
@@ -23,7 +24,7 @@ use crate::finding::{Actor, Severity};
 use crate::flow::{Address, EventTime};
 
 /// Each step brings the schema from the version of its index to the next.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE anomalies (
         id TEXT PRIMARY KEY,
@@ -67,6 +68,12 @@ const MIGRATIONS: [&str; 2] = [
     "
     CREATE TABLE episodes (
         key TEXT PRIMARY KEY,
+        body TEXT NOT NULL
+    ) WITHOUT ROWID;
+",
+    "
+    CREATE TABLE rules (
+        name TEXT PRIMARY KEY,
         body TEXT NOT NULL
     ) WITHOUT ROWID;
 ",
@@ -349,6 +356,28 @@ impl SqliteStore {
             .query_map(params_from_iter(values), |row| row.get::<_, String>(0))
             .map_err(|e| classify(context.to_owned(), e))?;
         rows.map(|row| parse(&row.map_err(|e| classify(context.to_owned(), e))?)).collect()
+    }
+}
+
+#[async_trait]
+impl Rules for SqliteStore {
+    async fn put_rule(&self, rule: &Rule) -> Result<(), PublishError> {
+        let put = "INSERT INTO rules (name, body) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET body = ?2";
+        let done = self.lock().execute(put, params![rule.name, rule.body]);
+        done.map(drop).map_err(|e| classify(format!("keep rule {}", rule.name), e))
+    }
+
+    async fn remove_rule(&self, name: &str) -> Result<bool, PublishError> {
+        let gone = self.lock().execute("DELETE FROM rules WHERE name = ?1", [name]);
+        gone.map(|rows| rows > 0).map_err(|e| classify(format!("forget rule {name}"), e))
+    }
+
+    async fn rules(&self) -> Result<Vec<Rule>, PublishError> {
+        let failed = |e| classify("list the rules".to_owned(), e);
+        let connection = self.lock();
+        let mut statement = connection.prepare_cached("SELECT name, body FROM rules ORDER BY name").map_err(failed)?;
+        let rows = statement.query_map([], |row| Ok(Rule { name: row.get(0)?, body: row.get(1)? })).map_err(failed)?;
+        rows.collect::<Result<_, _>>().map_err(failed)
     }
 }
 

@@ -192,6 +192,70 @@ fn a_verdict_is_kept_with_the_anomaly_it_is_about() {
 }
 
 #[test]
+fn a_suppression_is_tried_on_what_was_told_kept_listed_and_taken_back() {
+    let api = Api::start();
+    api.record(&anomaly(7, 1_700_000_000));
+    let asked = r#"{"name": "weekly scan", "owner": "ada", "reason": "ours", "expires": "2099-01-01T00:00:00Z",
+        "match": {"threats": ["port_scan"], "actors": ["203.0.113.0/24"]}}"#;
+    let (status, made) = api.post("/v1/suppressions", asked);
+    assert_eq!(status, 201, "{made}");
+    assert_eq!((&made["tried"], &made["hidden"]), (&json!(1), &json!([Uuid::from_u128(7)])));
+    let (_, listed) = api.get("/v1/suppressions");
+    assert_eq!(listed["suppressions"][0]["name"], "weekly scan");
+    assert_eq!(
+        (&listed["suppressions"][0]["in_force"], listed["suppressions"].as_array().unwrap().len()),
+        (&json!(true), 1)
+    );
+    for (wrong, why) in [
+        (r#""match": {}"#, "would silence everything"),
+        (r#""match": {"actors": ["ten"]}"#, "ten"),
+        (r#""owner": " ", "match": {"ports": [22]}"#, "owner"),
+        (r#""expires": "2001-01-01T00:00:00Z", "match": {"ports": [22]}"#, "expires"),
+    ] {
+        let mut body: Value = serde_json::from_str(&format!("{{{wrong}}}")).unwrap();
+        for (field, value) in [("name", "x"), ("owner", "ada"), ("reason", "y"), ("expires", "2099-01-01T00:00:00Z")] {
+            body.as_object_mut().unwrap().entry(field).or_insert(json!(value));
+        }
+        let (status, problem) = api.post("/v1/suppressions", &body.to_string());
+        assert!(status == 422 && problem["detail"].as_str().unwrap().contains(why), "{problem}");
+    }
+    let remove = || {
+        let url = format!("http://{}/v1/suppressions/weekly%20scan", api.address);
+        agent().delete(url).call().unwrap().status().as_u16()
+    };
+    assert_eq!((remove(), remove()), (204, 404));
+    assert_eq!(api.get("/v1/suppressions").1["suppressions"], json!([]));
+}
+
+#[test]
+fn who_asks_too_much_is_told_when_to_come_again() {
+    let limited = |settings: &mut api::Settings| {
+        settings.rate_limit.per_second = 0.01;
+        settings.rate_limit.burst = 2.0;
+    };
+    let api = Api::with(limited).unwrap();
+    assert_eq!((api.get("/v1/status").0, api.get("/v1/anomalies").0), (200, 200));
+    let refused = api.ask("/v1/status", &[]);
+    assert_eq!(refused.status(), 429);
+    let seconds: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=100).contains(&seconds), "{seconds}");
+    assert_eq!(api.get("/health/live").0, 200, "probes are never refused");
+}
+
+#[test]
+fn a_page_is_given_again_for_as_long_as_the_settings_say() {
+    let api = Api::with(|settings| settings.cache = jiff::SignedDuration::from_hours(1)).unwrap();
+    let count = |path: &str| api.get(path).1["anomalies"].as_array().unwrap().len();
+    assert_eq!(count("/v1/anomalies"), 0);
+    api.record(&anomaly(7, 1_700_000_000));
+    assert_eq!((count("/v1/anomalies"), count("/v1/anomalies?limit=7")), (0, 1));
+    let uncached = Api::with(|settings| settings.cache = jiff::SignedDuration::ZERO).unwrap();
+    assert_eq!(uncached.get("/v1/anomalies").1["anomalies"], json!([]));
+    uncached.record(&anomaly(7, 1_700_000_000));
+    assert_eq!(uncached.get("/v1/anomalies").1["anomalies"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn what_was_not_told_can_be_asked_for_by_address() {
     let api = Api::start();
     let silence = Silence {
@@ -271,9 +335,17 @@ fn the_description_lists_every_path_that_answers() {
     let api = Api::start();
     let (_, document) = api.get("/openapi.json");
     let paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
-    for path in
-        ["/v1/anomalies", "/v1/anomalies/{id}", "/v1/anomalies/{id}/feedback", "/v1/silences", "/v1/status", "/metrics"]
-    {
+    for path in [
+        "/v1/explain",
+        "/v1/suppressions",
+        "/v1/suppressions/{name}",
+        "/v1/anomalies",
+        "/v1/anomalies/{id}",
+        "/v1/anomalies/{id}/feedback",
+        "/v1/silences",
+        "/v1/status",
+        "/metrics",
+    ] {
         assert!(paths.iter().any(|known| *known == path), "{path} is not among {paths:?}");
     }
     let schema = &document["components"]["schemas"]["Anomaly"]["properties"];

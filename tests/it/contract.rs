@@ -20,6 +20,7 @@ use flowvigil::publish::dynamodb::{DynamoStore, schema::Schema};
 use flowvigil::publish::episodes::{Claim, Claimed};
 use flowvigil::publish::eventbridge::EventBridge;
 use flowvigil::publish::local::{LineAnnouncer, SqliteStore};
+use flowvigil::publish::rules::Rule;
 use flowvigil::publish::{
     Announcement, Announcer, AnomalyStore, Feedback, PublishError, Query, Recorded, Silence, Verdict, dead_letter,
     dynamodb, eventbridge,
@@ -114,6 +115,7 @@ pub async fn anomaly_store(store: &dyn AnomalyStore) {
     silences(store).await;
     verdicts(store).await;
     claims(store).await;
+    rules(store).await;
 }
 
 async fn revisions(store: &dyn AnomalyStore) {
@@ -218,6 +220,17 @@ async fn silences(store: &dyn AnomalyStore) {
     assert_eq!(store.silences(None, 10).await.unwrap(), [silence(3), silence(2), silence(1)]);
     assert_eq!(store.silences(None, 1).await.unwrap(), [silence(3)]);
     assert_eq!(store.silences(Some(address(2)), 10).await.unwrap(), [silence(2)]);
+}
+
+async fn rules(store: &dyn AnomalyStore) {
+    let rule = |name: &str, body: &str| Rule { name: name.to_owned(), body: body.to_owned() };
+    store.put_rule(&rule("b", "{}")).await.unwrap();
+    store.put_rule(&rule("a", r#"{"since": 1}"#)).await.unwrap();
+    store.put_rule(&rule("b", r#"{"since": 2}"#)).await.unwrap();
+    assert_eq!(store.rules().await.unwrap(), [rule("a", r#"{"since": 1}"#), rule("b", r#"{"since": 2}"#)]);
+    assert!(store.remove_rule("b").await.unwrap());
+    assert!(!store.remove_rule("b").await.unwrap());
+    assert_eq!(store.rules().await.unwrap().len(), 1);
 }
 
 async fn verdicts(store: &dyn AnomalyStore) {

@@ -134,3 +134,35 @@ fn lines_for_cloudwatch_come_from_the_counts_that_prometheus_sees() {
     assert!(soon(rate));
     assert_eq!(line("FalsePositiveRate")["FalsePositiveRate"], 1.0);
 }
+
+#[test]
+fn a_suppression_made_over_the_api_counts_within_seconds_and_why_not_can_be_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Service::start(folder.path(), &[("FLOWVIGIL__API__CACHE", "0s")]);
+    let some = |answer: &Value| !answer["anomalies"].as_array().unwrap().is_empty();
+    let watched = service.get("/v1/explain?address=10.0.1.2");
+    assert_eq!(watched["approaches"], json!([]), "nothing was judged yet");
+    // Below the threshold: nothing is told, and the watch says how close it came.
+    service.scan("10.0.1.2", 0, 9);
+    service.quiet_until(10);
+    let judged = |answer: &Value| !answer["approaches"].as_array().unwrap().is_empty();
+    let explained = service.wait_until("/v1/explain?address=10.0.1.2", judged);
+    let approach = &explained["approaches"][0];
+    assert_eq!((&approach["threat"], &approach["found"]), (&json!("port_scan"), &json!(false)), "{explained:#}");
+    let ports = approach["evidence"].as_array().unwrap().iter().find(|e| e["name"] == "distinct_ports").unwrap();
+    assert_eq!((&ports["value"], &ports["threshold"]), (&json!(9.0), &json!(25.0)));
+
+    let made = json!({"name": "weekly scan", "owner": "ada", "reason": "ours", "created": "2023-01-01T00:00:00Z",
+        "expires": "2099-01-01T00:00:00Z", "match": {"actors": ["10.0.1.3"]}});
+    let answer = ureq::post(format!("http://{}/v1/suppressions", service.address())).send_json(made).unwrap();
+    assert_eq!(answer.status(), 201);
+    // Every judgement reads the rules when the last reading is two seconds old.
+    std::thread::sleep(Duration::from_millis(2100));
+    service.scan("10.0.1.3", 20, 60);
+    service.scan("10.0.1.4", 21, 60);
+    service.quiet_until(30);
+    service.wait_until("/v1/anomalies?actor=10.0.1.4", some);
+    assert!(!some(&service.get("/v1/anomalies?actor=10.0.1.3")));
+    let explained = service.get("/v1/explain?address=10.0.1.3");
+    assert_eq!(explained["not_told"][0]["stage"], "suppression", "{explained:#}");
+}
