@@ -164,6 +164,9 @@ pub enum PipelineError {
     /// A shard failed, and the source did not offer it again.
     #[error("read shard {0} to its end: it failed, and its source has given it up; the log has the cause")]
     Shard(String),
+    /// Those who were to be told are gone.
+    #[error("{0}; what was not announced is, after a restart")]
+    Unheard(String),
     /// State is there, and cannot be got at.
     #[error("restore the judgement: {0}")]
     Restore(String),
@@ -213,13 +216,21 @@ pub async fn run(
         // All senders to the judge are gone: the stages finish what they have, and end.
         Ok::<(), PipelineError>(())
     });
-    let mut finish = async |stages: &mut JoinSet<&'static str>| -> Result<(), PipelineError> {
+    let mut finish = async |stages: &mut JoinSet<Result<&'static str, PipelineError>>| -> Result<(), PipelineError> {
         tokio::select! {
             done = &mut supervising => done?,
-            Some(stage) = stages.join_next() => return Err(PipelineError::Stage(stage.unwrap_or("panicked"))),
+            Some(stage) = stages.join_next() => {
+                // When one stage fails, the one before it ends, too; the failure is the reason.
+                let mut ended = vec![gone(stage)];
+                if let Ok(Some(other)) = timeout(Duration::from_secs(1), stages.join_next()).await {
+                    ended.push(gone(other));
+                }
+                ended.sort_by_key(|error| matches!(error, PipelineError::Stage(_)));
+                return Err(ended.swap_remove(0));
+            }
         }
         while let Some(stage) = stages.join_next().await {
-            stage.map_err(|_| PipelineError::Stage("panicked"))?;
+            stage.map_err(|_| PipelineError::Stage("panicked"))??;
         }
         Ok(())
     };
@@ -235,6 +246,15 @@ pub async fn run(
     }
     common.health.enter(Phase::Finished);
     outcome
+}
+
+/// Why a stage that was to stay is gone.
+fn gone(stage: Result<Result<&'static str, PipelineError>, tokio::task::JoinError>) -> PipelineError {
+    match stage {
+        Ok(Ok(name)) => PipelineError::Stage(name),
+        Ok(Err(error)) => error,
+        Err(_) => PipelineError::Stage("panicked"),
+    }
 }
 
 /// The shards that are ours, and how often each has failed in a row.

@@ -47,6 +47,14 @@ pub enum PublishError {
         /// What came back.
         cause: String,
     },
+    /// Nobody is left to be told, now or later, in this process.
+    #[error("{context}: {cause}")]
+    Gone {
+        /// What was being done, as a verb phrase.
+        context: String,
+        /// What came back.
+        cause: String,
+    },
     /// It will not, however often.
     #[error("{context}: {cause}")]
     Fatal {

@@ -58,7 +58,7 @@ impl From<PublishError> for Problem {
                 format!("cursor: {cause}"),
                 "follow `next` of the page before as it is",
             ),
-            PublishError::Fatal { context, cause } => {
+            PublishError::Fatal { context, cause } | PublishError::Gone { context, cause } => {
                 tracing::error!(context, cause, "the store cannot answer");
                 let remedy = "the log of the service has the cause under the id in `x-request-id`";
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{context} failed"), remedy)

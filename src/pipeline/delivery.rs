@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::judgement::Delivery;
 use super::shard::Barrier;
-use super::{Common, duration};
+use super::{Common, PipelineError, duration};
 use crate::anomaly::{Anomaly, Status};
 use crate::correlation::IncidentStore;
 use crate::ingest::snapshot::Snapshot;
@@ -29,14 +29,14 @@ pub(super) async fn run(
     announcer: Arc<dyn Announcer>,
     incidents: Arc<dyn IncidentStore>,
     mut deliveries: mpsc::Receiver<Delivery>,
-) -> &'static str {
+) -> Result<&'static str, PipelineError> {
     let mut courier = Courier { common, store, announcer, incidents, ids: BTreeMap::new(), settled: BTreeSet::new() };
-    courier.announce_leftovers().await;
+    courier.announce_leftovers().await?;
     while let Some(delivery) = deliveries.recv().await {
         courier.common.metrics.set(&telemetry::QUEUE_DEPTH, &["delivery"], deliveries.len() as i64);
-        courier.deliver(delivery).await;
+        courier.deliver(delivery).await?;
     }
-    "delivery"
+    Ok("delivery")
 }
 
 struct Courier {
@@ -54,7 +54,7 @@ struct Courier {
 const IDS_MAX: usize = 10_000;
 
 impl Courier {
-    async fn deliver(&mut self, delivery: Delivery) {
+    async fn deliver(&mut self, delivery: Delivery) -> Result<(), PipelineError> {
         let Delivery { outcomes, fence, closings, closed, arrived, barrier } = delivery;
         let mut announcements = Vec::new();
         for outcome in outcomes {
@@ -69,7 +69,7 @@ impl Courier {
             self.record(outcome, &mut announcements).await;
         }
         if !announcements.is_empty() {
-            self.announce(announcements).await;
+            self.announce(announcements).await?;
         }
         if !closed.is_empty()
             && let Err(error) = self.incidents.forget(&closed).await
@@ -83,6 +83,7 @@ impl Courier {
             Some((barrier, judgement)) if fence.holds() => self.keep(barrier, judgement).await,
             Some(_) | None => {}
         }
+        Ok(())
     }
 
     /// Records one outcome; what is to be announced of it is added.
@@ -190,23 +191,24 @@ impl Courier {
     }
 
     /// What was recorded in an earlier life and not announced before that ended.
-    async fn announce_leftovers(&self) {
+    async fn announce_leftovers(&self) -> Result<(), PipelineError> {
         loop {
-            let Some(left) = self.insist("recall", || self.store.unannounced(LEFTOVERS)).await else { return };
+            let left = self.insist("recall", || self.store.unannounced(LEFTOVERS)).await.unwrap_or_default();
             if left.is_empty() {
-                return;
+                return Ok(());
             }
             tracing::info!(anomalies = left.len(), "announcing what an earlier life had recorded");
             let known = left.len();
             let batch = left.into_iter().map(|anomaly| (kind(&anomaly, anomaly.updates <= 1), anomaly)).collect();
-            if self.announce(batch).await < known {
-                return;
+            if self.announce(batch).await? < known {
+                return Ok(());
             }
         }
     }
 
-    /// Announces until each is told or can never be; answers how many were.
-    async fn announce(&self, mut batch: Vec<(Announcement, Anomaly)>) -> usize {
+    /// Announces until each is told or can never be; answers how many were. When nobody is left to be told, it is over: going
+    /// on in silence would look like peace.
+    async fn announce(&self, mut batch: Vec<(Announcement, Anomaly)>) -> Result<usize, PipelineError> {
         let mut trouble = 0;
         let mut told = 0;
         let patience = duration(self.common.settings.call_timeout);
@@ -229,6 +231,7 @@ impl Courier {
                         self.common.metrics.add(&telemetry::ANOMALIES, &[anomaly.threat.name(), name], 1);
                         self.insist("mark", || self.store.announced(&anomaly)).await;
                     }
+                    Err(error @ PublishError::Gone { .. }) => return Err(PipelineError::Unheard(error.to_string())),
                     Err(error @ PublishError::Fatal { .. }) => {
                         tracing::error!(id = %anomaly.anomaly_id, %error, "an anomaly is recorded and cannot be announced");
                     }
@@ -244,7 +247,7 @@ impl Courier {
             }
         }
         self.back();
-        told
+        Ok(told)
     }
 
     /// Calls until it is done; `None` when it can never be, which is logged.

@@ -151,7 +151,7 @@ impl Judgement {
         mut self,
         mut messages: mpsc::Receiver<Message>,
         to_delivery: mpsc::Sender<Delivery>,
-    ) -> &'static str {
+    ) -> Result<&'static str, PipelineError> {
         let mut changes = self.common.tiers.changes.clone();
         while let Some(message) = messages.recv().await {
             if let Some(thresholds) = Tiers::changed(&mut changes) {
@@ -180,7 +180,7 @@ impl Judgement {
                 break;
             }
         }
-        "judgement"
+        Ok("judgement")
     }
 
     fn fence(&self, shard: &ShardId) -> Fence {

@@ -500,9 +500,13 @@ impl Announcer for LineAnnouncer {
 
     async fn announce(&self, batch: &[(Announcement, Anomaly)]) -> Vec<Result<(), PublishError>> {
         let result = |(announcement, anomaly): &(Announcement, Anomaly)| {
-            self.write(&json!(announcement), &json!(anomaly)).map_err(|e| PublishError::Retry {
-                context: format!("announce anomaly {}", anomaly.anomaly_id),
-                cause: e.to_string(),
+            let context = || format!("announce anomaly {}", anomaly.anomaly_id);
+            self.write(&json!(announcement), &json!(anomaly)).map_err(|e| match e.kind() {
+                std::io::ErrorKind::BrokenPipe => PublishError::Gone {
+                    context: context(),
+                    cause: "whoever read the announcements is gone".to_owned(),
+                },
+                _ => PublishError::Retry { context: context(), cause: e.to_string() },
             })
         };
         batch.iter().map(result).collect()

@@ -34,9 +34,10 @@ struct Service {
 }
 
 impl Service {
-    fn start(state: &Path, input: &Path) -> Service {
+    fn command(state: &Path, input: &Path) -> Command {
         let path = |name: &str| state.join(name).display().to_string();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flowvigil"));
+        command
             .arg("run")
             .arg("--once")
             .arg(input)
@@ -47,9 +48,12 @@ impl Service {
             .env("FLOWVIGIL__INGEST__CHUNK_BYTES", "65536")
             .env("FLOWVIGIL__PIPELINE__SNAPSHOT_INTERVAL", "100ms")
             .env("FLOWVIGIL__TELEMETRY__LOG_LEVEL", "warn")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stdout(Stdio::piped());
+        command
+    }
+
+    fn start(state: &Path, input: &Path) -> Service {
+        let mut child = Service::command(state, input).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let (send, announced) = channel();
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(send.send(line))));
@@ -195,4 +199,30 @@ fn a_damaged_snapshot_falls_back_and_the_run_still_ends() {
     }
     assert!(damaged > 0);
     assert_eq!(Service::start(&state, &input).end().1, Some(0));
+}
+
+#[test]
+fn a_service_whose_announcements_nobody_reads_any_more_says_so_and_tells_the_rest_when_it_is_started_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = traffic(folder.path());
+    let wanted = undisturbed(folder.path(), &input);
+    let state = folder.path().join("unheard");
+    std::fs::create_dir(&state).unwrap();
+    let mut heard = Vec::new();
+    let mut child = Service::command(&state, &input).stderr(Stdio::piped()).spawn().unwrap();
+    {
+        // As `flowvigil run … | head -1` does.
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        heard.push(serde_json::from_str(&line).unwrap());
+    }
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("whoever read the announcements is gone"), "{said}");
+    let (rest, code) = Service::start(&state, &input).end();
+    assert_eq!(code, Some(0));
+    heard.extend(rest);
+    assert_eq!(recorded(&state), wanted);
+    assert_eq!(detected(&heard).keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>());
 }

@@ -28,11 +28,31 @@ use crate::ingest::{Batch, FlowSource, IngestError, Position, Read, Refusal, Set
 /// Batches under way between the reading thread and the owner of the shard.
 const AHEAD: usize = 2;
 
-/// The paths of `[ingest.local]`, each a shard.
+/// The paths of `[ingest.local]`, each a shard. One that was given up without being released is offered again, from its
+/// last checkpoint.
 pub struct Source {
-    waiting: VecDeque<PathBuf>,
+    waiting: VecDeque<Offer>,
+    returned: mpsc::UnboundedReceiver<Return>,
+    give_back: mpsc::UnboundedSender<Return>,
+    /// How many shards are being read.
+    out: usize,
     settings: Settings,
 }
+
+/// A shard to be read.
+struct Offer {
+    path: PathBuf,
+    /// Where it stands, when it was read in this process before.
+    checkpoint: Option<Checkpoint>,
+    /// How often in a row it was given up without having come further.
+    failures: u32,
+}
+
+/// What comes back when a shard is dropped: nothing when it was released.
+type Return = Option<Offer>;
+
+/// How often a shard that is read to an end is offered again without coming further; what grows is offered for ever.
+const FAILURES_MAX: u32 = 5;
 
 impl Source {
     /// Every path must exist.
@@ -43,15 +63,44 @@ impl Source {
                 fs::metadata(path).map_err(|cause| ReadError::Open { path: shown(path), cause })?;
             }
         }
-        Ok(Source { waiting: settings.local.paths.iter().cloned().collect(), settings: settings.clone() })
+        let offer = |path: &PathBuf| Offer { path: path.clone(), checkpoint: None, failures: 0 };
+        let waiting = settings.local.paths.iter().map(offer).collect();
+        // One message a shard that is being read, so as many as there are paths at most.
+        #[allow(clippy::disallowed_methods)]
+        let (give_back, returned) = mpsc::unbounded_channel();
+        Ok(Source { waiting, returned, give_back, out: 0, settings: settings.clone() })
+    }
+
+    /// Takes in what comes back; `false` when it is not to be offered again.
+    fn take_back(&mut self, offer: Offer) -> bool {
+        // What was read of standard input is gone.
+        let lost = offer.path == Path::new("-") || (!self.settings.local.follow && offer.failures >= FAILURES_MAX);
+        if !lost {
+            self.waiting.push_back(offer);
+        }
+        !lost
     }
 }
 
 #[async_trait]
 impl FlowSource for Source {
     async fn next_shard(&mut self) -> Result<Option<Box<dyn Shard>>, IngestError> {
-        let Some(path) = self.waiting.pop_front() else { return Ok(None) };
-        Ok(Some(Box::new(LocalShard::new(path, &self.settings)?)))
+        loop {
+            if let Some(offer) = self.waiting.pop_front() {
+                let shard = LocalShard::new(offer, &self.settings, self.give_back.clone())?;
+                self.out += 1;
+                return Ok(Some(Box::new(shard)));
+            }
+            if self.out == 0 {
+                return Ok(None);
+            }
+            // We hold a sender ourselves, so there is always an answer.
+            let back = self.returned.recv().await.flatten();
+            self.out -= 1;
+            if let Some(offer) = back {
+                self.take_back(offer);
+            }
+        }
     }
 }
 
@@ -65,6 +114,20 @@ struct LocalShard {
     updates: Updates,
     waiting: Option<Box<Follower>>,
     batches: Option<mpsc::Receiver<Result<Batch, IngestError>>>,
+    path: PathBuf,
+    /// Where it stood when it was offered, and how often it was offered there.
+    begun: (u64, u32),
+    released: bool,
+    give_back: mpsc::UnboundedSender<Return>,
+}
+
+impl Drop for LocalShard {
+    fn drop(&mut self) {
+        let failures = if self.checkpoint.batch > self.begun.0 { 1 } else { self.begun.1 + 1 };
+        let (path, checkpoint) = (self.path.clone(), Some(self.checkpoint.clone()));
+        // A source that is gone offers nothing any more.
+        let _ = self.give_back.send((!self.released).then_some(Offer { path, checkpoint, failures }));
+    }
 }
 
 /// Which file stood where after which batch, oldest first.
@@ -88,13 +151,19 @@ struct Known {
 }
 
 impl LocalShard {
-    fn new(path: PathBuf, settings: &Settings) -> Result<LocalShard, IngestError> {
+    fn new(
+        offer: Offer,
+        settings: &Settings,
+        give_back: mpsc::UnboundedSender<Return>,
+    ) -> Result<LocalShard, IngestError> {
+        let Offer { path, checkpoint, failures } = offer;
         let local = &settings.local;
         let name = shown(&path);
         let kept = (!local.checkpoint.as_os_str().is_empty()).then(|| local.checkpoint.join(file_name(&name)));
-        let checkpoint = match &kept {
-            Some(file) => load(file)?,
-            None => Checkpoint::default(),
+        let checkpoint = match (checkpoint, &kept) {
+            (Some(checkpoint), _) => checkpoint,
+            (None, Some(file)) => load(file)?,
+            (None, None) => Checkpoint::default(),
         };
         let updates = Updates::default();
         let follower = Follower {
@@ -105,13 +174,17 @@ impl LocalShard {
             follow: local.follow && path != Path::new("-"),
             poll: local.poll_interval.unsigned_abs(),
             updates: updates.clone(),
-            path,
+            path: path.clone(),
         };
         Ok(LocalShard {
             id: ShardId(name.into()),
             poll: local.poll_interval.unsigned_abs(),
             kept,
+            begun: (checkpoint.batch, failures),
             checkpoint,
+            path,
+            released: false,
+            give_back,
             updates,
             waiting: Some(Box::new(follower)),
             batches: None,
@@ -179,6 +252,11 @@ impl Shard for LocalShard {
             Some(file) => save(file, &self.checkpoint),
             None => Ok(()),
         }
+    }
+
+    async fn release(&mut self) -> Result<(), IngestError> {
+        self.released = true;
+        Ok(())
     }
 }
 

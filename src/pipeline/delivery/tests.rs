@@ -181,7 +181,7 @@ impl Task {
             }
         }
         let outcomes = self.judge.judge(incidents);
-        self.courier.deliver(Delivery { outcomes, fence: Fence::default(), ..Delivery::default() }).await;
+        self.courier.deliver(Delivery { outcomes, fence: Fence::default(), ..Delivery::default() }).await.unwrap();
     }
 }
 

@@ -126,3 +126,45 @@ async fn a_damaged_checkpoint_is_an_error_that_says_what_to_do() {
     let error = Source::new(&settings).unwrap().next_shard().await.err().unwrap();
     assert!(error.to_string().contains("delete it to read all again"), "{error}");
 }
+
+#[tokio::test]
+async fn a_shard_that_was_given_up_is_offered_again_from_its_last_checkpoint_and_a_released_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("vpc.log");
+    append(&log, &line(1));
+    for kept in [folder.path().join("kept"), PathBuf::new()] {
+        let mut source = Source::new(&settings(&log, &kept, true)).unwrap();
+        let mut first = source.next_shard().await.unwrap().unwrap();
+        let (read, position, _) = ports(&mut first, 1).await;
+        assert!(!read.is_empty());
+        first.checkpoint(&position.unwrap()).await.unwrap();
+        append(&log, &line(2));
+        assert_eq!(ports(&mut first, 1).await.0, [2]);
+        let waits = tokio::time::timeout(Duration::from_millis(20), source.next_shard()).await;
+        assert!(waits.is_err(), "it is being read");
+        drop(first);
+        let mut again = source.next_shard().await.unwrap().unwrap();
+        assert!(again.resume_from().is_some());
+        let (read, ..) = ports(&mut again, 1).await;
+        assert_eq!(read, [2], "what was not checkpointed is read again");
+        again.release().await.unwrap();
+        drop(again);
+        assert!(source.next_shard().await.unwrap().is_none());
+        fs::remove_file(&log).unwrap();
+        append(&log, &line(1));
+    }
+}
+
+#[tokio::test]
+async fn a_shard_that_is_read_once_and_comes_no_further_is_not_offered_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("vpc.log");
+    append(&log, &line(1));
+    let mut source = Source::new(&settings(&log, Path::new(""), false)).unwrap();
+    let mut offered = 0;
+    while let Some(shard) = source.next_shard().await.unwrap() {
+        drop(shard);
+        offered += 1;
+    }
+    assert_eq!(offered, FAILURES_MAX);
+}
