@@ -45,6 +45,7 @@ use host::Host;
 use pair::{Channel, Pair};
 use pane::Pane;
 use port_scan::Suspect;
+use port_scan::joint::{Besieged, Siege};
 use table::Table;
 
 type Map<K, V> = hashbrown::HashMap<K, V, foldhash::fast::FixedState>;
@@ -92,6 +93,8 @@ pub struct Caps {
     pub internal_suspects: u32,
     /// Other sources with failures.
     pub external_suspects: u32,
+    /// Hosts of ours of which several ports were tried by one outsider.
+    pub besieged: u32,
     /// Hosts of ours with a behaviour baseline.
     pub baselines: u32,
 }
@@ -179,6 +182,7 @@ struct State {
     channels: Table<Channel>,
     internal_suspects: Table<Suspect>,
     external_suspects: Table<Suspect>,
+    besieged: Table<Besieged>,
     tor: BTreeMap<Address, tor::Contacts>,
     /// Start of the open feature window.
     feature_window: EventTime,
@@ -187,7 +191,7 @@ struct State {
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 3;
+const SNAPSHOT_VERSION: u32 = 4;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
@@ -233,6 +237,7 @@ impl Engine {
             channels: Table::new(caps.channels),
             internal_suspects: Table::new(caps.internal_suspects),
             external_suspects: Table::new(caps.external_suspects),
+            besieged: Table::new(caps.besieged),
             tor: BTreeMap::new(),
             feature_window: EventTime(0),
             features: Map::default(),
@@ -660,6 +665,7 @@ impl Engine {
 
     fn judge_scans(&mut self, touched: &Touched, now: EventTime, window: EventTime, out: &mut Output) {
         let settings = self.settings.port_scan.clone();
+        self.judge_sieges(&settings, touched, now, window, out);
         for &(ours, source) in &touched.suspects {
             let watched = self.watched.contains(&source);
             let table = if ours { &mut self.state.internal_suspects } else { &mut self.state.external_suspects };
@@ -674,6 +680,42 @@ impl Engine {
             self.explain(source, None, Threat::PortScan, window, &judgement);
             if let Some((mut finding, interface)) = finding {
                 self.sign(&mut finding, interface);
+                out.findings.push(finding);
+            }
+        }
+    }
+
+    /// Judges hosts that several outsiders scan together.
+    fn judge_sieges(
+        &mut self,
+        settings: &port_scan::Settings,
+        touched: &Touched,
+        now: EventTime,
+        window: EventTime,
+        out: &mut Output,
+    ) {
+        let since = now.minus(settings.outside_span.as_secs() as u32);
+        let (state, seed) = (&mut self.state, &self.seed);
+        let mut targets = BTreeSet::new();
+        for &(_, source) in touched.suspects.iter().filter(|(ours, _)| !ours) {
+            let suspect = state.external_suspects.get(seed, source).filter(|suspect| suspect.fresh > 0);
+            for target in suspect.map_or(Vec::new(), |suspect| suspect.besieges(settings.joint_ports, since)) {
+                if self.network.is_internal(target) {
+                    state.besieged.entry(seed, target, || Besieged::new(target, now)).note(source, now);
+                    targets.insert(target);
+                }
+            }
+        }
+        for target in targets {
+            let (state, seed) = (&mut self.state, &self.seed);
+            let sources = state.besieged.get_mut(seed, target).map_or(Vec::new(), |besieged| besieged.sources(since));
+            let suspects = sources.iter().filter_map(|&source| state.external_suspects.get(seed, source));
+            let siege = Siege::of(target, suspects, settings, since);
+            let judgement = siege.judge(settings);
+            self.explain(target, None, Threat::PortScan, window, &judgement);
+            if judgement.passed {
+                let mut finding = siege.finding(&judgement, window, self.window);
+                self.sign(&mut finding, siege.interface());
                 out.findings.push(finding);
             }
         }
@@ -812,6 +854,7 @@ impl Engine {
             ("channels", state.channels.len(), state.channels.evicted()),
             ("internal_suspects", state.internal_suspects.len(), state.internal_suspects.evicted()),
             ("external_suspects", state.external_suspects.len(), state.external_suspects.evicted()),
+            ("besieged", state.besieged.len(), state.besieged.evicted()),
         ];
         for (name, entries, evicted) in tables {
             statistics.entries.insert(name.to_owned(), entries as u64);
@@ -855,12 +898,14 @@ impl Engine {
         state.channels.set_cap(caps.channels);
         state.internal_suspects.set_cap(caps.internal_suspects);
         state.external_suspects.set_cap(caps.external_suspects);
+        state.besieged.set_cap(caps.besieged);
         state.internal.reindex(&seed);
         state.external.reindex(&seed);
         state.pairs.reindex(&seed);
         state.channels.reindex(&seed);
         state.internal_suspects.reindex(&seed);
         state.external_suspects.reindex(&seed);
+        state.besieged.reindex(&seed);
         for pane in &mut state.panes {
             pane.reindex(&seed);
         }

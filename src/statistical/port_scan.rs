@@ -11,7 +11,8 @@
 //! - *memory over a day*, which finds the slow scan that no window holds.
 //!
 //! Unasked-for probes from the internet are not news: every public address gets thousands a day. An outside source is
-//! told only when it works through one host's ports in earnest, or through many hosts on several ports.
+//! told only when it works through one host's ports in earnest, or through many hosts on several ports, or when several
+//! divide one host's ports among them ([`joint`]).
 
 use std::collections::BTreeMap;
 
@@ -24,6 +25,8 @@ use crate::flow::{Address, EventTime, protocol};
 use crate::statistical::conversation::Conversation;
 use crate::statistical::explain::Judgement;
 use crate::statistical::table::Entry;
+
+pub mod joint;
 
 /// `[statistical.port_scan]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -49,6 +52,12 @@ pub struct Settings {
     pub span: SignedDuration,
     /// At most this share of first contacts may succeed.
     pub success_max: f64,
+    /// An outside source that shares a scan tried at least so many ports of the host.
+    pub joint_ports: u32,
+    /// A scan is shared by at least so many outside sources.
+    pub joint_sources: u32,
+    /// And on average at most so many of them tried the same port.
+    pub joint_repeats: f64,
 }
 
 impl Settings {

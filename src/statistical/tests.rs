@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::finding::{Actor, Threat};
+use crate::finding::{Actor, Subject, Threat};
 use crate::flow::{InterfaceId, protocol};
 use crate::settings;
 
@@ -498,4 +498,34 @@ fn our_own_host_that_floods_somebody_outside_is_told_and_a_scan_is_not_called_a_
     };
     assert_eq!(attempts(1), [Threat::Ddos].into());
     assert_eq!(attempts(3_000), [Threat::PortScan].into());
+}
+
+#[test]
+fn a_scan_that_outsiders_divide_among_them_is_one_story_and_independent_scanners_are_none() {
+    let probes = |port_of: fn(u32, u32) -> u16| {
+        let mut all = Vec::new();
+        for source in 0..8u32 {
+            for n in 0..30u32 {
+                let from = format!("198.51.100.{}", 1 + source);
+                let at = n * 20 + source;
+                all.push(Exchange::new(&from, 50_000, "10.0.0.9", port_of(source, n), at).refused());
+            }
+        }
+        findings(&all)
+    };
+    let divided = probes(|source, n| (1_000 + source * 30 + n) as u16);
+    let about: BTreeSet<_> = divided.iter().map(|f| (f.threat, f.actor, f.subject)).collect();
+    assert_eq!(about, [(Threat::PortScan, Actor::Many, Subject::Victim(address("10.0.0.9")))].into());
+    let last = divided.last().expect("it was told");
+    assert_eq!((last.targets[0].port_count, last.method.as_str()), (240, "joint"));
+    // The same sources, each asking for the same ports as the others, and one that differs.
+    assert_eq!(probes(|source, n| if n < 29 { 1_000 + n as u16 } else { 2_000 + source as u16 }), vec![]);
+    // As many sources and ports, but a door or two of each source: radiation.
+    let radiation: Vec<Exchange> = (0..400u32)
+        .map(|n| {
+            let from = format!("203.0.{}.{}", n / 2 / 200, 1 + n / 2 % 200);
+            Exchange::new(&from, 50_000, "10.0.0.9", (1_000 + n) as u16, n).refused()
+        })
+        .collect();
+    assert_eq!(findings(&radiation), vec![]);
 }
