@@ -374,7 +374,8 @@ impl Engine {
             let mut conversations = std::mem::take(&mut self.conversations);
             conversations.clear();
             let mut duplicates = 0;
-            conversation::conversations(&pane.views, &self.network, &mut conversations, &mut duplicates);
+            let name = |id| name_of(&self.state.interfaces, id);
+            conversation::conversations(&pane.views, &self.network, name, &mut conversations, &mut duplicates);
             let start = pane.start;
             let from = out.findings.len();
             let hot = self.hot(&conversations);
@@ -414,7 +415,8 @@ impl Engine {
         let mut conversations = std::mem::take(&mut self.conversations);
         conversations.clear();
         let duplicates = &mut self.state.statistics.duplicates;
-        conversation::conversations(&pane.views, &self.network, &mut conversations, duplicates);
+        let name = |id| name_of(&self.state.interfaces, id);
+        conversation::conversations(&pane.views, &self.network, name, &mut conversations, duplicates);
         let translators = pane.views.iter().filter(|view| view.is_translated()).map(|view| view.interface);
         self.state.intermediaries.extend(translators);
         let from = out.findings.len();
@@ -446,6 +448,8 @@ impl Engine {
                 answers.push(c);
             }
         }
+        // In an order of their own, since a source's list of failures may fill up.
+        failures.sort_unstable_by_key(|c| (c.start(), c.opener, c.responder, c.port, c.protocol, c.opener_port));
         for c in failures {
             self.note_failure(c, &mut touched);
         }
@@ -927,6 +931,11 @@ fn fold(panes: &mut VecDeque<Pane>, at: usize, ahead: &mut Vec<pane::Prepared<'_
     for prepared in ahead.drain(..) {
         pane.fold(&prepared);
     }
+}
+
+/// The name behind an interface number, empty where it has none.
+fn name_of(interfaces: &[Interface], id: InterfaceId) -> &str {
+    interfaces.binary_search_by_key(&id, |i| i.id).map_or("", |at| &interfaces[at].name)
 }
 
 /// Whether a conversation of a host of ours says that it uses a service.

@@ -4,6 +4,8 @@
 //! server that answers a thousand clients looks like a scanner of a thousand ephemeral ports, and a flow between two
 //! hosts of ours, logged at both ends, counts twice.
 
+use std::cmp::Ordering;
+
 use crate::flow::network::Network;
 use crate::flow::{Address, EventTime, InterfaceId, Marks, protocol, tcp_flags};
 use crate::statistical::pane::{Direction, View};
@@ -48,6 +50,9 @@ pub struct Conversation {
     pub theirs: bool,
 }
 
+/// See [`Conversation::place`].
+pub type Place = (EventTime, Address, Address, u16, u16);
+
 impl Conversation {
     /// First packet of either direction.
     pub fn start(&self) -> EventTime {
@@ -57,6 +62,11 @@ impl Conversation {
     /// Last packet of either direction.
     pub fn end(&self) -> EventTime {
         EventTime(self.sent.end.max(self.received.end))
+    }
+
+    /// A place among others that does not depend on the order of arrival; the latest conversation is the last.
+    pub fn place(&self) -> Place {
+        (self.end(), self.opener, self.responder, self.opener_port, self.port)
     }
 
     /// Whether the attempt got nowhere.
@@ -163,7 +173,13 @@ pub fn port_rank(port: u16) -> u8 {
 /// logs the packet's own addresses again. The view with the most packets speaks for it, an end's before an intermediary's; a refusal seen by any view
 /// holds, since a security group may refuse at one end what the other end sent in good faith. `duplicates` counts the
 /// views that were folded away.
-pub fn conversations(views: &[View], network: &Network, out: &mut Vec<Conversation>, duplicates: &mut u64) {
+pub fn conversations<'a>(
+    views: &[View],
+    network: &Network,
+    name: impl Fn(InterfaceId) -> &'a str,
+    out: &mut Vec<Conversation>,
+    duplicates: &mut u64,
+) {
     let mut twins: Vec<(u32, u32)> = Vec::new();
     for (at, view) in views.iter().enumerate() {
         if let Some(head) = view.twin {
@@ -177,7 +193,7 @@ pub fn conversations(views: &[View], network: &Network, out: &mut Vec<Conversati
         match groups.next_if(|group| group[0].0 as usize == at) {
             Some(group) => {
                 let others = group.iter().map(|&(_, at)| &views[at as usize]);
-                out.push(orient(&speaker(view, others), network));
+                out.push(orient(&speaker(view, others, &name), network));
             }
             None if view.twin.is_none() => out.push(orient(view, network)),
             None => {}
@@ -185,10 +201,16 @@ pub fn conversations(views: &[View], network: &Network, out: &mut Vec<Conversati
     }
 }
 
-fn speaker<'a>(first: &View, others: impl Iterator<Item = &'a View>) -> View {
+fn speaker<'a, 'b>(
+    first: &View,
+    others: impl Iterator<Item = &'a View>,
+    name: impl Fn(InterfaceId) -> &'b str,
+) -> View {
     let (mut speaker, mut most) = (*first, weight(first));
     for view in others {
-        if weight(view) > most {
+        // Equals are told apart by name: numbers are given in order of arrival.
+        let order = weight(view).cmp(&most).then_with(|| name(speaker.interface).cmp(name(view.interface)));
+        if order == Ordering::Greater {
             (speaker.interface, most) = (view.interface, weight(view));
         }
         speaker.up = merge(&speaker.up, &view.up);
@@ -198,9 +220,8 @@ fn speaker<'a>(first: &View, others: impl Iterator<Item = &'a View>) -> View {
 }
 
 /// Who speaks for a conversation: an end of it before an intermediary, then who saw the most.
-fn weight(view: &View) -> (bool, u64, std::cmp::Reverse<InterfaceId>) {
-    let packets = u64::from(view.up.packets) + u64::from(view.down.packets);
-    (!view.is_translated(), packets, std::cmp::Reverse(view.interface))
+fn weight(view: &View) -> (bool, u64) {
+    (!view.is_translated(), u64::from(view.up.packets) + u64::from(view.down.packets))
 }
 
 /// Two sightings of one direction: the fuller one counts, times and facts join.

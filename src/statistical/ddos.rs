@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
 use crate::flow::{Address, EventTime, protocol};
-use crate::statistical::conversation::{Conversation, Outcome};
+use crate::statistical::conversation::{Conversation, Outcome, Place};
 use crate::statistical::explain::Judgement;
 
 /// `[statistical.ddos]`.
@@ -63,6 +63,7 @@ pub struct Victim {
     ports: BTreeMap<u16, u32>,
     first: u32,
     last: u32,
+    latest: Place,
     interface: crate::flow::InterfaceId,
 }
 
@@ -108,7 +109,9 @@ impl Victim {
             self.first = c.start().0;
         }
         self.last = self.last.max(c.end().0);
-        self.interface = self.interface.max(c.interface);
+        if c.place() > self.latest {
+            (self.latest, self.interface) = (c.place(), c.interface);
+        }
         *self.ports.entry(c.port).or_default() += 1;
         if self.ports.len() > 64 {
             self.ports.pop_last();

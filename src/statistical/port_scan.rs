@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
 use crate::flow::{Address, EventTime, protocol};
-use crate::statistical::conversation::Conversation;
+use crate::statistical::conversation::{Conversation, Place};
 use crate::statistical::explain::Judgement;
 use crate::statistical::table::Entry;
 
@@ -80,6 +80,8 @@ pub struct Suspect {
     pub successes: u32,
     /// Latest failure.
     last_seen: EventTime,
+    /// Place of the latest failure.
+    latest: Place,
     /// Interface of the latest failure.
     pub interface: crate::flow::InterfaceId,
     /// Failures that were added since the source was last judged.
@@ -119,6 +121,7 @@ impl Suspect {
             overflow: 0,
             successes: 0,
             last_seen: at,
+            latest: Place::default(),
             interface: crate::flow::InterfaceId(0),
             fresh: 0,
             told: 0,
@@ -142,7 +145,10 @@ impl Suspect {
 
     /// Notes a failure for which [`Suspect::counts`] holds.
     pub fn note(&mut self, c: &Conversation) {
-        (self.last_seen, self.interface) = (self.last_seen, self.interface).max((c.end(), c.interface));
+        self.last_seen = self.last_seen.max(c.end());
+        if c.place() > self.latest {
+            (self.latest, self.interface) = (c.place(), c.interface);
+        }
         self.attempts = self.attempts.saturating_add(1);
         self.refused =
             self.refused.saturating_add(u32::from(c.outcome == crate::statistical::conversation::Outcome::Refused));

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
 use crate::flow::{Address, EventTime, protocol};
-use crate::statistical::conversation::Conversation;
+use crate::statistical::conversation::{Conversation, Place};
 use crate::statistical::explain::Judgement;
 use crate::statistical::intel::{Lists, is_tor_authority};
 
@@ -49,6 +49,7 @@ pub struct Contacts {
     peers: BTreeMap<Address, (EventTime, EventTime, u16, Kind)>,
     /// Peers when last told.
     told: usize,
+    latest: Place,
     interface: crate::flow::InterfaceId,
 }
 
@@ -73,7 +74,9 @@ impl Contacts {
 
     /// Notes a conversation of a [`kind`].
     pub fn note(&mut self, c: &Conversation, kind: Kind) {
-        self.interface = self.interface.max(c.interface);
+        if c.place() > self.latest {
+            (self.latest, self.interface) = (c.place(), c.interface);
+        }
         if self.peers.len() >= Self::PEERS_MAX && !self.peers.contains_key(&c.responder) {
             return;
         }

@@ -75,6 +75,22 @@ fn the_same_input_gives_the_same_bytes_from_a_file_and_from_standard_input() {
 }
 
 #[test]
+fn records_that_come_late_but_not_too_late_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = |name: &str, shuffle: &str| {
+        let log = folder.path().join(name);
+        let log = log.to_str().unwrap();
+        let arguments = ["simulate", "--records", "150000", "--threats", "all:low", "--shuffle", shuffle, "--out", log];
+        let made = Command::new(env!("CARGO_BIN_EXE_flowvigil")).args(arguments).output().unwrap();
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        (std::fs::read(log).unwrap(), text(&detect(&[log]).stdout))
+    };
+    let ((ordered, first), (late, second)) = (told("ordered.log", "0"), told("late.log", "100"));
+    assert!(ordered != late && first.lines().count() >= 3, "nothing to compare:\n{first}");
+    assert!(first == second, "the anomalies differ:\n{first}\nand\n{second}");
+}
+
+#[test]
 fn exit_codes_are_as_documented() {
     let folder = tempfile::tempdir().unwrap();
     let log = write(folder.path(), "vpc.log", &scan_log());

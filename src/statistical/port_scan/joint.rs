@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Settings, Suspect};
 use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
 use crate::flow::{Address, EventTime, InterfaceId, protocol};
+use crate::statistical::conversation::Place;
 use crate::statistical::explain::Judgement;
 use crate::statistical::table::Entry;
 
@@ -70,6 +71,7 @@ pub struct Siege {
     tried: u32,
     first: EventTime,
     last: EventTime,
+    latest: Place,
     interface: InterfaceId,
 }
 
@@ -88,6 +90,7 @@ impl Siege {
             tried: 0,
             first: EventTime(u32::MAX),
             last: EventTime(0),
+            latest: Place::default(),
             interface: InterfaceId(0),
         };
         for source in sources {
@@ -98,7 +101,9 @@ impl Siege {
             }
             siege.sources += 1;
             siege.tried += own;
-            siege.interface = siege.interface.max(source.interface);
+            if source.latest > siege.latest {
+                (siege.latest, siege.interface) = (source.latest, source.interface);
+            }
             for (port, (first, last)) in on_target {
                 siege.ports.insert(port);
                 (siege.first, siege.last) = (siege.first.min(first), siege.last.max(last));
