@@ -123,6 +123,8 @@ pub struct Statistics {
     pub windows: u64,
     /// Windows closed before the watermark, since the open windows were full.
     pub early_closes: u64,
+    /// Records that opened yet another conversation of an address that crowded its window, when room was short.
+    pub left_out: u64,
     /// Entries evicted from full tables, by table.
     pub evictions: BTreeMap<String, u64>,
     /// Entries held, by table.
@@ -191,7 +193,7 @@ struct State {
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 4;
+const SNAPSHOT_VERSION: u32 = 5;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
@@ -277,6 +279,7 @@ impl Engine {
 
     /// Folds records, in any order within the lateness.
     pub fn observe(&mut self, records: &[FlowRecord]) {
+        self.make_room();
         let mut ahead = Vec::with_capacity(AHEAD);
         let mut at = usize::MAX;
         let mut span = 0..0;
@@ -301,6 +304,21 @@ impl Engine {
         let statistics = &mut self.state.statistics;
         statistics.records += records.len() as u64;
         statistics.last = self.state.newest;
+    }
+
+    /// Before the open windows are full, whoever crowds them gets no more room: a hundredth of it is enough for any rule.
+    /// Closing a window early would tear conversations apart, and every half of one would look like a failure.
+    fn make_room(&mut self) {
+        let cap = self.settings.tables.conversations;
+        if self.open_conversations() >= cap as usize / 4 * 3 {
+            for pane in &mut self.state.panes {
+                pane.close_to_crowds(cap / 100);
+            }
+        }
+    }
+
+    fn open_conversations(&self) -> usize {
+        self.state.panes.iter().map(|pane| pane.views.len()).sum()
     }
 
     /// The index of a window's pane; a window that has closed is joined to the oldest open one.
@@ -340,9 +358,7 @@ impl Engine {
         while self.state.panes.front().is_some_and(|pane| pane.start.plus(self.window) <= watermark) {
             self.close_oldest(out);
         }
-        while self.state.panes.iter().map(|p| p.views.len()).sum::<usize>()
-            > self.settings.tables.conversations as usize
-        {
+        while self.open_conversations() > self.settings.tables.conversations as usize {
             self.state.statistics.early_closes += 1;
             self.close_oldest(out);
         }
@@ -419,6 +435,7 @@ impl Engine {
         conversation::conversations(&pane.views, &self.network, name, &mut conversations, duplicates);
         let translators = pane.views.iter().filter(|view| view.is_translated()).map(|view| view.interface);
         self.state.intermediaries.extend(translators);
+        self.state.statistics.left_out += pane.left_out;
         let from = out.findings.len();
         self.judge_window(&mut conversations, window, out);
         sort(&mut out.findings[from..]);
@@ -870,8 +887,7 @@ impl Engine {
         if statistics.records == 0 {
             statistics.first = EventTime(0);
         }
-        let open = state.panes.iter().map(|p| p.views.len() as u64).sum();
-        statistics.entries.insert("open_conversations".to_owned(), open);
+        statistics.entries.insert("open_conversations".to_owned(), self.open_conversations() as u64);
         statistics
     }
 

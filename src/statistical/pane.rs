@@ -4,11 +4,13 @@
 //! irrelevant by construction (every field below is a sum, a minimum, a maximum or a union), lets two directions of a
 //! five-tuple meet before anyone judges them, and turns the many scattered updates of a record into one.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher};
 use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
+use super::Map;
 use crate::flow::{Address, EventTime, FlowRecord, InterfaceId, Marks};
 
 /// One direction of a conversation, as one interface saw it in one window.
@@ -138,6 +140,12 @@ pub struct Pane {
     index: Index,
     /// How many of the views had been looked at by the last provisional judgement.
     pub peeked: u32,
+    /// Addresses with so many conversations that no more are taken in, once room is short.
+    crowded: BTreeSet<Address>,
+    /// How many views there were when `crowded` was made.
+    crowded_at: u32,
+    /// Records of crowded addresses that were left out.
+    pub left_out: u64,
 }
 
 impl Pane {
@@ -155,7 +163,27 @@ impl Pane {
         let used = self.views.len();
         self.views.clear();
         self.views.shrink_to(4 * used);
-        self.peeked = 0;
+        self.crowded.clear();
+        (self.peeked, self.crowded_at, self.left_out) = (0, 0, 0);
+    }
+
+    /// Room is short: addresses with at least `least` conversations get no more of them in this window. A flood has told
+    /// by then what there is to tell, and the others' conversations are kept whole.
+    pub fn close_to_crowds(&mut self, least: u32) {
+        let grown = self.views.len() as u32 > self.crowded_at + least;
+        if !grown {
+            return;
+        }
+        let mut conversations: Map<Address, u32> = Map::default();
+        for end in self.views.iter().flat_map(|view| [view.low, view.high]) {
+            *conversations.entry(end).or_default() += 1;
+        }
+        self.crowded = conversations.into_iter().filter(|&(_, n)| n >= least).map(|(address, _)| address).collect();
+        self.crowded_at = self.views.len() as u32;
+    }
+
+    fn is_crowded(&self, tuple: &Tuple) -> bool {
+        !self.crowded.is_empty() && (self.crowded.contains(&tuple.low) || self.crowded.contains(&tuple.high))
     }
 
     /// First step of three: where a record belongs, with its slot of the index on the way into the cache.
@@ -181,7 +209,7 @@ impl Pane {
     #[inline]
     pub fn fold(&mut self, prepared: &Prepared<'_>) {
         let Prepared { tuple, hash, record, upward } = prepared;
-        let views = &mut self.views;
+        let views = &self.views;
         let mut twin = None;
         let found = self.index.find(*hash, |at| {
             let view = &views[at];
@@ -192,23 +220,30 @@ impl Pane {
             }
             it
         });
-        let at = found.unwrap_or_else(|| {
-            let at = views.len();
-            views.push(View {
-                low: tuple.low,
-                high: tuple.high,
-                up: Direction::NONE,
-                down: Direction::NONE,
-                interface: record.interface,
-                twin: twin.and_then(|head| NonZeroU32::new(head as u32 + 1)),
-                low_port: tuple.low_port,
-                high_port: tuple.high_port,
-                protocol: tuple.protocol,
-            });
-            self.index.insert(*hash, at);
-            at
-        });
-        let view = &mut views[at];
+        let at = match found {
+            Some(at) => at,
+            None if self.is_crowded(tuple) => {
+                self.left_out += 1;
+                return;
+            }
+            None => {
+                let at = self.views.len();
+                self.views.push(View {
+                    low: tuple.low,
+                    high: tuple.high,
+                    up: Direction::NONE,
+                    down: Direction::NONE,
+                    interface: record.interface,
+                    twin: twin.and_then(|head| NonZeroU32::new(head as u32 + 1)),
+                    low_port: tuple.low_port,
+                    high_port: tuple.high_port,
+                    protocol: tuple.protocol,
+                });
+                self.index.insert(*hash, at);
+                at
+            }
+        };
+        let view = &mut self.views[at];
         let direction = if *upward { &mut view.up } else { &mut view.down };
         direction.fold(record);
     }
