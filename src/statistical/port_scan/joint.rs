@@ -154,6 +154,7 @@ impl Siege {
             ),
             interfaces: Vec::new(),
             account: String::new(),
+            ml: None,
             provisional: false,
         }
     }
