@@ -715,7 +715,7 @@ impl Engine {
         window: EventTime,
         out: &mut Output,
     ) {
-        let since = now.minus(settings.outside_span.as_secs() as u32);
+        let since = now.minus(settings.joint_span.as_secs() as u32);
         let (state, seed) = (&mut self.state, &self.seed);
         let mut targets = BTreeSet::new();
         for &(_, source) in touched.suspects.iter().filter(|(ours, _)| !ours) {

@@ -52,6 +52,10 @@ pub struct Settings {
     pub span: SignedDuration,
     /// At most this share of first contacts may succeed.
     pub success_max: f64,
+    /// Distinct ports of one of our hosts, for several outside sources together.
+    pub joint: u32,
+    /// Which they tried within this span.
+    pub joint_span: SignedDuration,
     /// An outside source that shares a scan tried at least so many ports of the host.
     pub joint_ports: u32,
     /// A scan is shared by at least so many outside sources.

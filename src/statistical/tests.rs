@@ -505,10 +505,10 @@ fn our_own_host_that_floods_somebody_outside_is_told_and_a_scan_is_not_called_a_
 fn a_scan_that_outsiders_divide_among_them_is_one_story_and_independent_scanners_are_none() {
     let probes = |port_of: fn(u32, u32) -> u16| {
         let mut all = Vec::new();
-        for source in 0..8u32 {
+        for source in 0..12u32 {
             for n in 0..30u32 {
                 let from = format!("198.51.100.{}", 1 + source);
-                let at = n * 20 + source;
+                let at = n * 15 + source;
                 all.push(Exchange::new(&from, 50_000, "10.0.0.9", port_of(source, n), at).refused());
             }
         }
@@ -518,7 +518,7 @@ fn a_scan_that_outsiders_divide_among_them_is_one_story_and_independent_scanners
     let about: BTreeSet<_> = divided.iter().map(|f| (f.threat, f.actor, f.subject)).collect();
     assert_eq!(about, [(Threat::PortScan, Actor::Many, Subject::Victim(address("10.0.0.9")))].into());
     let last = divided.last().expect("it was told");
-    assert_eq!((last.targets[0].port_count, last.method.as_str()), (240, "joint"));
+    assert_eq!((last.targets[0].port_count, last.method.as_str()), (360, "joint"));
     // The same sources, each asking for the same ports as the others, and one that differs.
     assert_eq!(probes(|source, n| if n < 29 { 1_000 + n as u16 } else { 2_000 + source as u16 }), vec![]);
     // As many sources and ports, but a door or two of each source: radiation.

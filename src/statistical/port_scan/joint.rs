@@ -117,7 +117,7 @@ impl Siege {
         let ports = self.ports.len() as f64;
         let repeats = f64::from(self.tried) / ports.max(1.0);
         let sources = f64::from(self.sources);
-        let wanted = (f64::from(settings.outside_ports), f64::from(settings.joint_sources));
+        let wanted = (f64::from(settings.joint), f64::from(settings.joint_sources));
         let evidence = vec![
             Evidence::judged("distinct_ports", ports, wanted.0, "ports", Merge::Max),
             Evidence::judged("sources", sources, wanted.1, "addresses", Merge::Max),
