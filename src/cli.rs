@@ -8,11 +8,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-use crate::ml::ModelSettings;
 use crate::ml::artifact::{self, ArtifactError, Slot};
+use crate::ml::model::Model;
+use crate::ml::{ModelSettings, registry, s3};
 use crate::settings::{Settings, SettingsError};
 
 mod backends;
@@ -24,6 +27,7 @@ mod live;
 pub mod migrate;
 pub mod models;
 mod observe;
+mod origin;
 pub mod replay;
 pub mod run;
 pub mod serve;
@@ -107,6 +111,16 @@ fn slot(settings: &ModelSettings) -> Result<Slot, ArtifactError> {
         return Ok(Slot::new(artifact::embedded()?, None));
     }
     Ok(Slot::new(artifact::read(&settings.path)?, Some(settings.path.clone())))
+}
+
+/// The model that the settings name, wherever it lies.
+fn model(settings: &Settings) -> anyhow::Result<Arc<Model>> {
+    let place = settings.ml.model.path.display().to_string();
+    if s3::address(&place).is_none() && place != registry::PLACE {
+        return Ok(slot(&settings.ml.model)?.model());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    Ok(runtime.block_on(origin::open(settings))?.0.model())
 }
 
 /// The environment, as far as it is Unicode.

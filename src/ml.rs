@@ -25,6 +25,8 @@ pub mod in_process;
 pub mod local;
 pub mod lstm;
 pub mod model;
+pub mod registry;
+pub mod s3;
 pub mod sagemaker;
 pub mod separation;
 pub mod train;
@@ -51,8 +53,11 @@ pub struct Settings {
 pub struct ModelSettings {
     /// Whether the models are asked at all; if not, `top3_z` is alone.
     pub enabled: bool,
-    /// The artifact: a `model.tar.gz`, or the folder it was unpacked to; empty for the embedded one.
+    /// The artifact: a `model.tar.gz`, or the folder it was unpacked to, `s3://bucket/key`, or [`registry::PLACE`] for
+    /// whichever is in charge; empty for the embedded one.
     pub path: PathBuf,
+    /// Whether a bucket's name goes into the path instead of the host name.
+    pub path_style: bool,
     /// How often the path is looked at for another model.
     pub reload: SignedDuration,
     /// Hosts that are remembered.

@@ -105,7 +105,7 @@ async fn watch_it(args: Args, settings: Settings, scenario: Scenario) -> anyhow:
         say(&format!("A simulated VPC of 40 hosts under every attack we know, {speed} times as fast as real time."));
         say(&format!("Open http://{address} to watch; Ctrl-C ends it, and nothing is left behind.\n"));
     };
-    let models = models::open(&settings.ml).await?.watch;
+    let models = models::open(&settings).await?.watch;
     let service =
         Service { settings, backends, health: Arc::default(), metrics: Arc::default(), models, changes: None };
     with_api(service, told, greet, true).await

@@ -108,7 +108,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Err(error) => return Ok(unusable(&error)),
     };
     let network = Network::new(&settings.network);
-    let model = if settings.ml.model.enabled { Some(super::slot(&settings.ml.model)?.model()) } else { None };
+    let model = if settings.ml.model.enabled { Some(super::model(&settings)?) } else { None };
     let mut tiers = Tiers::new(&settings, &network, model);
     match intel::local::Files::open(&settings.statistical.intel) {
         Ok(files) => tiers.engine.set_lists(files.lists()),

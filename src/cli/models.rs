@@ -1,18 +1,22 @@
-//! `flowvigil models`: look at artifacts, and hold one against another.
+//! `flowvigil models`: look at artifacts, hold one against another, and say which is in charge.
 //!
 //! `compare` scores the same windows with both and gives the verdict that decides a canary: promote, hold or roll back.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
 use ipnet::IpNet;
 
-use super::{SettingsArgs, windows};
+use super::{SettingsArgs, origin, windows};
+use crate::flow::EventTime;
 use crate::ml::canary::{Comparison, Limits, Variant};
 use crate::ml::model::{Judge, Model};
+use crate::ml::registry::{Registry, State, Version};
 use crate::ml::{FeatureVector, artifact};
+use crate::settings::Settings;
 
 /// Arguments of `models`.
 #[derive(Debug, clap::Args)]
@@ -30,6 +34,30 @@ enum Action {
     },
     /// Score the same windows with two models and say whether the second may take over
     Compare(Compare),
+    /// Print every registered version with its state, the latest change first
+    List {
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+    /// Register an artifact: a path that every task can read, or s3://bucket/key
+    Register {
+        /// Where the artifact lies
+        place: PathBuf,
+        /// candidate, canary, primary or retired
+        #[arg(long, default_value = "candidate")]
+        state: State,
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
+    /// Give a version a state; a version that comes into charge (primary) retires the one before
+    Set {
+        /// As `list` prints it
+        version: String,
+        /// candidate, canary, primary or retired
+        state: State,
+        #[command(flatten)]
+        settings: SettingsArgs,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -61,8 +89,47 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             println!("{}", serde_json::to_string_pretty(&model.manifest).context("write the manifest as JSON")?);
         }
         Action::Compare(args) => compare(args)?,
+        Action::List { settings } => in_registry(&settings, async |registry, _| {
+            for v in registry.list().await? {
+                let (version, state, place, changed) = (v.version, v.state, v.place, v.changed);
+                println!("{version:<20}  {state:<9}  {changed}  {place}");
+            }
+            Ok(())
+        })?,
+        Action::Register { place, state, settings } => in_registry(&settings, async |registry, settings| {
+            let mut named = settings.clone();
+            named.ml.model.path.clone_from(&place);
+            let model = origin::open(&named).await?.0.model();
+            let place = place.display().to_string();
+            let version = Version::of(&model.manifest, &place, State::Candidate, now());
+            registry.put(&version).await?;
+            if state != State::Candidate {
+                registry.set(&version.version, state, now()).await?;
+            }
+            println!("{} is {state}", version.version);
+            Ok(())
+        })?,
+        Action::Set { version, state, settings } => in_registry(&settings, async |registry, _| {
+            registry.set(&version, state, now()).await?;
+            println!("{version} is {state}");
+            Ok(())
+        })?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Does something with the registry of the settings.
+fn in_registry(
+    args: &SettingsArgs,
+    act: impl AsyncFnOnce(Arc<dyn Registry>, Settings) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let settings = args.load()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(async { act(origin::registry(&settings).await?, settings.clone()).await })
+}
+
+fn now() -> EventTime {
+    EventTime(u32::try_from(jiff::Timestamp::now().as_second()).unwrap_or(u32::MAX))
 }
 
 fn compare(args: Compare) -> anyhow::Result<()> {

@@ -70,7 +70,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     };
     let (stop, told) = watch::channel(false);
     tokio::spawn(heed_signals(stop));
-    let models = models::open(&settings.ml).await?;
+    let models = models::open(&settings).await?;
     let endpoints = models.sagemaker.clone();
     let changes = live.follow(health.clone(), move |settings| {
         log.set(&settings.telemetry);

@@ -15,6 +15,7 @@ use jiff::SignedDuration;
 
 use super::{SettingsArgs, windows};
 use crate::ml::model::{Model, Source};
+use crate::ml::s3::{self, Artifacts};
 use crate::ml::train::{self, Evaluation, Options, Step};
 use crate::ml::{FeatureVector, artifact};
 use crate::settings::Settings;
@@ -37,7 +38,7 @@ pub struct Args {
     /// Length of the simulation
     #[arg(long, default_value = "96h", requires = "simulated")]
     duration: SignedDuration,
-    /// Where the artifact goes
+    /// Where the artifact goes: a file, or s3://bucket/key
     #[arg(long, short, value_name = "FILE", default_value = "model.tar.gz")]
     out: PathBuf,
     /// Where a page with the distributions of scores goes (HTML)
@@ -88,7 +89,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let source = if args.simulated { Source::Simulation } else { Source::Deployment };
     let (model, evaluation) = fit(&vectors, source, &args.hyper)?;
     let bytes = artifact::pack(&model);
-    artifact::write_whole(&args.out, &bytes).with_context(|| format!("write {}", args.out.display()))?;
+    write(&args.out, &bytes, settings.ml.model.path_style)?;
     if let Some(path) = &args.report {
         let page = page::render(&model, &evaluation);
         std::fs::write(path, page).with_context(|| format!("write {}", path.display()))?;
@@ -96,6 +97,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     println!("{}", summary(&model, &evaluation));
     println!("{} bytes to {}", bytes.len(), args.out.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes an artifact to a path, or to `s3://bucket/key`.
+fn write(out: &Path, bytes: &[u8], path_style: bool) -> anyhow::Result<()> {
+    let place = out.display().to_string();
+    if s3::address(&place).is_none() {
+        return artifact::write_whole(out, bytes).with_context(|| format!("write {place}"));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(async {
+        let artifacts = Artifacts::new(&crate::aws::load().await, path_style);
+        Ok(artifacts.write(&place, bytes.to_vec()).await?)
+    })
 }
 
 fn fit(vectors: &[FeatureVector], source: Source, hyper: &Hyper) -> anyhow::Result<(Model, Evaluation)> {

@@ -53,6 +53,14 @@ pub enum ArtifactError {
         /// What the system said.
         cause: String,
     },
+    /// It cannot be written.
+    #[error("write model {place}: {cause}")]
+    Unwritable {
+        /// Path or address.
+        place: String,
+        /// What the system said.
+        cause: String,
+    },
     /// A file of it, or the archive, is larger than allowed.
     #[error("model refused: {file} has more than {BYTES_MAX} bytes")]
     TooLarge {

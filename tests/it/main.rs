@@ -12,6 +12,7 @@ mod fencing;
 mod ingest;
 mod kinesis;
 mod ml;
+mod models;
 mod operation;
 mod parameters;
 mod quality;

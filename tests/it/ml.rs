@@ -21,15 +21,19 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::servers::eventually;
 
 /// `flowvigil serve` as a process, ended with the test.
-struct Server {
+pub struct Server {
     process: Child,
-    address: String,
+    pub address: String,
 }
 
 impl Server {
     fn start(arguments: &[&str]) -> Server {
+        Server::listen("127.0.0.1:0", arguments)
+    }
+
+    pub fn listen(address: &str, arguments: &[&str]) -> Server {
         let mut process = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
-            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(["serve", "--listen", address])
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -28,7 +28,8 @@ impl Service {
     /// Starts it on an empty flow log in `folder`, with further variables in its environment.
     pub fn start(folder: &Path, environment: &[(&str, &str)]) -> Service {
         let flow_log = folder.join("flow.log");
-        std::fs::write(&flow_log, "").unwrap();
+        // One that is there belongs to an earlier life.
+        std::fs::OpenOptions::new().append(true).create(true).open(&flow_log).unwrap();
         let path = |name: &str| folder.join(name).display().to_string();
         let mut child = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
             .arg("run")

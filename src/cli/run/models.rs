@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cli::origin::{self, Origin};
 use crate::flow::EventTime;
+use crate::ml::Scorer;
 use crate::ml::artifact::Slot;
 use crate::ml::in_process::InProcess;
 use crate::ml::sagemaker::SageMaker;
 use crate::ml::watch::Watch;
-use crate::ml::{self, Scorer};
 use crate::publish::{Announcer, Notice};
+use crate::settings::Settings;
 use crate::telemetry::{self, Metrics};
 
 /// The trained models.
@@ -22,18 +24,19 @@ pub(crate) struct Models {
 }
 
 /// The trained models, unless they are switched off: in process, or SageMaker endpoints before the one in process.
-pub(crate) async fn open(settings: &ml::Settings) -> anyhow::Result<Models> {
-    let model = &settings.model;
-    if !model.enabled {
+pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Models> {
+    let ml = &settings.ml;
+    if !ml.model.enabled {
         anyhow::ensure!(
-            settings.sagemaker.is_none(),
+            ml.sagemaker.is_none(),
             "ml.sagemaker is set and ml.model.enabled is false: the model in process stands in when an endpoint is away"
         );
         return Ok(Models::default());
     }
-    let slot = Arc::new(crate::cli::slot(model)?);
-    tokio::spawn(follow(slot.clone(), crate::aws::positive(model.reload)));
-    let sagemaker = match &settings.sagemaker {
+    let (slot, origin) = origin::open(settings).await?;
+    let slot = Arc::new(slot);
+    tokio::spawn(follow(slot.clone(), origin, crate::aws::positive(ml.model.reload)));
+    let sagemaker = match &ml.sagemaker {
         None => None,
         Some(sagemaker) => {
             let config = crate::aws::load().await;
@@ -44,19 +47,19 @@ pub(crate) async fn open(settings: &ml::Settings) -> anyhow::Result<Models> {
         Some(sagemaker) => sagemaker.clone(),
         None => Arc::new(InProcess::new(slot.clone())),
     };
-    let watch = Watch::new(scorer, slot, &settings.drift, settings.behavior.p_value);
+    let watch = Watch::new(scorer, slot, &ml.drift, ml.behavior.p_value);
     Ok(Models { watch: Some(Arc::new(watch)), sagemaker })
 }
 
-/// Takes another model into use when its path holds one.
-async fn follow(slot: Arc<Slot>, every: Duration) {
+/// Takes another model into use when there is one where it comes from.
+async fn follow(slot: Arc<Slot>, mut origin: Origin, every: Duration) {
     let mut tick = tokio::time::interval(every.max(Duration::from_secs(1)));
     loop {
         tick.tick().await;
-        match slot.reload() {
+        match origin.look(&slot).await {
             Ok(false) => {}
             Ok(true) => tracing::info!(version = slot.model().manifest.model_version, "another model is in use"),
-            Err(error) => tracing::warn!(%error, "the new model is not used"),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "the new model is not used"),
         }
     }
 }
