@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use prometheus::{Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 use serde::Deserialize;
@@ -14,6 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, reload};
 
 pub mod emf;
+pub mod trace;
 
 /// Settings `[telemetry]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -25,6 +27,8 @@ pub struct Settings {
     pub log_level: String,
     /// Metrics in the Embedded Metric Format, for CloudWatch; none where it is not configured.
     pub emf: Option<emf::Settings>,
+    /// Traces for a collector; none where it is not configured.
+    pub otlp: Option<trace::Settings>,
 }
 
 /// How the log is written.
@@ -251,6 +255,8 @@ metrics! {
     AWS_THROTTLED = Counter "flowvigil_aws_throttled_calls_total" ["service"] "attempts" => CloudWatch::processing("AwsThrottles", "Count");
     /// Dead letters, by kind (announcement, refusal) and what became of them: put, failed, announced.
     DEAD_LETTERS = Counter "flowvigil_dead_letters_total" ["kind", "outcome"] "letters" => CloudWatch::service("DeadLetters", "Count").only("outcome", "put");
+    /// Traces, by what became of them: sent, failed, dropped.
+    TRACES = Counter "flowvigil_traces_total" ["outcome"] "traces";
     /// Requests answered.
     REQUESTS = Counter "flowvigil_http_requests_total" ["route", "status"] "requests";
     /// How long answers took.
@@ -264,6 +270,7 @@ pub struct Metrics {
     counters: HashMap<&'static str, IntCounterVec>,
     gauges: HashMap<&'static str, GaugeVec>,
     histograms: HashMap<&'static str, HistogramVec>,
+    tracer: OnceLock<trace::Tracer>,
 }
 
 impl Default for Metrics {
@@ -298,7 +305,17 @@ impl Metrics {
                 }
             }
         }
-        Metrics { registry, counters, gauges, histograms }
+        Metrics { registry, counters, gauges, histograms, tracer: OnceLock::new() }
+    }
+
+    /// Traces batches from here on. Once; a second tracer changes nothing.
+    pub fn trace_with(&self, tracer: trace::Tracer) {
+        let _ = self.tracer.set(tracer);
+    }
+
+    /// A batch that arrives now, traced if there is a tracer.
+    pub fn begin(&self, shard: &str, records: usize) -> trace::Journey {
+        self.tracer.get().map_or_else(trace::Journey::untraced, |tracer| tracer.begin(shard, records))
     }
 
     /// Adds to a counter.

@@ -105,8 +105,9 @@ async fn replay(args: &Args, stream: &str, format: Format) -> anyhow::Result<u64
         let said = decoded.records.first().map(|r| (r.end, r.interface));
         let said = said.or(decoded.blind.first().map(|b| (b.end, b.interface)));
         let (end, interface) = said.map_or((now, 0), |(end, interface)| (end.0, interface.0));
-        let since = *first.get_or_insert(end);
         if end > now {
+            // A header says nothing of time: the pace begins with the first line that does.
+            let since = *first.get_or_insert(end);
             // Interfaces must not drift apart: a record that waits for its hundredth line holds back early ones.
             if args.speed > 0.0 || end >= flushed + HOLD_BACK {
                 sender.flush().await?;

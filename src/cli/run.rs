@@ -17,6 +17,7 @@ use crate::ml::watch::Watch;
 use crate::pipeline::{self, Backends, Outcome, Thresholds, Tiers};
 use crate::settings::Settings;
 use crate::statistical::intel;
+use crate::telemetry::trace::Tracer;
 use crate::telemetry::{self, Metrics};
 
 pub(super) mod models;
@@ -61,6 +62,9 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     }
     let health = Arc::new(Health::default());
     let metrics = Arc::new(Metrics::new());
+    if let Some(otlp) = &settings.telemetry.otlp {
+        metrics.trace_with(Tracer::start(otlp, &metrics));
+    }
     let backends = match backends::choose(&settings, &health, &metrics).await {
         Ok(backends) => backends,
         Err(error) => {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -56,6 +57,7 @@ const IDS_MAX: usize = 10_000;
 impl Courier {
     async fn deliver(&mut self, delivery: Delivery) -> Result<(), PipelineError> {
         let Delivery { outcomes, fence, closings, closed, arrived, barrier } = delivery;
+        let began = Instant::now();
         let mut announcements = Vec::new();
         for outcome in outcomes {
             // Whoever reads the shard now finds it again and tells it.
@@ -68,16 +70,21 @@ impl Courier {
         for outcome in closings {
             self.record(outcome, &mut announcements).await;
         }
-        if !announcements.is_empty() {
-            self.announce(announcements).await?;
+        let told = announcements.len();
+        match &arrived {
+            _ if announcements.is_empty() => {}
+            Some((_, journey)) => drop(journey.carry(self.announce(announcements)).await?),
+            None => drop(self.announce(announcements).await?),
         }
         if !closed.is_empty()
             && let Err(error) = self.incidents.forget(&closed).await
         {
             tracing::warn!(%error, "what is over is not forgotten yet");
         }
-        if let Some((shard, arrived)) = arrived {
-            self.common.metrics.observe(&telemetry::PROCESSING, &[&shard.0], arrived.elapsed().as_secs_f64());
+        if let Some((shard, mut journey)) = arrived {
+            self.common.metrics.observe(&telemetry::PROCESSING, &[&shard.0], journey.elapsed().as_secs_f64());
+            journey.step("publish", began, &[("announcements", told as i64)]);
+            journey.end(told);
         }
         match barrier {
             Some((barrier, judgement)) if fence.holds() => self.keep(barrier, judgement).await,

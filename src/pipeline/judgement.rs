@@ -19,7 +19,7 @@ use crate::ingest::snapshot::Snapshot;
 use crate::ingest::{Fence, ShardId};
 use crate::publish::AnomalyStore;
 use crate::publish::rules::Rule;
-use crate::telemetry;
+use crate::telemetry::{self, trace::Journey};
 use crate::validation::suppression::Suppression;
 use crate::validation::{Judge, Outcome};
 
@@ -60,7 +60,7 @@ pub(super) struct Delivery {
     /// The incidents that are over, to be forgotten once it is told.
     pub closed: Vec<Uuid>,
     /// Whose records it came of, and when they arrived.
-    pub arrived: Option<(ShardId, Instant)>,
+    pub arrived: Option<(ShardId, Journey)>,
     /// With the judgement's own snapshot.
     pub barrier: Option<(Barrier, Snapshot)>,
 }
@@ -203,7 +203,8 @@ impl Judgement {
     /// Judges a window at a time, and first closes what was over by then: what is told must not depend on how the stream
     /// was cut into batches.
     async fn step(&mut self, shard: ShardId, step: Step) -> Delivery {
-        let Step { mut findings, watermark, arrived, barrier, .. } = step;
+        let Step { mut findings, watermark, mut journey, barrier, .. } = step;
+        let (began, mut validating) = (Instant::now(), Duration::ZERO);
         for finding in findings.iter().filter(|finding| !finding.provisional) {
             self.common.metrics.add(&telemetry::FINDINGS, &[finding.threat.name()], 1);
         }
@@ -217,14 +218,19 @@ impl Judgement {
             }
             let touched = self.fold(&shard, window).await;
             delivery.closed.extend(over(&touched));
+            let judging = Instant::now();
             let outcomes = self.judge(&touched).await;
+            validating += judging.elapsed();
             delivery.outcomes.extend(outcomes);
         }
         if let Some(watermark) = watermark {
             self.watermarks.move_to(&shard, watermark);
             self.expire(&mut delivery).await;
         }
-        delivery.arrived = barrier.is_none().then(|| (shard.clone(), arrived));
+        let correlating = began.elapsed().saturating_sub(validating);
+        journey.step_of("correlation", began, correlating, &[("findings", findings.len() as i64)]);
+        journey.step_of("validation", began + correlating, validating, &[("outcomes", delivery.outcomes.len() as i64)]);
+        delivery.arrived = barrier.is_none().then(|| (shard.clone(), journey));
         delivery.barrier = match barrier {
             // What only this process knows is found again by whoever reads the shard next, so no checkpoint passes it.
             Some(barrier) if self.incidents.pending(&shard) => {

@@ -22,6 +22,7 @@ use crate::ml::{FeatureVector, Score};
 use crate::statistical;
 use crate::statistical::intel::local::Files;
 use crate::statistical::{Engine, Output, Statistics};
+use crate::telemetry::trace::Journey;
 use crate::telemetry::{self, Metrics};
 
 /// How a shard's life ended in order.
@@ -70,6 +71,12 @@ enum Work {
     Finish,
 }
 
+impl Work {
+    fn records(&self) -> usize {
+        if let Work::Batch(batch) = self { batch.records.len() } else { 0 }
+    }
+}
+
 /// Which barrier has come to its end, and whether its snapshots were saved.
 pub(super) type Passed = (u64, bool);
 
@@ -89,7 +96,7 @@ pub(super) struct Step {
     pub findings: Vec<Finding>,
     pub vectors: Vec<FeatureVector>,
     pub watermark: Option<EventTime>,
-    pub arrived: Instant,
+    pub journey: Journey,
     pub barrier: Option<Barrier>,
 }
 
@@ -441,7 +448,11 @@ impl Observer {
                 lists = self.open_lists();
             }
             self.refresh_lists(lists.as_mut());
-            let arrived = Instant::now();
+            let (began, records) = (Instant::now(), item.records());
+            let mut journey = match records {
+                0 => Journey::untraced(),
+                records => self.common.metrics.begin(&self.id.0, records),
+            };
             let mut out = Output::default();
             let mut barrier = None;
             match item {
@@ -457,7 +468,8 @@ impl Observer {
             }
             let watermark = (self.counted.records > 0).then(|| self.engine.watermark());
             let Output { findings, vectors } = out;
-            if to_score.blocking_send(Step { findings, vectors, watermark, arrived, barrier }).is_err() {
+            journey.step("statistical", began, &[("records", records as i64), ("findings", findings.len() as i64)]);
+            if to_score.blocking_send(Step { findings, vectors, watermark, journey, barrier }).is_err() {
                 return;
             }
         }
@@ -654,6 +666,7 @@ async fn score(
         if let Some(thresholds) = Tiers::changed(&mut changes) {
             settings = thresholds.behavior.clone();
         }
+        let began = Instant::now();
         let scores = ask_models(&common, behavior.judge(), &step.vectors).await;
         let alerts = behavior.hear(&step.vectors, scores.as_deref(), &mut step.findings, &settings);
         if let (Some(models), Some(scores)) = (&common.tiers.models, &scores) {
@@ -661,6 +674,7 @@ async fn score(
             let alerted = alerts.iter().filter(|alerted| **alerted).count();
             common.metrics.add(&telemetry::MODEL_ALERTS, &[], alerted as u64);
         }
+        step.journey.step("ml", began, &[("windows", step.vectors.len() as i64)]);
         if let Some(barrier) = &mut step.barrier {
             let state = State { engine: std::mem::take(&mut barrier.state), behavior: behavior.snapshot() };
             barrier.state = postcard::to_stdvec(&state).expect("plain data can always be written");

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use crate::anomaly::Anomaly;
 use crate::aws::{Fault, deadlines, positive};
 use crate::publish::{Announcement, Announcer, Notice, PublishError};
+use crate::telemetry::trace;
 
 /// Settings of the backend, `[publish.eventbridge]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -62,6 +63,7 @@ impl EventBridge {
             .source(&self.settings.source)
             .detail_type(detail_type(announcement))
             .detail(detail)
+            .set_trace_header(trace::header())
             .build())
     }
 

@@ -1,7 +1,8 @@
 //! What a running service tells its operators: metrics, lines for CloudWatch, letters about what could not be read or told.
 
-use std::io::copy;
+use std::io::{BufRead, BufReader, Read, Write, copy};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use flowvigil::publish::dead_letter::Letter;
@@ -165,4 +166,107 @@ fn a_suppression_made_over_the_api_counts_within_seconds_and_why_not_can_be_aske
     assert!(!some(&service.get("/v1/anomalies?actor=10.0.1.3")));
     let explained = service.get("/v1/explain?address=10.0.1.3");
     assert_eq!(explained["not_told"][0]["stage"], "suppression", "{explained:#}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_with_a_header_is_replayed_at_the_pace_of_its_lines() {
+    let Some(aws) = aws().await else { return };
+    let stream = unique("stream");
+    aws_sdk_kinesis::Client::new(&aws).create_stream().stream_name(&stream).shard_count(1).send().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("vpc.log");
+    let line = |end: u32| format!("2 123456789012 eni-1 10.0.0.1 10.0.0.2 40000 443 6 9 500 {end} {end} ACCEPT OK\n");
+    let header = "version account-id interface-id srcaddr dstaddr srcport dstport protocol packets bytes start end action log-status\n";
+    std::fs::write(&file, [header.to_owned(), line(1_700_000_000), line(1_700_000_060)].concat()).unwrap();
+    let mut replayed = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
+        .arg("replay")
+        .arg(&file)
+        .args(["--to", "kinesis", "--stream", &stream, "--speed", "600"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let ended = soon(|| replayed.try_wait().unwrap().is_some());
+    let _ = replayed.kill();
+    assert!(ended, "two lines take a tenth of a second");
+    let told = replayed.wait_with_output().unwrap().stdout;
+    assert_eq!(String::from_utf8(told).unwrap(), format!("3 lines put on {stream}\n"));
+}
+
+/// An HTTP server that answers every request with the same words and keeps what it was sent: path and body.
+fn listener(answer: &'static str) -> (String, std::sync::Arc<std::sync::Mutex<Vec<(String, Value)>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let keep = heard.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let keep = keep.clone();
+            std::thread::spawn(move || {
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                loop {
+                    let (mut first, mut length, mut line) = (String::new(), 0, String::new());
+                    if reader.read_line(&mut first).unwrap_or(0) == 0 {
+                        return;
+                    }
+                    while reader.read_line(&mut line).is_ok() && line.trim() != "" {
+                        let (name, value) = line.split_once(':').unwrap();
+                        if name.eq_ignore_ascii_case("content-length") {
+                            length = value.trim().parse().unwrap();
+                        }
+                        line.clear();
+                    }
+                    let mut body = vec![0; length];
+                    reader.read_exact(&mut body).unwrap();
+                    let path = first.split(' ').nth(1).unwrap().to_owned();
+                    keep.lock().unwrap().push((path, serde_json::from_slice(&body).unwrap()));
+                    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length:";
+                    write!(stream, "{head} {}\r\n\r\n{answer}", answer.len()).unwrap();
+                }
+            });
+        }
+    });
+    (address, heard)
+}
+
+#[test]
+fn a_batch_is_one_trace_through_all_tiers_and_its_id_goes_on_with_what_is_announced() {
+    let (collector, traced) = listener("{}");
+    let (bus, put) = listener(r#"{"FailedEntryCount": 0, "Entries": [{"EventId": "1"}]}"#);
+    let folder = tempfile::tempdir().unwrap();
+    let environment = [
+        ("FLOWVIGIL__TELEMETRY__OTLP__ENDPOINT", collector.as_str()),
+        ("FLOWVIGIL__TELEMETRY__OTLP__SAMPLE", "0"),
+        ("FLOWVIGIL__PUBLISH__EVENTBRIDGE__BUS", "any"),
+        ("AWS_ENDPOINT_URL_EVENTBRIDGE", &bus),
+        ("AWS_ACCESS_KEY_ID", "000000000000"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_REGION", "us-east-1"),
+    ];
+    let service = Service::start(folder.path(), &environment);
+    service.scan("10.0.1.1", 0, 60);
+    service.quiet_until(10);
+    service.wait_until("/metrics", |m| m.as_str().unwrap().contains(r#"flowvigil_traces_total{outcome="sent"}"#));
+    let traced = traced.lock().unwrap();
+    let (path, request) = &traced[0];
+    assert_eq!(path, "/v1/traces");
+    assert_eq!(request["resourceSpans"][0]["resource"]["attributes"][0]["value"]["stringValue"], "flowvigil");
+    let spans = request["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap();
+    let names: Vec<&str> = spans.iter().map(|span| span["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["batch", "statistical", "ml", "correlation", "validation", "publish"]);
+    let root = &spans[0];
+    let nanos = |span: &Value, name: &str| span[name].as_str().unwrap().parse::<u64>().unwrap();
+    for span in spans {
+        assert_eq!(span["traceId"], root["traceId"]);
+        assert!(nanos(span, "startTimeUnixNano") >= nanos(root, "startTimeUnixNano"), "{span}");
+        assert!(nanos(span, "endTimeUnixNano") <= nanos(root, "endTimeUnixNano"), "{span}");
+    }
+    assert!(spans[1..].iter().all(|span| span["parentSpanId"] == root["spanId"]));
+    // X-Ray refuses ids whose first eight digits are not the second in which the trace began.
+    let id = root["traceId"].as_str().unwrap();
+    let second = u64::from_str_radix(&id[..8], 16).unwrap();
+    assert_eq!((id.len(), second), (32, nanos(root, "startTimeUnixNano") / 1_000_000_000));
+    let put = put.lock().unwrap();
+    let header = put[0].1["Entries"][0]["TraceHeader"].as_str().unwrap();
+    let parent = root["spanId"].as_str().unwrap();
+    assert_eq!(header, format!("Root=1-{}-{};Parent={parent};Sampled=1", &id[..8], &id[8..]));
 }
