@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write, copy};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flowvigil::publish::dead_letter::Letter;
@@ -192,11 +193,14 @@ async fn a_log_with_a_header_is_replayed_at_the_pace_of_its_lines() {
     assert_eq!(String::from_utf8(told).unwrap(), format!("3 lines put on {stream}\n"));
 }
 
+/// What a server was sent: paths and bodies.
+type Heard = Arc<Mutex<Vec<(String, Value)>>>;
+
 /// An HTTP server that answers every request with the same words and keeps what it was sent: path and body.
-fn listener(answer: &'static str) -> (String, std::sync::Arc<std::sync::Mutex<Vec<(String, Value)>>>) {
+fn listener(answer: &'static str) -> (String, Heard) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let heard = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let heard = Heard::default();
     let keep = heard.clone();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
