@@ -2,12 +2,16 @@
 """Detection quality on labelled real traffic, judged by an independent script. One command:
 
     tests/quality.py [--binary PATH] [--only NAME…] [--keep FOLDER] [-v]
+    tests/quality.py --simulated N [--from SEED] [--level low|medium] [--binary PATH]
 
 Runs `flowvigil detect` with its defaults (only --internal is given, from each set's `local_hosts`) over every set of
 $FLOWVIGIL_DATASETS (default: ../shared/datasets beside the project) and over `merged/`, once to NDJSON, which the data's own
 `score.py` judges, and once with --truth, whose counts must be the same. Prints, by threat: groups found, weak and
 undetectable ones apart; false anomalies in the benign sets with their host-hours; and mix-a beside its parts. Exit code 1 where
 the two judges differ, 2 where there is no data.
+
+With --simulated: N hours of simulated VPCs instead, each of another seed with every threat in it, judged by their own labels;
+prints what was found, what was false, and how often anomalies of each confidence are true (the reliability of the confidence).
 """
 import argparse, concurrent.futures, glob, json, os, pathlib, subprocess, sys, tempfile, time
 
@@ -19,6 +23,9 @@ def options():
     p.add_argument("--binary", help="default: target/release/flowvigil, else target/debug/flowvigil, built when absent")
     p.add_argument("--only", nargs="*", help="only these sets")
     p.add_argument("--keep", help="folder for the NDJSON; default: a temporary one")
+    p.add_argument("--simulated", type=int, metavar="N", help="judge N simulated hours instead of the sets")
+    p.add_argument("--from", dest="first", type=int, default=1000, help="the first seed (default 1000)")
+    p.add_argument("--level", default="low", help="how loud the threats are (default low)")
     p.add_argument("-v", action="store_true", help="name every false and missed anomaly")
     return p.parse_args()
 
@@ -88,8 +95,46 @@ def table(title, result):
         print(f"  {threat:14} {found:>6} found{weak}{rows}, false {result['fp_by_threat'].get(threat, 0)}")
 
 
+def simulated(o):
+    program = binary(o.binary)
+    total, tenths, hours, wrong = {}, {}, 0.0, []
+    told = {"tp": 0, "fp": 0, "unknown": 0}
+    for seed in range(o.first, o.first + o.simulated):
+        with tempfile.TemporaryDirectory() as folder:
+            log, labels = os.path.join(folder, "vpc.log"), os.path.join(folder, "vpc.labels.json")
+            make = [program, "simulate", "--seed", str(seed), "--duration", "1h", "--threats", f"all:{o.level}", "--out", log, "--labels", labels]
+            subprocess.run(make, check=True, capture_output=True)
+            internal = ",".join(json.load(open(labels))["local_hosts"])
+            run = subprocess.run([program, "detect", log, "--format", "json", "--truth", labels, "--internal", internal], capture_output=True, text=True, check=True)
+        score = json.loads(run.stdout)["score"]
+        for threat, found in score["found"].items():
+            counts = total.setdefault(threat, [0, 0])
+            counts[0], counts[1] = counts[0] + found["found"], counts[1] + found["of"]
+        for tenth, counts in score["reliability"].items():
+            sums = tenths.setdefault(tenth, [0, 0])
+            sums[0], sums[1] = sums[0] + counts["true"], sums[1] + counts["told"]
+        for name in told:
+            told[name] += score[name]
+        hours += score["benign_host_hours"]
+        wrong += [f"seed {seed}: {line}" for line in score["false"]]
+        if o.v:
+            for line in score["missed"]:
+                print(f"    seed {seed} missed: {line}")
+    print(f"{o.simulated} simulated hours from seed {o.first}, every threat {o.level}: {told['tp']} true, {told['fp']} false, {told['unknown']} of unknown nature; "
+          f"{1000 * told['fp'] / max(hours, 1e-9):.1f} false per 1,000 benign host-hours ({hours:.0f} h)")
+    for threat, (found, of) in sorted(total.items()):
+        print(f"  {threat:14} {found:>4} of {of} found")
+    for tenth, (true, of) in sorted(tenths.items()):
+        print(f"  told with confidence {tenth}: {true} of {of} true")
+    for line in wrong:
+        print(f"    false: {line}")
+    return 0
+
+
 def main():
     o = options()
+    if o.simulated:
+        return simulated(o)
     data = os.environ.get("FLOWVIGIL_DATASETS") or str(ROOT.parent / "shared" / "datasets")
     script = os.path.join(data, "score.py")
     sets = sorted(glob.glob(data + "/*.labels.json"))

@@ -67,6 +67,13 @@ pub(super) struct Found {
     of: u32,
 }
 
+/// Anomalies whose confidence is within a tenth, and how many of them are true.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub(super) struct Tenth {
+    told: u32,
+    r#true: u32,
+}
+
 /// What a run was worth.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Score {
@@ -82,6 +89,9 @@ pub(super) struct Score {
     weak: BTreeMap<String, Found>,
     fp_by_threat: BTreeMap<String, u32>,
     wrong_peer: u32,
+    /// By the first digit of the confidence, among those of known nature: what is told with .9 should be true nine times
+    /// in ten, or more often.
+    reliability: BTreeMap<String, Tenth>,
     /// Hours in which the benign hosts were active, as closed 5-minute windows.
     benign_host_hours: f64,
     /// None where the labels name no benign hosts, or none was active.
@@ -111,6 +121,7 @@ impl Truth {
             match self.judge(&who, &groups, &mut found) {
                 Match::Yes => {
                     score.tp += 1;
+                    score.note_confidence(anomaly, true);
                     continue;
                 }
                 Match::WrongPeer => score.wrong_peer += 1,
@@ -120,6 +131,7 @@ impl Truth {
                 score.unknown += 1;
             } else {
                 score.note_false(anomaly);
+                score.note_confidence(anomaly, false);
             }
         }
         for (key, entries) in &groups {
@@ -276,6 +288,13 @@ impl<'a> Who<'a> {
 }
 
 impl Score {
+    fn note_confidence(&mut self, anomaly: &Anomaly, is_true: bool) {
+        let tenth = ((anomaly.confidence * 10.0) as u32).min(9);
+        let counts = self.reliability.entry(format!("0.{tenth}")).or_default();
+        counts.told += 1;
+        counts.r#true += u32::from(is_true);
+    }
+
     fn note_false(&mut self, anomaly: &Anomaly) {
         self.fp += 1;
         *self.fp_by_threat.entry(anomaly.threat.name().to_owned()).or_default() += 1;
@@ -331,6 +350,9 @@ impl fmt::Display for Score {
                 "  {threat:<14} {:>3} of {:<3} found with under a minute of evidence, or with none",
                 found.found, found.of
             )?;
+        }
+        for (tenth, counts) in &self.reliability {
+            writeln!(f, "  told with confidence {tenth}: {} of {} true", counts.r#true, counts.told)?;
         }
         if let Some(rate) = self.false_per_1000_host_hours {
             writeln!(f, "  {rate:.1} false anomalies per 1,000 benign host-hours ({:.1} h)", self.benign_host_hours)?;
