@@ -34,6 +34,8 @@ pub struct Settings {
     pub same_exchange: f64,
     /// Or four of five sessions are within this of the median size, relative, in both directions.
     pub size_dispersion: f64,
+    /// Which takes at least so many calls to measure.
+    pub size_calls: u32,
     /// The same where the destination is known to be rare; see the next two.
     pub rare_dispersion: f64,
     /// Rare is a destination that at most so many of our hosts use (a host and the NAT gateway before it are two),
@@ -248,7 +250,9 @@ fn periodic(channel: &Channel, around: &Surroundings, settings: &Settings) -> Op
         && i64::from(around.watched_before) >= settings.rare_watch.as_secs()
         && t.nats >= 2.0 * needed;
     let dispersion_max = if rare_place { settings.rare_dispersion } else { settings.size_dispersion };
-    let alike_enough = alike.same >= settings.same_exchange || alike.dispersion <= dispersion_max;
+    // How far sizes scatter is luck while there are few of them; that they are the very same is not.
+    let measured = t.bursts >= settings.size_calls;
+    let alike_enough = alike.same >= settings.same_exchange || measured && alike.dispersion <= dispersion_max;
     let mut evidence = timing_evidence(&t, needed, settings);
     evidence.push(Evidence::judged("same_exchange", alike.same, settings.same_exchange, "ratio", Merge::Latest));
     evidence.push(Evidence::judged(
@@ -333,9 +337,10 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
             number("payload_rate")
         ),
         _ => format!(
-            "{opener} calls {responder} port {port} every {:.0} s (± {:.0} %) with the same exchange: {:.0} calls in {}",
+            "{opener} calls {responder} port {port} every {:.0} s (± {:.0} %) with {} exchange: {:.0} calls in {}",
             number("period"),
             number("jitter") * 100.0,
+            if judgement.holds("same_exchange") { "the same" } else { "nearly the same" },
             number("calls"),
             span(last.since(first))
         ),

@@ -14,3 +14,10 @@ pub struct Judgement {
     /// How far the leading number is from its threshold; 1 is at it.
     pub ratio: f64,
 }
+
+impl Judgement {
+    /// Whether a number is at its threshold or above.
+    pub fn holds(&self, name: &str) -> bool {
+        self.evidence.iter().any(|e| e.name == name && e.threshold.is_some_and(|threshold| e.value >= threshold))
+    }
+}
