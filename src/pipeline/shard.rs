@@ -358,7 +358,8 @@ impl Reader {
         match passed.filter(|(passed, _)| *passed == number) {
             None => return Ok(true),
             Some((_, false)) => {
-                self.settled = Some(number);
+                // As if it had never been set: another is set in its place, also when nothing more is read.
+                (self.marked, self.settled) = (None, None);
                 return Ok(true);
             }
             Some((_, true)) => {}

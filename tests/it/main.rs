@@ -8,6 +8,7 @@ mod crash;
 mod dashboard;
 mod demo;
 mod detect;
+mod faults;
 mod fencing;
 mod ingest;
 mod kinesis;
