@@ -35,6 +35,7 @@ use crate::telemetry::{self, Metrics};
 pub mod anomalies;
 pub mod auth;
 mod cache;
+pub mod cloud_map;
 pub mod dashboard;
 pub mod explain;
 pub mod feedback;
@@ -72,6 +73,8 @@ pub struct Settings {
     pub cache: SignedDuration,
     /// How much one client may ask.
     pub rate_limit: rate_limit::Settings,
+    /// The Cloud Map service that is told where the API is; none where it is not configured.
+    pub cloud_map: Option<cloud_map::Settings>,
 }
 
 /// What the handlers share.

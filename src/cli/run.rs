@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::live::Live;
 use super::{SettingsArgs, backends, observe};
 use crate::api::Server;
+use crate::api::cloud_map::Instance;
 use crate::flow::network::Network;
 use crate::health::Health;
 use crate::ml::watch::Watch;
@@ -116,6 +117,11 @@ pub(super) async fn with_api(
     let store = backends.store.clone();
     let server = Server::bind(&settings.api, store, health.clone(), metrics.clone(), models.clone()).await?;
     listening(server.address());
+    let instance = match &settings.api.cloud_map {
+        Some(cloud_map) => Some(Instance::new(&crate::aws::load().await, cloud_map, server.address())?),
+        None => None,
+    };
+    let registering = instance.clone().map(|instance| tokio::spawn(async move { instance.register().await }));
     let observed =
         observe::run(health.clone(), metrics.clone(), backends.store.clone(), settings.telemetry.emf.clone());
     let observing = tokio::spawn(observed);
@@ -146,6 +152,10 @@ pub(super) async fn with_api(
         let _ = told.wait_for(|&stop| stop).await;
     }
     observing.abort();
+    if let (Some(instance), Some(registering)) = (instance, registering) {
+        registering.abort();
+        instance.deregister().await;
+    }
     drop(end_api);
     // Requests under way have their own deadline; a client that holds on longer does not hold us.
     let _ = tokio::time::timeout(std::time::Duration::from_secs(2), api).await;

@@ -539,7 +539,7 @@ fn by_id(mut incidents: Vec<Incident>) -> Vec<Incident> {
     incidents
 }
 
-fn redis_settings(url: String) -> RedisSettings {
+pub fn redis_settings(url: String) -> RedisSettings {
     RedisSettings {
         url,
         cluster: false,

@@ -17,6 +17,7 @@ mod models;
 mod operation;
 mod parameters;
 mod quality;
+mod redis;
 mod servers;
 mod service;
 mod shutdown;

@@ -1,7 +1,7 @@
 //! Settings from Parameter Store and secrets from Secrets Manager, read from servers of both.
 
 use aws_config::SdkConfig;
-use flowvigil::aws::json::{JsonClient, SECRETS, SSM};
+use flowvigil::aws::json::{CLOUD_MAP, JsonClient, SECRETS, SSM};
 use flowvigil::settings::Settings;
 use flowvigil::settings::dynamic::Dynamic;
 use flowvigil::settings::secrets;
@@ -183,4 +183,27 @@ async fn thresholds_and_suppressions_apply_to_a_running_service_and_a_bad_value_
     let ready = service.wait_until("/health/ready", |ready| ready["status"] == "degraded");
     let reason = ready["degraded"][0]["reason"].as_str().unwrap();
     assert_eq!(reason, "in use only after a restart: statistical.window");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_is_in_cloud_map_for_as_long_as_it_runs() {
+    let Some(aws) = aws().await else { return };
+    let client = JsonClient::new(&aws, CLOUD_MAP, SignedDuration::from_secs(5));
+    let call = async |operation, input: Value| client.call::<Value>(operation, &input).await.unwrap();
+    let name = unique("space");
+    call("CreateHttpNamespace", json!({"Name": name, "CreatorRequestId": name})).await;
+    let spaces = call("ListNamespaces", json!({})).await;
+    let space = spaces["Namespaces"].as_array().unwrap().iter().find(|space| space["Name"] == name.as_str()).unwrap();
+    let made =
+        call("CreateService", json!({"Name": "flowvigil", "NamespaceId": space["Id"], "CreatorRequestId": name})).await;
+    let service_id = made["Service"]["Id"].as_str().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut service = Service::start(folder.path(), &[("FLOWVIGIL__API__CLOUD_MAP__SERVICE_ID", service_id)]);
+    service.wait_for_line("registered in Cloud Map");
+    let listed = call("ListInstances", json!({"ServiceId": service_id})).await;
+    let attributes = &listed["Instances"][0]["Attributes"];
+    assert_eq!(attributes["AWS_INSTANCE_IPV4"], "127.0.0.1", "{listed}");
+    assert_eq!(attributes["AWS_INSTANCE_PORT"], service.address().port().to_string());
+    service.stop();
+    assert_eq!(call("ListInstances", json!({"ServiceId": service_id})).await["Instances"], json!([]));
 }

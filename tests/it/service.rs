@@ -125,6 +125,12 @@ impl Service {
         assert!(soon(as_wanted), "{path} answers {last:#}\n{}", self.told());
         last
     }
+
+    /// Asks it to stop, and waits until it has.
+    pub fn stop(&mut self) {
+        assert!(Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success());
+        assert!(soon(|| self.child.try_wait().unwrap().is_some()), "it does not stop:\n{}", self.told());
+    }
 }
 
 impl Drop for Service {
