@@ -377,3 +377,6 @@ pub fn span(seconds: u32) -> String {
         _ => format!("{:.1} h", f64::from(seconds) / 3_600.0),
     }
 }
+
+#[cfg(test)]
+mod tests;
