@@ -43,6 +43,12 @@
 //! - A record folds into the conversation of its window and touches nothing else; hosts, pairs and suspects are updated when the
 //!   window closes ([`statistical`]). Order within the lateness then cannot matter, and a record costs one look-up. What
 //!   cannot wait is told from open windows, provisionally.
+//! - A window closes in three steps, hosts, pairs, failures, each over all of its conversations and each knowing what the one
+//!   before learned of the whole window, so that the order of conversations within it cannot matter either.
+//! - When open windows are full, whoever crowds them gets no more room. Closing a window early would tear every conversation
+//!   in it apart, and each half would look like a failure.
+//! - The service draws the seed of its hash tables and keeps it in the snapshot; commands that must give the same bytes have a
+//!   fixed one. It shows in results only where tables are full.
 //! - Hosts of ours and outsiders have tables of their own: an eviction rule within one table would have to know who matters.
 //! - NAT gateways are found by what they repeat where the log has no packet addresses ([`statistical::translation`]).
 //! - The sequence model and its trainer are our own: a library would bring more than a hundred crates and be slower at one window.
