@@ -23,6 +23,7 @@ PY
 stay() {
   local state binary=$root/target/debug/flowvigil port pid
   state=$(mktemp -d "$tools/stay.XXXXXX")
+  scratch=$state
   say "building"
   cargo build --quiet --locked
   start_servers
@@ -63,7 +64,7 @@ TOML
   pid=$!
   started+=("$pid")
   wait_for "the service (see $state/log)" answers "http://127.0.0.1:$port/health/live"
-  "$binary" simulate --duration 2h --hosts 12 --demand 0.03 --threats all --seed 5 --out "$state/vpc.log" >/dev/null
+  "$binary" simulate --duration 2h --hosts 12 --demand 0.03 --threats all:low --seed 5 --out "$state/vpc.log" >/dev/null
   "$binary" replay "$state/vpc.log" --config "$state/flowvigil.toml" --to kinesis --speed 120 >"$state/replay" 2>&1 &
   started+=("$!")
 
