@@ -42,6 +42,8 @@ pub struct Settings {
     pub udp: u32,
     /// Distinct ports of one of our hosts, for an outside source.
     pub outside_ports: u32,
+    /// The same for TCP within `joint_span`.
+    pub outside_burst: u32,
     /// Distinct hosts of ours, for an outside source on at least `outside_sweep_ports` ports.
     pub outside_hosts: u32,
     /// Fewer ports than this is the background radiation of the internet, however many hosts.
@@ -67,7 +69,7 @@ pub struct Settings {
 impl Settings {
     /// The smallest number of failures that any rule needs.
     pub fn least(&self) -> u32 {
-        self.ports.min(self.hosts).min(self.udp).min(self.outside_ports).min(self.outside_hosts)
+        self.ports.min(self.hosts).min(self.udp).min(self.outside_burst).min(self.outside_hosts)
     }
 }
 
@@ -211,6 +213,17 @@ impl Suspect {
         }
     }
 
+    /// The most TCP ports of one host that it tried since a moment.
+    fn burst(&self, since: EventTime) -> u32 {
+        let mut ports_of: BTreeMap<Address, u32> = BTreeMap::new();
+        for ((target, _, protocol), (_, last)) in &self.failures {
+            if *protocol == protocol::TCP && *last >= since {
+                *ports_of.entry(*target).or_default() += 1;
+            }
+        }
+        ports_of.into_values().max().unwrap_or(0)
+    }
+
     /// Judges the source at the end of a window. `None` where nothing is to be said; see [`Settings`] for the rules.
     pub fn judge(&mut self, settings: &Settings, ours: bool, now: EventTime) -> Judgement {
         let span = if ours { settings.span } else { settings.outside_span };
@@ -229,7 +242,9 @@ impl Suspect {
             ]
         } else {
             let sweep = if b.ports >= settings.outside_sweep_ports { b.hosts } else { 0 };
+            let burst = self.burst(now.minus(settings.joint_span.as_secs() as u32));
             vec![
+                ("vertical", burst, settings.outside_burst),
                 ("vertical", b.tcp_ports, settings.outside_ports),
                 ("vertical_udp", b.udp_ports, settings.outside_ports.max(settings.udp)),
                 ("block", sweep, settings.outside_hosts),

@@ -96,7 +96,7 @@ impl Siege {
         for source in sources {
             let on_target: Vec<_> = source.tcp_ports_of(target, since).collect();
             let own = on_target.len() as u32;
-            if own < settings.joint_ports || own >= settings.outside_ports {
+            if own < settings.joint_ports || own >= settings.outside_burst {
                 continue;
             }
             siege.sources += 1;
