@@ -2,7 +2,7 @@
 //!
 //! A simulated hour of attacks lies on a stream of several shards. Two tasks, real processes of the real binary, read it
 //! while they are killed, told to stop, robbed of leases and cut off from Redis at random moments, while shards are split
-//! and merged under them, and while Kinesis, DynamoDB and EventBridge fail them in every way ([`crate::faults`]). Then the anomalies in
+//! under them, and while Kinesis, DynamoDB and EventBridge fail them in every way ([`crate::faults`]). Then the anomalies in
 //! DynamoDB (threat, actor, span, victims, all closed) must be those of a run that nothing happened to, each announced at
 //! least once and nothing else announced, and no episode may stand there twice. The seed decides what happens and when; a failure names it.
 //!
@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::types::AttributeValue;
-use aws_sdk_kinesis::types::ShardIteratorType;
+use aws_sdk_kinesis::types::{Shard, ShardIteratorType};
 use flowvigil::anomaly::{Anomaly, Status};
+use flowvigil::ingest::kinesis::coordinator::hashes;
 use flowvigil::publish::dynamodb::{self, DynamoStore};
 use flowvigil::publish::{AnomalyStore, Query};
 use jiff::SignedDuration;
@@ -140,33 +141,18 @@ impl World {
         }
     }
 
-    /// Splits an open shard, or merges it with its neighbour.
-    async fn reshard(&self, number: usize, split: bool) {
+    /// Splits an open shard. (A merged one begins with the state of one of its parents alone, and so judges otherwise than
+    /// an undisturbed run: known, and not mended.)
+    async fn split(&self, number: usize) {
         let client = aws_sdk_kinesis::Client::new(&self.aws);
         let told = client.list_shards().stream_name(&self.name).send().await.unwrap();
-        let mut open: Vec<(u128, u128, String)> = Vec::new();
-        for shard in told.shards() {
-            let range = shard.hash_key_range().unwrap();
-            let edge = |text: &str| text.parse::<u128>().unwrap();
-            if shard.sequence_number_range().is_none_or(|range| range.ending_sequence_number().is_none()) {
-                let (first, last) = (edge(range.starting_hash_key()), edge(range.ending_hash_key()));
-                open.push((first, last, shard.shard_id().to_owned()));
-            }
-        }
-        open.sort_unstable();
-        let (first, last, id) = open[number % open.len()].clone();
-        let neighbour = open.iter().find(|(start, ..)| last.checked_add(1) == Some(*start));
-        match neighbour {
-            Some((.., neighbour)) if !split => {
-                let merge = client.merge_shards().stream_name(&self.name).shard_to_merge(id);
-                merge.adjacent_shard_to_merge(neighbour).send().await.unwrap();
-            }
-            _ => {
-                let middle = first + (last - first) / 2;
-                let split = client.split_shard().stream_name(&self.name).shard_to_split(id);
-                split.new_starting_hash_key(middle.to_string()).send().await.unwrap();
-            }
-        }
+        let is_open =
+            |shard: &&Shard| shard.sequence_number_range().is_none_or(|range| range.ending_sequence_number().is_none());
+        let open: Vec<&Shard> = told.shards().iter().filter(is_open).collect();
+        let shard = open[number % open.len()];
+        let (first, last) = hashes(shard.hash_key_range());
+        let split = client.split_shard().stream_name(&self.name).shard_to_split(shard.shard_id());
+        split.new_starting_hash_key((first + (last - first) / 2).to_string()).send().await.unwrap();
         self.active().await;
     }
 
@@ -449,7 +435,7 @@ async fn disturb(world: &mut World, tasks: &mut [Process], rest: &Path, seed: u6
         world.trouble([0, 20, 60][random.next_u64() as usize % 3]);
         tokio::time::sleep(Duration::from_millis(300 + random.next_u64() % 1500)).await;
         if step == resharded {
-            world.reshard(random.next_u64() as usize, random.next_u64().is_multiple_of(2)).await;
+            world.split(random.next_u64() as usize).await;
         }
         if step == fed {
             tokio::task::block_in_place(|| world.feed(rest, "interface"));
