@@ -1,13 +1,22 @@
 //! What a host-window costs in the models, and what a host costs in memory: may tier 2 stay in process, in the engine's
-//! shadow? The bounds are 2 us a window for forest and LSTM together, and 300 MB for 100,000 hosts.
+//! shadow? The bounds are 2 us a window for forest and LSTM together, and 300 MB for 100,000 hosts. And what endpoints
+//! keep up with: 10,000 windows a second, client and model server sharing this machine.
 
 use std::hint::black_box;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use aws_sdk_sagemakerruntime::config::{Credentials, Region, SharedCredentialsProvider};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use flowvigil::flow::{Address, EventTime};
+use flowvigil::ml::artifact::Slot;
 use flowvigil::ml::forest::{Forest, Growth};
 use flowvigil::ml::model::Judge;
-use flowvigil::ml::{FeatureVector, artifact, features};
+use flowvigil::ml::sagemaker::{BreakerSettings, SageMaker, Settings};
+use flowvigil::ml::{FeatureVector, Scorer, artifact, features};
+use jiff::SignedDuration;
 
 const HOSTS: u32 = 10_000;
 
@@ -48,5 +57,63 @@ fn model(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, model);
+/// Windows over two endpoints of one `flowvigil serve`, through SDK and breakers, for five seconds.
+fn endpoint(_: &mut Criterion) {
+    let mut server = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the server starts");
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().expect("it is piped")).read_line(&mut line).expect("it says where it listens");
+    let url = format!("http://{}", line.trim().rsplit("http://").next().unwrap_or_default());
+    let seconds = SignedDuration::from_secs;
+    let settings = Settings {
+        isolation_forest_endpoint: "isolation-forest-endpoint".to_owned(),
+        lstm_endpoint: "lstm-model-endpoint".to_owned(),
+        deadline: seconds(5),
+        request_windows: 200,
+        concurrency: 8,
+        paired_every: 0,
+        breaker: BreakerSettings {
+            window: seconds(30),
+            calls_min: 10,
+            failure_rate: 0.5,
+            slow_call: seconds(4),
+            slow_rate: 0.8,
+            pause: seconds(5),
+            pause_max: seconds(60),
+        },
+    };
+    const BATCH: u32 = 2_000;
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let credentials = Credentials::new("test", "test", None, None, "test");
+        let config = flowvigil::aws::load_at(&url)
+            .await
+            .into_builder()
+            .region(Region::new("us-east-1"))
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .build();
+        let model = artifact::embedded().expect("the embedded model is sound");
+        let mut judge = Judge::new(1_000_000);
+        (0..40).for_each(|step| drop(judge.judge(&model, &windows(step, BATCH))));
+        let client = SageMaker::new(&config, settings, Arc::new(Slot::new(model, None)));
+        let batch = windows(40, BATCH);
+        let (began, mut scored, mut degraded) = (Instant::now(), 0, 0);
+        while began.elapsed() < Duration::from_secs(5) {
+            let scores = client.score(&mut judge, &batch).await.expect("it always answers");
+            scored += scores.len();
+            degraded += scores.iter().filter(|score| score.degraded).count();
+        }
+        let rate = scored as f64 / began.elapsed().as_secs_f64();
+        println!("{rate:.0} windows/s over both endpoints, {degraded} of {scored} answered by the model in process");
+    });
+    // It ends with the bench; nobody waits for what it says.
+    let _ = server.kill();
+    let _ = server.wait();
+}
+
+criterion_group!(benches, model, endpoint);
 criterion_main!(benches);

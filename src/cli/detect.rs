@@ -76,7 +76,8 @@ const EXIT_CODES: &str = "Exit codes:
   1  with --exit-code: anomalies were told; else: it failed while running
   2  nothing can be done: wrong arguments or settings, or input that is no flow log";
 
-fn block(text: &str) -> Result<IpNet, String> {
+/// A block of addresses, or one address.
+pub(super) fn block(text: &str) -> Result<IpNet, String> {
     let alone = text.parse::<std::net::IpAddr>().map(IpNet::from);
     text.parse::<IpNet>().or(alone).map_err(|_| "not an address or CIDR block such as 10.0.0.0/8".to_owned())
 }

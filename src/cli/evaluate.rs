@@ -16,6 +16,7 @@ use super::{SettingsArgs, train, windows};
 use crate::ml::features::WINDOW_SECONDS;
 use crate::ml::{FeatureVector, artifact, separation, train as training};
 use crate::simulate::Scenario;
+use crate::simulate::attack::Campaigns;
 
 /// Arguments of `evaluate`.
 #[derive(Debug, clap::Args)]
@@ -30,11 +31,14 @@ pub struct Args {
     #[arg(long, value_name = "FILE", requires = "input")]
     truth: Option<PathBuf>,
     /// Only what the truth says of this threat
-    #[arg(long, value_name = "THREAT", requires = "truth")]
+    #[arg(long, value_name = "THREAT")]
     threat: Option<String>,
     /// Measure on a simulated VPC, with this seed
     #[arg(long, value_name = "SEED", conflicts_with = "input")]
     simulated: Option<u64>,
+    /// What goes wrong in it, as for simulate: then also say how well each scorer tells that from all else
+    #[arg(long, default_value = "none", requires = "simulated")]
+    threats: Campaigns,
     /// Hosts of the simulated VPC
     #[arg(long, default_value_t = 80, requires = "simulated")]
     hosts: u32,
@@ -42,7 +46,7 @@ pub struct Args {
     #[arg(long, default_value = "48h", requires = "simulated")]
     duration: SignedDuration,
     /// CIDR blocks of our own hosts, in place of those in the settings
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = super::detect::block)]
     internal: Vec<IpNet>,
     /// Print everything as JSON
     #[arg(long)]
@@ -61,16 +65,25 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(path) => artifact::read(path)?,
         None => artifact::embedded()?,
     };
+    let mut labels = match &args.truth {
+        Some(path) => Some(Labels::read(path, args.threat.as_deref())?),
+        None => None,
+    };
     let vectors = match args.simulated {
         Some(seed) => {
             let duration_seconds = u32::try_from(args.duration.as_secs()).context("--duration is too long")?;
-            let scenario = Scenario { seed, hosts: args.hosts, duration_seconds, ..Scenario::default() };
-            windows::of_simulation(scenario, &settings)
+            let threats = args.threats.clone();
+            let scenario = Scenario { seed, hosts: args.hosts, duration_seconds, threats, ..Scenario::default() };
+            let (vectors, told) = windows::of_simulation(scenario, &settings);
+            if !args.threats.0.is_empty() {
+                let told = serde_json::to_value(&told).context("write the labels as JSON")?;
+                labels = Some(Labels::of(&told, args.threat.as_deref()).context("read the labels")?);
+            }
+            vectors
         }
         None => windows::of_files(&args.input, &settings)?,
     };
-    if let Some(path) = &args.truth {
-        let labels = Labels::read(path, args.threat.as_deref())?;
+    if let Some(labels) = labels {
         let measured = separation::measure(&model, &vectors, |vector| labels.is_attack(vector));
         if args.json {
             println!("{}", serde_json::to_string_pretty(&measured).context("write the measurement as JSON")?);
@@ -118,8 +131,12 @@ impl Labels {
         let context = || format!("read labels {}", path.display());
         let text = std::fs::read_to_string(path).with_context(context)?;
         let labels: serde_json::Value = serde_json::from_str(&text).with_context(context)?;
+        Labels::of(&labels, threat).with_context(context)
+    }
+
+    fn of(labels: &serde_json::Value, threat: Option<&str>) -> Result<Labels, serde_json::Error> {
         let truth = labels.get("truth").cloned().unwrap_or_default();
-        let mut rows: Vec<Row> = serde_json::from_value(truth).with_context(context)?;
+        let mut rows: Vec<Row> = serde_json::from_value(truth)?;
         let all: Vec<String> = rows.iter().flat_map(|row| row.target.iter().chain([&row.actor])).cloned().collect();
         rows.retain(|row| threat.is_none_or(|threat| row.threat == threat));
         let simulated = labels.pointer("/source/generator").is_some();

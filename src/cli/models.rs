@@ -2,7 +2,7 @@
 //!
 //! `compare` scores the same windows with both and gives the verdict that decides a canary: promote, hold or roll back.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,11 +12,13 @@ use ipnet::IpNet;
 
 use super::{SettingsArgs, origin, windows};
 use crate::flow::EventTime;
-use crate::ml::canary::{Comparison, Limits, Variant};
+use crate::ml::canary::{Comparison, Limits, Report, Variant};
 use crate::ml::model::{Judge, Model};
 use crate::ml::registry::{Registry, State, Version};
-use crate::ml::{FeatureVector, artifact};
+use crate::ml::sagemaker::SageMaker;
+use crate::ml::{FeatureVector, Scorer, artifact};
 use crate::settings::Settings;
+use crate::simulate::Scenario;
 
 /// Arguments of `models`.
 #[derive(Debug, clap::Args)]
@@ -62,24 +64,29 @@ enum Action {
 
 #[derive(Debug, clap::Args)]
 struct Compare {
-    /// The model in charge
-    #[arg(long, value_name = "PATH")]
-    primary: PathBuf,
+    /// The model in charge; without one, both variants of the endpoints in [ml.sagemaker] are asked
+    #[arg(long, value_name = "PATH", requires = "canary")]
+    primary: Option<PathBuf>,
     /// The model on trial
-    #[arg(long, value_name = "PATH")]
-    canary: PathBuf,
+    #[arg(long, value_name = "PATH", requires = "primary")]
+    canary: Option<PathBuf>,
     /// Flow logs whose windows both score: files or folders
-    #[arg(long, value_name = "PATH", num_args = 1.., required = true)]
+    #[arg(long, value_name = "PATH", num_args = 1.., required_unless_present = "simulated")]
     input: Vec<PathBuf>,
+    /// Let both score the windows of a simulated VPC with this seed, 40 hosts over two days
+    #[arg(long, value_name = "SEED", conflicts_with = "input")]
+    simulated: Option<u64>,
     /// CIDR blocks of our own hosts, in place of those in the settings
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = super::detect::block)]
     internal: Vec<IpNet>,
     #[command(flatten)]
     settings: SettingsArgs,
 }
 
-/// Windows that are scored at a time, as in a service with as many hosts.
-const BATCH: usize = 256;
+/// Windows that are scored at a time, as in a service with as many hosts; as many as a request holds.
+const BATCH: usize = 200;
+/// Windows that a service with many hosts asks about at once, when they all close.
+const ENDPOINT_BATCH: usize = 4096;
 
 /// Shows or compares.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -137,28 +144,71 @@ fn compare(args: Compare) -> anyhow::Result<()> {
     if !args.internal.is_empty() {
         settings.network.internal.clone_from(&args.internal);
     }
-    let read = |path: &Path| artifact::read(path);
-    let (primary, canary) = (read(&args.primary)?, read(&args.canary)?);
-    let mut vectors = windows::of_files(&args.input, &settings)?;
+    let mut vectors = match args.simulated {
+        Some(seed) => {
+            let scenario = Scenario { seed, duration_seconds: 2 * 86_400, ..Scenario::default() };
+            windows::of_simulation(scenario, &settings).0
+        }
+        None => windows::of_files(&args.input, &settings)?,
+    };
     vectors.sort_by_key(|v| (v.window, v.host));
+    let (report, names) = match (&args.primary, &args.canary) {
+        (Some(primary), Some(canary)) => {
+            let (primary, canary) = (artifact::read(primary)?, artifact::read(canary)?);
+            let names = [canary.manifest.model_version.clone(), primary.manifest.model_version.clone()];
+            (of_artifacts(&primary, &canary, &vectors), names)
+        }
+        _ => {
+            let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
+            let report = runtime.block_on(of_endpoints(&settings, &vectors))?;
+            (report, ["canary".to_owned(), "primary".to_owned()])
+        }
+    };
+    println!("{}", serde_json::to_string_pretty(&report).context("write the comparison as JSON")?);
+    let reasons = report.reasons.iter().fold(String::new(), |all, reason| format!("{all}; {reason}"));
+    eprintln!("{} against {}: {}{reasons}", names[0], names[1], report.verdict.name());
+    Ok(())
+}
+
+/// Both artifacts, in process.
+fn of_artifacts(primary: &Model, canary: &Model, vectors: &[FeatureVector]) -> Report {
     let mut comparison = Comparison::default();
-    let first = score(&primary, &vectors, &mut comparison.primary);
-    let second = score(&canary, &vectors, &mut comparison.canary);
+    let first = score(primary, vectors, &mut comparison.primary);
+    let second = score(canary, vectors, &mut comparison.canary);
     for pair in first.into_iter().zip(second) {
         if let (Some(a), Some(b)) = pair {
             comparison.pair(a, b);
         }
     }
-    let report = comparison.report(&Limits::default());
-    println!("{}", serde_json::to_string_pretty(&report).context("write the comparison as JSON")?);
-    eprintln!(
-        "{} against {}: {}{}",
-        canary.manifest.model_version,
-        primary.manifest.model_version,
-        report.verdict.name(),
-        report.reasons.iter().fold(String::new(), |all, reason| format!("{all}; {reason}")),
-    );
-    Ok(())
+    comparison.report(&Limits::default())
+}
+
+/// Both variants of the endpoints, each asked about every window; says on standard error how fast the endpoints answered.
+async fn of_endpoints(settings: &Settings, vectors: &[FeatureVector]) -> anyhow::Result<Report> {
+    let remedy = "name the endpoints in [ml.sagemaker], or give --primary and --canary";
+    let mut sagemaker = settings.ml.sagemaker.clone().context(remedy)?;
+    let slot = Arc::new(super::slot(&settings.ml.model)?);
+    let config = crate::aws::load().await;
+    // First alone, as a service asks, for the rate; then both variants on the same windows.
+    sagemaker.paired_every = 0;
+    let alone = SageMaker::new(&config, sagemaker.clone(), slot.clone());
+    let mut judge = Judge::new(usize::MAX);
+    let (began, mut asked, mut missed) = (Instant::now(), 0, 0);
+    for batch in vectors.chunks(ENDPOINT_BATCH) {
+        let scores = alone.score(&mut judge, batch).await?;
+        asked += scores.iter().filter(|score| score.p_value.is_some()).count();
+        missed += scores.iter().filter(|score| score.degraded).count();
+    }
+    let rate = asked as f64 / began.elapsed().as_secs_f64();
+    eprintln!("{rate:.0} windows/s; {missed} of {asked} were answered by the model in process");
+    sagemaker.paired_every = 1;
+    let paired = SageMaker::new(&config, sagemaker, slot);
+    let mut judge = Judge::new(usize::MAX);
+    for batch in vectors.chunks(BATCH) {
+        paired.score(&mut judge, batch).await?;
+        paired.compare_now().await;
+    }
+    Ok(paired.compared())
 }
 
 /// The p-values of all windows, counted on the way.

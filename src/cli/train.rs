@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long, default_value_t = 60, requires = "simulated")]
     hosts: u32,
     /// Length of the simulation
-    #[arg(long, default_value = "96h", requires = "simulated")]
+    #[arg(long, default_value = "168h", requires = "simulated")]
     duration: SignedDuration,
     /// Where the artifact goes: a file, or s3://bucket/key
     #[arg(long, short, value_name = "FILE", default_value = "model.tar.gz")]
@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// CIDR blocks of our own hosts, in place of those in the settings
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = super::detect::block)]
     internal: Vec<IpNet>,
     #[command(flatten)]
     hyper: Hyper,
@@ -82,7 +82,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let vectors = if args.simulated {
         let duration_seconds = u32::try_from(args.duration.as_secs()).context("--duration is too long")?;
         let scenario = Scenario { seed: args.hyper.seed, hosts: args.hosts, duration_seconds, ..Scenario::default() };
-        windows::of_simulation(scenario, &settings)
+        windows::of_simulation(scenario, &settings).0
     } else {
         windows::of_files(&args.input, &settings)?
     };

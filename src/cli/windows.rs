@@ -9,6 +9,7 @@ use crate::flow::network::Network;
 use crate::ingest::local::Reader;
 use crate::ml::FeatureVector;
 use crate::settings::Settings;
+use crate::simulate::labels::Labels;
 use crate::simulate::{Scenario, Simulation};
 use crate::statistical::{Engine, Output};
 
@@ -35,18 +36,18 @@ pub(super) fn of_files(paths: &[PathBuf], settings: &Settings) -> anyhow::Result
     Ok(gathered.vectors)
 }
 
-/// The windows of a simulation.
-pub(super) fn of_simulation(scenario: Scenario, settings: &Settings) -> Vec<FeatureVector> {
+/// The windows of a simulation, and what was malicious in it.
+pub(super) fn of_simulation(scenario: Scenario, settings: &Settings) -> (Vec<FeatureVector>, Labels) {
     let duration = scenario.duration_seconds;
     let begin = scenario.start;
-    let simulation = Simulation::new(scenario);
+    let mut simulation = Simulation::new(scenario);
     let network = crate::flow::network::Settings { internal: simulation.internal() };
     let mut engine = Engine::new(&settings.statistical, &Network::new(&network));
     engine.name_interfaces(simulation.interfaces());
     let mut gathered = Gathered::default();
     let bar = bar(u64::from(duration), "{bar:30} {percent} % of the simulated time, {msg}");
     let mut records = Vec::with_capacity(STRIDE);
-    for step in simulation {
+    for step in simulation.by_ref() {
         engine.note_blindness(&step.blind);
         records.extend_from_slice(&step.records);
         if records.len() >= STRIDE {
@@ -60,7 +61,7 @@ pub(super) fn of_simulation(scenario: Scenario, settings: &Settings) -> Vec<Feat
     engine.observe(&records);
     gathered.take(|out| engine.finish(out));
     bar.finish_and_clear();
-    gathered.vectors
+    (gathered.vectors, simulation.labels())
 }
 
 #[derive(Default)]

@@ -20,6 +20,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 
 use super::artifact::Slot;
 use super::breaker::{self, Breaker, Outcome, Permit};
@@ -131,6 +132,7 @@ pub struct SageMaker {
     endpoints: Vec<Arc<Endpoint>>,
     local: Arc<Slot>,
     comparison: Arc<Mutex<Comparison>>,
+    comparing: TaskTracker,
     batches: AtomicU64,
     settings: Settings,
 }
@@ -191,6 +193,7 @@ impl SageMaker {
             endpoints,
             local,
             comparison: Arc::default(),
+            comparing: TaskTracker::new(),
             batches: AtomicU64::new(0),
             settings,
         }
@@ -227,6 +230,13 @@ impl SageMaker {
         self.comparison.lock().unwrap_or_else(PoisonError::into_inner).report(&canary::Limits::default())
     }
 
+    /// Waits for the comparisons that are under way: for whoever compares and does nothing else.
+    pub async fn compare_now(&self) {
+        self.comparing.close();
+        self.comparing.wait().await;
+        self.comparing.reopen();
+    }
+
     /// Asks all endpoints that are admitted about all windows, until the deadline.
     async fn ask(&self, instances: &Arc<Vec<Instance>>) -> Vec<Answer> {
         let mut tasks = JoinSet::new();
@@ -258,7 +268,7 @@ impl SageMaker {
         let (calls, comparison, instances) = (self.calls.clone(), self.comparison.clone(), instances.clone());
         let size = self.settings.request_windows.max(1).min(instances.len());
         let deadline = aws::positive(self.settings.deadline);
-        tokio::spawn(async move {
+        self.comparing.spawn(async move {
             let mut both = Vec::with_capacity(2);
             for variant in ["primary", "canary"] {
                 let began = Instant::now();
