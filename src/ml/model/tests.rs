@@ -137,3 +137,29 @@ fn hosts_have_a_class_by_their_usual_peers() {
         ["quiet", "client", "server", "hub"]
     );
 }
+
+#[test]
+fn a_hundred_thousand_hosts_fit_into_three_hundred_megabytes() {
+    let mut judge = Judge::new(200_000);
+    let mut vector = windows(1, 1, 10).pop().unwrap();
+    for host in 0..100_000 {
+        vector.host = Address::v4(0x0a00_0000 + host);
+        judge.remember(&MODEL, &vector);
+    }
+    assert_eq!(judge.hosts(), 100_000);
+    assert!(judge.memory() < 300_000_000, "{} bytes", judge.memory());
+    // 960 bytes and a key, in a table that is at most seven eighths full.
+    assert!(judge.memory() > 90_000_000, "{} bytes: the table is what takes the room", judge.memory());
+}
+
+#[test]
+fn another_model_finds_the_hosts_rhythm_known_and_ranks_that_begin_anew() {
+    let mut other = MODEL.clone();
+    other.manifest.model_version = "another".to_owned();
+    let batch = windows(3, 2, 12);
+    let (first, second) = batch.split_at(batch.len() - 6);
+    let mut judge = Judge::new(100);
+    judge.judge(&MODEL, first);
+    let exchanged = judge.judge(&other, second);
+    assert!(exchanged.iter().all(|j| j.opinions[Part::Lstm as usize].is_some()), "nobody is silent");
+}
