@@ -185,9 +185,9 @@ pub struct Judgement {
     pub attribution: Vec<(String, f32)>,
 }
 
-/// The share of the false-positive rate that each scorer may use up, in the order of [`Part::ALL`]. `top3_z` needs no model
-/// and finds most; the sequence model alone finds what is usual in size and wrong in time; the forest repeats `top3_z` more
-/// than not.
+/// The share of the false-positive rate that each scorer may use up, in the order of [`Part::ALL`]. A judgement, not a
+/// measurement: `top3_z` needs no model and is the hardest to beat on the data that was published; the sequence model is the
+/// only one that knows the hour; the forest sees nothing that the other two do not.
 pub const WEIGHTS: [f64; 3] = [0.6, 0.1, 0.3];
 
 /// Each p-value over its scorer's weight; what did not speak gives up its share to those that did.
