@@ -107,6 +107,14 @@ impl Courier {
     /// Records an anomaly under the id under which its episode is told.
     async fn tell(&mut self, mut anomaly: Anomaly, announcements: &mut Vec<(Announcement, Anomaly)>) {
         let mut claimed = self.claim(&anomaly).await;
+        if let (Some(_), Some(Claimed { id, merged })) = (anomaly.merged_into, &claimed) {
+            // A part of another has nothing more to say. It is closed under whatever id it was told under; where that is
+            // the id of the whole, there is nothing to close.
+            for &part in merged {
+                announcements.extend(self.close_part(part, *id).await);
+            }
+            return;
+        }
         if let Some(claimed) = &claimed {
             self.rename(&mut anomaly, claimed.id);
         }
@@ -205,8 +213,8 @@ impl Courier {
                 return Ok(());
             }
             tracing::info!(anomalies = left.len(), "announcing what an earlier life had recorded");
-            let known = left.len();
-            let batch = left.into_iter().map(|anomaly| (kind(&anomaly, anomaly.updates <= 1), anomaly)).collect();
+            let batch: Vec<_> = left.into_iter().flat_map(leftover).collect();
+            let known = batch.len();
             if self.announce(batch).await? < known {
                 return Ok(());
             }
@@ -326,6 +334,15 @@ impl Courier {
         }
         passed.send_replace(Some((number, true)));
     }
+}
+
+/// What is said of an anomaly that was recorded in an earlier life: that it was detected, since nobody knows whether that was
+/// ever heard (it may have been updated before it was announced at all), and that it is closed if it is. Who has heard of it
+/// knows it by its id.
+fn leftover(anomaly: Anomaly) -> Vec<(Announcement, Anomaly)> {
+    let closed = anomaly.status == Status::Closed && anomaly.updates > 1;
+    let closing = closed.then(|| (Announcement::Closed, anomaly.clone()));
+    std::iter::once((Announcement::Detected, anomaly)).chain(closing).collect()
 }
 
 fn kind(anomaly: &Anomaly, new: bool) -> Announcement {

@@ -165,7 +165,11 @@ fn every_command_of_the_readme_exists() {
         let command = rest.split_whitespace().next().unwrap();
         let help = Command::new(env!("CARGO_BIN_EXE_flowvigil")).args([command, "--help"]).output().unwrap();
         assert!(help.status.success(), "README: `{line}` names no command");
-        let help = String::from_utf8(help.stdout).unwrap();
+        let mut help = String::from_utf8(help.stdout).unwrap();
+        // A command may have commands of its own.
+        let part = rest.split_whitespace().nth(1).unwrap_or_default();
+        let of_part = Command::new(env!("CARGO_BIN_EXE_flowvigil")).args([command, part, "--help"]).output().unwrap();
+        help.push_str(&String::from_utf8_lossy(&of_part.stdout));
         for option in rest.split('#').next().unwrap().split_whitespace().filter(|word| word.starts_with("--")) {
             let option = option.split('=').next().unwrap();
             assert!(help.contains(option), "README: `{line}` names the option {option}, which {command} does not have");

@@ -354,6 +354,14 @@ async fn undisturbed(steps: &[Step]) -> World {
     world
 }
 
+#[tokio::test]
+async fn what_was_bridged_while_nobody_could_be_asked_is_told_whole_afterwards() {
+    let fold = |task: usize, minute: u32| Step::Fold(task, Box::new(scan(0, minute)));
+    let steps = [Step::Away(true), fold(1, 135), fold(2, 290), fold(0, 400), fold(2, 340), fold(0, 80)];
+    let (calm, wild) = (undisturbed(&steps).await, disturbed(&steps).await);
+    assert_eq!(wild.stories().await, calm.stories().await);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
