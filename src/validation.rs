@@ -434,7 +434,11 @@ impl Judge {
 
     /// Takes note of an anomaly that the store knows from before, so that it goes on under its first timestamp.
     pub fn remember(&mut self, anomaly: &Anomaly) {
-        let told = Told { anomaly: anomaly.clone(), own_severity: anomaly.severity };
+        let mut told = Told { anomaly: anomaly.clone(), own_severity: anomaly.severity };
+        // Which of two ids goes on is decided where they are told; here its incident is what it is.
+        if told.anomaly.merged_into.take().is_some() {
+            told.anomaly.status = Status::Open;
+        }
         self.told.entry(anomaly.anomaly_id).or_insert(told);
     }
 

@@ -107,14 +107,6 @@ impl Courier {
     /// Records an anomaly under the id under which its episode is told.
     async fn tell(&mut self, mut anomaly: Anomaly, announcements: &mut Vec<(Announcement, Anomaly)>) {
         let mut claimed = self.claim(&anomaly).await;
-        if let (Some(_), Some(Claimed { id, merged })) = (anomaly.merged_into, &claimed) {
-            // A part of another has nothing more to say. It is closed under whatever id it was told under; where that is
-            // the id of the whole, there is nothing to close.
-            for &part in merged {
-                announcements.extend(self.close_part(part, *id).await);
-            }
-            return;
-        }
         if let Some(claimed) = &claimed {
             self.rename(&mut anomaly, claimed.id);
         }
@@ -173,11 +165,13 @@ impl Courier {
     async fn close(&self, anomaly: &mut Anomaly) -> Recorded {
         let known = self.insist("recall", || self.store.get(anomaly.anomaly_id)).await.flatten();
         let Some(known) = known.filter(|known| known.status == Status::Open) else { return Recorded::Unchanged };
-        anomaly.related.extend(known.related);
-        anomaly.related.sort_unstable();
-        anomaly.related.dedup();
-        anomaly.updates = known.updates + 1;
-        anomaly.last_seen = anomaly.last_seen.max(known.last_seen);
+        let updates = known.updates + 1;
+        let related: BTreeSet<Uuid> = anomaly.related.iter().chain(&known.related).copied().collect();
+        // Ours may be a part of what others have put together.
+        if known.first_seen < anomaly.first_seen || known.last_seen > anomaly.last_seen {
+            *anomaly = Anomaly { status: anomaly.status, ..known };
+        }
+        (anomaly.updates, anomaly.related) = (updates, related.into_iter().collect());
         self.insist("record", || self.store.record(anomaly)).await.unwrap_or(Recorded::Unchanged)
     }
 
