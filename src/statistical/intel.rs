@@ -1,7 +1,7 @@
 //! Lists: Tor relays and mining pools, from plain text, CSV or JSON.
 //!
-//! Parsing is pure; the files are read by [`local`]. What can be known
-//! without any list, the Tor directory authorities, is built in.
+//! Parsing is pure; the files are read by [`local`]. What can be known offline is built in: the Tor directory authorities,
+//! and the fallback directories that a client without a cached consensus asks first.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -137,12 +137,20 @@ pub struct ListError {
 }
 
 /// All lists, as the detectors use them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lists {
-    /// Relays that clients connect to.
+    /// Relays that clients connect to; the fallback directories are always among them.
     pub tor_relays: AddressList,
     /// Mining pools.
     pub mining_pools: AddressList,
+}
+
+/// What is known without any file.
+impl Default for Lists {
+    fn default() -> Lists {
+        let fallbacks = AddressList::parse(include_str!("intel/tor_fallbacks.txt")).expect("a test reads it");
+        Lists { tor_relays: fallbacks, mining_pools: AddressList::default() }
+    }
 }
 
 /// The Tor directory authorities, present and former (tor's `auth_dirs.inc`): every client of Tor without a cached consensus
@@ -190,6 +198,15 @@ mod tests {
             assert!(list.contains("2001:db8::1".parse().unwrap(), 443));
         }
         assert!(lines.contains("192.0.2.2".parse().unwrap(), 1), "no port listed means any");
+    }
+
+    #[test]
+    fn fallback_directories_are_known_without_any_file() {
+        let built_in = Lists::default();
+        assert!(built_in.tor_relays.len() > 300, "{} addresses", built_in.tor_relays.len());
+        assert!(built_in.tor_relays.contains("146.56.99.34".parse().unwrap(), 443));
+        assert!(!built_in.tor_relays.contains("146.56.99.34".parse().unwrap(), 80), "another service on its address");
+        assert!(built_in.mining_pools.is_empty());
     }
 
     #[test]

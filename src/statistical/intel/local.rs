@@ -86,7 +86,10 @@ fn stamps(settings: &Settings) -> Vec<Option<(SystemTime, u64)>> {
 }
 
 fn read(settings: &Settings) -> Result<Lists, FileError> {
-    Ok(Lists { tor_relays: read_all(&settings.tor_relays)?, mining_pools: read_all(&settings.mining_pools)? })
+    let mut lists = Lists::default();
+    lists.tor_relays.join(read_all(&settings.tor_relays)?);
+    lists.mining_pools.join(read_all(&settings.mining_pools)?);
+    Ok(lists)
 }
 
 fn read_all(paths: &[PathBuf]) -> Result<AddressList, FileError> {
