@@ -193,7 +193,7 @@ struct State {
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 5;
+const SNAPSHOT_VERSION: u32 = 6;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
@@ -562,12 +562,15 @@ impl Engine {
             return flooded;
         }
         let settings = self.settings.ddos.clone();
-        for (address, victim) in ddos::collect(conversations, hot) {
+        for (address, mut victim) in ddos::collect(conversations, hot) {
             let ours = self.network.is_internal(address);
             let judgement = ddos::judge(&victim, ours, &settings, self.window);
             self.explain(address, None, Threat::Ddos, window, &judgement);
             if judgement.passed {
                 flooded.insert(address);
+                if judgement.method == "busy_sources" {
+                    victim.name_busy_sources(address, conversations, &settings);
+                }
                 let mut finding = ddos::finding(address, &victim, &judgement, ours, window, self.window);
                 self.sign(&mut finding, victim.interface());
                 out.findings.push(finding);

@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn thresholds_apply_at_once_and_windows_wait_for_a_restart() {
         let (mut dynamic, settings) = Dynamic::begin(Vec::new(), None).unwrap();
-        assert_eq!(settings.statistical.port_scan.ports, 25);
+        assert_eq!(settings.statistical.port_scan.ports, 15);
         let changed = layer(&[("statistical.port_scan.ports", "40"), ("statistical.window", "2m")]);
         let change = dynamic.replace(&changed).unwrap().unwrap();
         assert_eq!(change.settings.statistical.port_scan.ports, 40);

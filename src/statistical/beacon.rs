@@ -36,8 +36,10 @@ pub struct Settings {
     pub size_dispersion: f64,
     /// Which takes at least so many calls to measure.
     pub size_calls: u32,
-    /// The same where the destination is known to be rare; see the next two.
+    /// The same where the destination is known to be rare (see the next three), or where the timer is spread on purpose.
     pub rare_dispersion: f64,
+    /// Spread of the intervals (as [`Timing::jitter`]) that no scheduler has of itself.
+    pub wilful_jitter: f64,
     /// Rare is a destination that at most so many of our hosts use (a host and the NAT gateway before it are two),
     pub rare_clients: f64,
     /// where there are at least so many of our hosts to tell.
@@ -249,19 +251,16 @@ fn periodic(channel: &Channel, around: &Surroundings, settings: &Settings) -> Op
         && around.clients <= settings.rare_clients
         && i64::from(around.watched_before) >= settings.rare_watch.as_secs()
         && t.nats >= 2.0 * needed;
-    let dispersion_max = if rare_place { settings.rare_dispersion } else { settings.size_dispersion };
+    // Schedulers keep their beat, or spread it a little so that not all hosts call at once; implants spread it widely so as
+    // not to be found by it.
+    let wilful = t.jitter >= settings.wilful_jitter && t.nats >= 2.0 * needed;
+    let dispersion_max = if rare_place || wilful { settings.rare_dispersion } else { settings.size_dispersion };
     // How far sizes scatter is luck while there are few of them; that they are the very same is not.
     let measured = t.bursts >= settings.size_calls;
     let alike_enough = alike.same >= settings.same_exchange || measured && alike.dispersion <= dispersion_max;
     let mut evidence = timing_evidence(&t, needed, settings);
     evidence.push(Evidence::judged("same_exchange", alike.same, settings.same_exchange, "ratio", Merge::Latest));
-    evidence.push(Evidence::judged(
-        "size_dispersion",
-        alike.dispersion,
-        settings.size_dispersion,
-        "ratio",
-        Merge::Latest,
-    ));
+    evidence.push(Evidence::judged("size_dispersion", alike.dispersion, dispersion_max, "ratio", Merge::Latest));
     evidence.push(Evidence::judged("payload", alike.payload, settings.payload_max as f64, "bytes", Merge::Latest));
     let rare = rarity(around, settings, &mut evidence);
     let regular = t.nats >= needed && t.bursts >= settings.bursts_min && t.regular >= settings.regular;
@@ -291,12 +290,12 @@ fn failing(channel: &Channel, around: &Surroundings, settings: &Settings) -> Opt
 
 fn long_channel(channel: &Channel, around: &Surroundings, settings: &Settings) -> Option<Judgement> {
     let session = channel.sessions.iter().filter(|s| !s.failed).max_by_key(|s| (s.duration(), s.opener_port))?;
-    if channel.protocol != protocol::TCP || around.internal || port_rank(channel.port) == 0 || session.windows < 10 {
+    if channel.protocol != protocol::TCP || around.internal || port_rank(channel.port) == 0 || session.windows < 3 {
         return None;
     }
     let minutes = f64::from(session.duration().max(60)) / 60.0;
     let rate = (session.sent_payload + session.received_payload) as f64 / minutes;
-    let presence = f64::from(session.windows) / minutes;
+    let presence = session.presence(session.windows);
     let wanted = settings.long_span.as_secs() as f64;
     let mut evidence = vec![
         Evidence::judged("session_length", f64::from(session.duration()), wanted, "s", Merge::Max),

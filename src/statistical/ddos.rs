@@ -12,9 +12,10 @@ use hashbrown::{HashMap, HashSet};
 use serde::Deserialize;
 
 use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
-use crate::flow::{Address, EventTime, protocol};
+use crate::flow::{Address, EventTime, Marks, protocol, tcp_flags};
 use crate::statistical::conversation::{Conversation, Outcome, Place};
 use crate::statistical::explain::Judgement;
+use crate::statistical::pane::Direction;
 
 /// `[statistical.ddos]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -28,12 +29,17 @@ pub struct Settings {
     pub sources: u32,
     /// Answered TCP connections without content in the window.
     pub empty_connections: u32,
+    /// Answered TCP connections of one outside source to one host of ours in the window, whatever they carry.
+    pub source_connections: u32,
     /// Unanswered TCP connections of hosts of ours to one outside address on a few ports, in the window.
     pub our_connections: u32,
-    /// What is unanswered or empty must be at least this share of the victim's TCP connections in the window.
+    /// What is unanswered, empty, or of sources that open too many must be at least this share of the victim's TCP
+    /// connections in the window.
     pub share: f64,
-    /// Unanswered UDP packets per second, averaged over the window, from or to outside.
+    /// Unanswered UDP packets per second, averaged over the window, from outside.
     pub udp_packets_per_second: f64,
+    /// The same from hosts of ours to one outside address.
+    pub our_udp_packets_per_second: f64,
     /// Bytes of unasked-for answers of amplifying services in the window.
     pub reflected_bytes: u64,
     /// From at least so many reflectors.
@@ -53,6 +59,8 @@ pub struct Victim {
     unanswered_packets: u64,
     unanswered_bytes: u64,
     empty: u32,
+    /// Answered TCP connections by outside opener.
+    openers: HashMap<Address, u32, foldhash::fast::FixedState>,
     udp_packets: u64,
     udp_bytes: u64,
     icmp_packets: u64,
@@ -71,12 +79,38 @@ impl Victim {
     /// Bounds on what one victim's window remembers by name: 65,536 sources × 24 B; more are not needed for any rule.
     const SOURCES_MAX: usize = 65_536;
 
+    /// How many sources opened so many connections each, how many they opened together, and how many the busiest of all did.
+    fn opened_by_few(&self, each: u32) -> (u32, u32, u32) {
+        let busy = || self.openers.values().copied().filter(|&n| n >= each);
+        (busy().count() as u32, busy().sum(), self.openers.values().copied().max().unwrap_or(0))
+    }
+
+    /// Names the sources that open too many connections, instead of those whose connections are empty or fail. This takes a
+    /// second look at the window, and is asked for where it is known that [`judge`] found them.
+    pub fn name_busy_sources(&mut self, address: Address, conversations: &[Conversation], settings: &Settings) {
+        self.sources.clear();
+        self.ports.clear();
+        (self.first, self.last, self.latest) = (0, 0, Place::default());
+        let openers = std::mem::take(&mut self.openers);
+        let busy = |c: &Conversation| openers.get(&c.opener).is_some_and(|&n| n >= settings.source_connections);
+        for c in conversations.iter().filter(|c| c.responder == address && c.protocol == protocol::TCP && busy(c)) {
+            self.trace(c);
+        }
+    }
+
     fn add(&mut self, c: &Conversation, outside: bool) {
         let suspicious = match c.protocol {
             protocol::TCP => {
                 self.tcp += 1;
-                let empty = c.outcome == Outcome::Answered && c.payload(&c.sent) <= 12 * u64::from(c.sent.packets);
+                let empty = is_empty(c);
                 self.empty += u32::from(empty);
+                let answered = c.outcome == Outcome::Answered;
+                if answered
+                    && !c.ours
+                    && (self.openers.len() < Self::SOURCES_MAX || self.openers.contains_key(&c.opener))
+                {
+                    *self.openers.entry(c.opener).or_default() += 1;
+                }
                 if c.failed() && c.payload(&c.sent) <= 24 * u64::from(c.sent.packets) {
                     self.unanswered += 1;
                     self.unanswered_packets += u64::from(c.sent.packets);
@@ -102,9 +136,13 @@ impl Victim {
             }
             _ => false,
         };
-        if !suspicious {
-            return;
+        if suspicious {
+            self.trace(c);
         }
+    }
+
+    /// Remembers whose it is, when, and at which port.
+    fn trace(&mut self, c: &Conversation) {
         if self.first == 0 || c.start().0 < self.first {
             self.first = c.start().0;
         }
@@ -120,6 +158,15 @@ impl Victim {
             *self.sources.entry(c.opener).or_default() += u64::from(c.sent.packets);
         }
     }
+}
+
+/// Whether a connection was made and carried no content: from the opener, or (a request that is drawn out for as long as the
+/// server waits: RSnake, *Slowloris*, 2009) nothing came back to an outsider. What goes on from an earlier window, where flags tell, is silent
+/// and not empty.
+fn is_empty(c: &Conversation) -> bool {
+    let hollow = |d: &Direction| c.payload(d) <= 12 * u64::from(d.packets);
+    let goes_on = c.sent.has(Marks::FLAGS_KNOWN) && c.sent.flags != 0 && c.sent.flags & tcp_flags::SYN == 0;
+    c.outcome == Outcome::Answered && !goes_on && (hollow(&c.sent) || !c.ours && hollow(&c.received))
 }
 
 /// Whether a host's totals of a window are worth a closer look: a cheap test that no victim fails.
@@ -158,15 +205,26 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
     let concentrated = !ours && victim.ports.len() <= 8;
     let ours_alone =
         if concentrated { ratio(f64::from(victim.unanswered), f64::from(settings.our_connections)) } else { 0.0 };
-    let rules: [(&str, f64); 7] = [
+    let (few, by_few, by_busiest) = victim.opened_by_few(settings.source_connections);
+    let by_few_share = f64::from(by_few) / tcp;
+    let udp_rate = if ours { settings.udp_packets_per_second } else { settings.our_udp_packets_per_second };
+    let rules: [(&str, f64); 8] = [
         ("outbound_flood", shaped(unanswered_share) * ours_alone),
+        (
+            "busy_sources",
+            if ours {
+                shaped(by_few_share) * ratio(by_busiest.into(), settings.source_connections.into())
+            } else {
+                0.0
+            },
+        ),
         ("syn_flood", shaped(unanswered_share) * enough.min(ratio(syn_rate, settings.syn_packets_per_second))),
         ("many_sources", shaped(hollow_share) * ratio(sources, f64::from(settings.sources))),
         (
             "connection_flood",
             shaped(hollow_share) * ratio(f64::from(victim.empty), f64::from(settings.empty_connections)),
         ),
-        ("udp_flood", ratio(victim.udp_packets as f64 / seconds, settings.udp_packets_per_second)),
+        ("udp_flood", ratio(victim.udp_packets as f64 / seconds, udp_rate)),
         (
             "reflection",
             ratio(victim.reflected_bytes as f64, settings.reflected_bytes as f64)
@@ -174,7 +232,7 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
         ),
         ("icmp_flood", ratio(victim.icmp_packets as f64 / seconds, settings.icmp_packets_per_second)),
     ];
-    let (method, ratio) = rules.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("there are seven rules");
+    let (method, ratio) = rules.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("there are eight rules");
     let told = |name: &str, value: f64, unit: &str| Evidence::told(name, value, unit, Merge::Max);
     let judged =
         |name: &str, value: f64, threshold: f64, unit: &str| Evidence::judged(name, value, threshold, unit, Merge::Max);
@@ -193,6 +251,10 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
             ),
             judged("unanswered_share", unanswered_share, settings.share, "ratio"),
         ],
+        "busy_sources" => vec![
+            judged("connections_of_one_source", by_busiest.into(), settings.source_connections.into(), "connections"),
+            judged("busy_sources_share", by_few_share, settings.share, "ratio"),
+        ],
         "many_sources" => vec![
             judged("distinct_sources", sources, f64::from(settings.sources), "addresses"),
             judged("hollow_share", hollow_share, settings.share, "ratio"),
@@ -204,7 +266,7 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
         "udp_flood" => vec![judged(
             "unanswered_udp_packets_per_second",
             victim.udp_packets as f64 / seconds,
-            settings.udp_packets_per_second,
+            udp_rate,
             "packets/s",
         )],
         "reflection" => vec![
@@ -218,7 +280,9 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
             "packets/s",
         )],
     };
-    if method != "many_sources" {
+    if method == "busy_sources" {
+        evidence.push(told("busy_sources", f64::from(few), "addresses"));
+    } else if method != "many_sources" {
         evidence.push(told("distinct_sources", sources, "addresses"));
     }
     evidence.push(told("active_seconds", active, "s"));

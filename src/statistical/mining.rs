@@ -37,6 +37,8 @@ pub struct Settings {
     pub rate_max: f64,
     /// Mean payload of a packet from the pool, bytes: jobs are short lines of JSON. Half of it without a hint.
     pub message_max: f64,
+    /// Mean payload of a packet of either direction, bytes: less is a heartbeat. A list hit needs none.
+    pub message_min: f64,
     /// Both directions' payload are within this factor of each other.
     pub balance_max: f64,
 }
@@ -71,6 +73,7 @@ pub fn judge(
         Evidence::judged("steadiness", shape.steadiness, steadiness, "ratio", Merge::Latest),
         Evidence::judged("payload_rate", shape.rate, settings.rate_min, "bytes/min", Merge::Latest),
         Evidence::judged("message_size", shape.message, message_max, "bytes/packet", Merge::Latest),
+        Evidence::judged("mean_message", shape.mean, settings.message_min, "bytes/packet", Merge::Latest),
         Evidence::judged("balance", shape.balance, settings.balance_max, "ratio", Merge::Latest),
         Evidence::told("pool_port", f64::from(u8::from(settings.ports.contains(&channel.port))), "yes=1", Merge::Max),
         Evidence::told("pool_list", f64::from(u8::from(listed)), "yes=1", Merge::Max),
@@ -80,6 +83,7 @@ pub fn judge(
         && shape.steadiness >= steadiness
         && (settings.rate_min..=settings.rate_max).contains(&shape.rate)
         && shape.message <= message_max
+        && (listed || shape.mean >= settings.message_min)
         && shape.balance <= settings.balance_max
         && (listed || prevalence <= prevalence_max);
     Some(Judgement {
@@ -102,20 +106,21 @@ struct Shape {
     steadiness: f64,
     rate: f64,
     message: f64,
+    mean: f64,
     balance: f64,
 }
 
 impl Shape {
     fn of(session: &Session) -> Shape {
         let seconds = f64::from(session.duration().max(1));
-        // A session has a window more than it has whole minutes.
-        let windows = (seconds / 60.0).max(1.0);
         let (sent, received) = (session.sent_payload.max(1) as f64, session.received_payload.max(1) as f64);
         Shape {
             seconds,
-            steadiness: (f64::from(session.received_windows) / windows).min(1.0),
+            steadiness: session.presence(session.received_windows),
             rate: (sent + received) * 60.0 / seconds,
             message: received / f64::from(session.received_packets.max(1)),
+            mean: (session.sent_payload + session.received_payload) as f64
+                / f64::from(session.sent_packets.saturating_add(session.received_packets).max(1)),
             balance: (sent / received).max(received / sent),
         }
     }
@@ -147,7 +152,7 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
         severity: Severity::High,
         evidence: judgement.evidence.clone(),
         summary: format!(
-            "{} works for {} port {} ({why}): one session of {}, {:.0} bytes a minute, the other side speaks in {:.0} % of the minutes",
+            "{} works for {} port {} ({why}): one session of {}, {:.0} bytes a minute, the other side speaks {:.0} % of the time",
             channel.opener,
             channel.responder,
             channel.port,

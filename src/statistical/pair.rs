@@ -131,6 +131,8 @@ pub struct Session {
     pub sent_packets: u32,
     /// Packets received by the opener.
     pub received_packets: u32,
+    /// Longest piece that one window held, s: shows the aggregation interval.
+    pub piece: u32,
     /// Windows with any packet.
     pub windows: u32,
     /// Windows with payload from the opener.
@@ -160,6 +162,7 @@ impl Session {
             received_payload: 0,
             sent_packets: 0,
             received_packets: 0,
+            piece: 0,
             windows: 0,
             sent_windows: 0,
             received_windows: 0,
@@ -197,10 +200,21 @@ impl Session {
         self.received_payload += received;
         self.sent_packets = self.sent_packets.saturating_add(c.sent.packets);
         self.received_packets = self.received_packets.saturating_add(c.received.packets);
+        self.piece = self.piece.max(c.end().since(c.start()));
         self.windows += 1;
         self.sent_windows += u32::from(carries_data(sent, c.sent.packets));
         self.received_windows += u32::from(carries_data(received, c.received.packets));
         self.failed &= c.failed();
+    }
+
+    /// The share of the session's life that so many of its windows stand for, 0 to 1. Records are cut every 60 s or every 600 s
+    /// (AWS knows no other aggregation interval), and a record counts in the window in which it begins; a piece of more than
+    /// three minutes can only come of the longer one.
+    pub fn presence(&self, windows: u32) -> f64 {
+        let interval = if self.piece > 180 { 600.0 } else { 60.0 };
+        // A session has a window more than it has whole intervals.
+        let intervals = (f64::from(self.duration()) / interval).max(1.0);
+        (f64::from(windows) / intervals).min(1.0)
     }
 
     /// Seconds from first to last packet.

@@ -530,3 +530,65 @@ fn a_scan_that_outsiders_divide_among_them_is_one_story_and_independent_scanners
         .collect();
     assert_eq!(findings(&radiation), vec![]);
 }
+
+/// Connections with content from one outsider to one server of ours, spread over the first minute.
+fn page_views(from: &str, count: u32) -> Vec<Exchange> {
+    (0..count).map(|n| Exchange::new(from, 1_024 + n as u16, "10.0.0.80", 443, n * 58 / count)).collect()
+}
+
+fn floods(exchanges: &[Exchange]) -> Vec<Finding> {
+    let mut found = run(&mut engine(), &records(exchanges), 1_000).findings;
+    found.retain(|finding| finding.threat == Threat::Ddos && !finding.provisional);
+    found
+}
+
+#[test]
+fn a_source_that_opens_fifty_connections_a_second_floods() {
+    let visitors: Vec<Exchange> =
+        (1..=200).map(|n| Exchange::new(&format!("198.51.100.{n}"), 40_000, "10.0.0.80", 443, n / 4)).collect();
+    let with = |count: u32| [page_views("203.0.113.9", count), visitors.clone()].concat();
+    let found = floods(&with(3_000));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].method, "busy_sources");
+    assert_eq!(found[0].actor, Actor::One(address("203.0.113.9")));
+    assert_eq!(found[0].targets[0].ports, vec![443]);
+    assert!(floods(&with(2_999)).is_empty(), "a busy client");
+    // A site that has as many other visitors can bear it.
+    let crowd: Vec<Exchange> = (0..800u16)
+        .map(|n| Exchange::new(&format!("198.18.{}.{}", n / 250, n % 250), 40_000, "10.0.0.80", 443, 30))
+        .collect();
+    assert!(floods(&[with(3_000), crowd].concat()).is_empty(), "three of four connections, not four of five");
+}
+
+#[test]
+fn requests_that_are_never_finished_are_a_flood() {
+    let drawn_out = |count: u16| -> Vec<Exchange> {
+        (0..count)
+            .map(|n| Exchange { received: (4, 168), ..Exchange::new("203.0.113.9", 1_024 + n, "10.0.0.80", 80, 5) })
+            .collect()
+    };
+    let found = floods(&drawn_out(1_000));
+    assert_eq!(found.iter().map(|f| f.method.as_str()).collect::<Vec<_>>(), ["connection_flood"]);
+    assert!(floods(&drawn_out(999)).is_empty());
+    // Our own hosts may send what nobody answers: metrics over TCP, for one.
+    let metrics: Vec<Exchange> = (0..1_200)
+        .map(|n| Exchange { received: (4, 168), ..Exchange::new("10.0.0.7", 1_024 + n, "10.0.0.80", 2003, 5) })
+        .collect();
+    assert!(floods(&metrics).is_empty());
+}
+
+#[test]
+fn a_host_of_ours_that_sends_datagrams_without_end_floods() {
+    let stream = |from: &str, to: &str, packets: u64| -> Vec<FlowRecord> {
+        let sent =
+            Exchange { sent: (packets, packets * 1_000), received: (0, 0), ..Exchange::new(from, 5_000, to, 80, 0) };
+        sent.records().into_iter().map(|r| FlowRecord { protocol: protocol::UDP, ..r }).collect()
+    };
+    let methods = |records: &[FlowRecord]| -> Vec<String> {
+        run(&mut engine(), records, 10).findings.into_iter().map(|f| f.method).collect()
+    };
+    assert_eq!(methods(&stream("10.0.0.7", "203.0.113.9", 180_000)), ["udp_flood"]);
+    assert!(methods(&stream("10.0.0.7", "203.0.113.9", 179_999)).is_empty(), "a video stream");
+    assert!(methods(&stream("203.0.113.9", "10.0.0.7", 180_000)).is_empty(), "what comes in may be one as well");
+    assert_eq!(methods(&stream("203.0.113.9", "10.0.0.7", 600_000)), ["udp_flood"]);
+}

@@ -154,7 +154,7 @@ fn a_suppression_made_over_the_api_counts_within_seconds_and_why_not_can_be_aske
     let approach = &explained["approaches"][0];
     assert_eq!((&approach["threat"], &approach["found"]), (&json!("port_scan"), &json!(false)), "{explained:#}");
     let ports = approach["evidence"].as_array().unwrap().iter().find(|e| e["name"] == "distinct_ports").unwrap();
-    assert_eq!((&ports["value"], &ports["threshold"]), (&json!(9.0), &json!(25.0)));
+    assert_eq!((&ports["value"], &ports["threshold"]), (&json!(9.0), &json!(15.0)));
 
     let made = json!({"name": "weekly scan", "owner": "ada", "reason": "ours", "created": "2023-01-01T00:00:00Z",
         "expires": "2099-01-01T00:00:00Z", "match": {"actors": ["10.0.1.3"]}});

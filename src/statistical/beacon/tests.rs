@@ -77,6 +77,7 @@ fn session(n: u32, sent: u64, received: u64) -> Session {
         received_payload: received,
         sent_packets: 6,
         received_packets: 5,
+        piece: 1,
         windows: 1,
         sent_windows: 1,
         received_windows: 1,
