@@ -562,14 +562,14 @@ impl Engine {
             return flooded;
         }
         let settings = self.settings.ddos.clone();
-        for (address, mut victim) in ddos::collect(conversations, hot) {
+        for (address, mut victim) in ddos::collect(conversations, hot, &settings) {
             let ours = self.network.is_internal(address);
             let judgement = ddos::judge(&victim, ours, &settings, self.window);
             self.explain(address, None, Threat::Ddos, window, &judgement);
             if judgement.passed {
                 flooded.insert(address);
-                if judgement.method == "busy_sources" {
-                    victim.name_busy_sources(address, conversations, &settings);
+                if let Some(busy) = ddos::Busy::of(&judgement.method, &settings) {
+                    victim.name_busy_sources(address, conversations, busy);
                 }
                 let mut finding = ddos::finding(address, &victim, &judgement, ours, window, self.window);
                 self.sign(&mut finding, victim.interface());

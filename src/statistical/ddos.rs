@@ -31,6 +31,10 @@ pub struct Settings {
     pub empty_connections: u32,
     /// Answered TCP connections of one outside source to one host of ours in the window, whatever they carry.
     pub source_connections: u32,
+    /// Of these, on a port of the web, such as brought no answer beyond the handshake.
+    pub slow_requests: u32,
+    /// Ports of the web.
+    pub web_ports: Vec<u16>,
     /// Unanswered TCP connections of hosts of ours to one outside address on a few ports, in the window.
     pub our_connections: u32,
     /// What is unanswered, empty, or of sources that open too many must be at least this share of the victim's TCP
@@ -59,8 +63,8 @@ pub struct Victim {
     unanswered_packets: u64,
     unanswered_bytes: u64,
     empty: u32,
-    /// Answered TCP connections by outside opener.
-    openers: HashMap<Address, u32, foldhash::fast::FixedState>,
+    /// Answered TCP connections by outside opener, and how many of them were [`is_drawn_out`].
+    openers: HashMap<Address, (u32, u32), foldhash::fast::FixedState>,
     udp_packets: u64,
     udp_bytes: u64,
     icmp_packets: u64,
@@ -79,37 +83,29 @@ impl Victim {
     /// Bounds on what one victim's window remembers by name: 65,536 sources × 24 B; more are not needed for any rule.
     const SOURCES_MAX: usize = 65_536;
 
-    /// How many sources opened so many connections each, how many they opened together, and how many the busiest of all did.
-    fn opened_by_few(&self, each: u32) -> (u32, u32, u32) {
-        let busy = || self.openers.values().copied().filter(|&n| n >= each);
-        (busy().count() as u32, busy().sum(), self.openers.values().copied().max().unwrap_or(0))
-    }
-
     /// Names the sources that open too many connections, instead of those whose connections are empty or fail. This takes a
     /// second look at the window, and is asked for where it is known that [`judge`] found them.
-    pub fn name_busy_sources(&mut self, address: Address, conversations: &[Conversation], settings: &Settings) {
+    pub fn name_busy_sources(&mut self, address: Address, conversations: &[Conversation], busy: Busy) {
         self.sources.clear();
         self.ports.clear();
         (self.first, self.last, self.latest) = (0, 0, Place::default());
         let openers = std::mem::take(&mut self.openers);
-        let busy = |c: &Conversation| openers.get(&c.opener).is_some_and(|&n| n >= settings.source_connections);
-        for c in conversations.iter().filter(|c| c.responder == address && c.protocol == protocol::TCP && busy(c)) {
+        let is_busy = |c: &Conversation| openers.get(&c.opener).is_some_and(|opened| busy.is(opened));
+        for c in conversations.iter().filter(|c| c.responder == address && c.protocol == protocol::TCP && is_busy(c)) {
             self.trace(c);
         }
     }
 
-    fn add(&mut self, c: &Conversation, outside: bool) {
+    fn add(&mut self, c: &Conversation, outside: bool, web_ports: &[u16]) {
         let suspicious = match c.protocol {
             protocol::TCP => {
                 self.tcp += 1;
                 let empty = is_empty(c);
                 self.empty += u32::from(empty);
-                let answered = c.outcome == Outcome::Answered;
-                if answered
-                    && !c.ours
-                    && (self.openers.len() < Self::SOURCES_MAX || self.openers.contains_key(&c.opener))
-                {
-                    *self.openers.entry(c.opener).or_default() += 1;
+                let room = self.openers.len() < Self::SOURCES_MAX || self.openers.contains_key(&c.opener);
+                if room && !c.ours && c.outcome == Outcome::Answered {
+                    let opened = self.openers.entry(c.opener).or_default();
+                    *opened = (opened.0 + 1, opened.1 + u32::from(web_ports.contains(&c.port) && is_drawn_out(c)));
                 }
                 if c.failed() && c.payload(&c.sent) <= 24 * u64::from(c.sent.packets) {
                     self.unanswered += 1;
@@ -160,13 +156,55 @@ impl Victim {
     }
 }
 
-/// Whether a connection was made and carried no content: from the opener, or (a request that is drawn out for as long as the
-/// server waits: RSnake, *Slowloris*, 2009) nothing came back to an outsider. What goes on from an earlier window, where flags tell, is silent
-/// and not empty.
+/// Which sources open too many connections: the number that one of them opens, and whether only drawn out ones count.
+#[derive(Clone, Copy, Debug)]
+pub struct Busy {
+    each: u32,
+    drawn_out: bool,
+}
+
+impl Busy {
+    /// What a method of [`judge`] counts; `None` for those that do not look for such sources.
+    pub fn of(method: &str, settings: &Settings) -> Option<Busy> {
+        match method {
+            "busy_sources" => Some(Busy { each: settings.source_connections, drawn_out: false }),
+            "slow_requests" => Some(Busy { each: settings.slow_requests, drawn_out: true }),
+            _ => None,
+        }
+    }
+
+    fn count(&self, opened: &(u32, u32)) -> u32 {
+        if self.drawn_out { opened.1 } else { opened.0 }
+    }
+
+    fn is(&self, opened: &(u32, u32)) -> bool {
+        self.count(opened) >= self.each
+    }
+
+    /// How many sources open so many, how many connections these are together, and how many the busiest of all opened.
+    fn totals(&self, victim: &Victim) -> (u32, u32, u32) {
+        let counts = || victim.openers.values().map(|opened| self.count(opened));
+        let busy = || counts().filter(|&n| n >= self.each);
+        (busy().count() as u32, busy().sum(), counts().max().unwrap_or(0))
+    }
+}
+
+/// Whether a connection was made and carried no content. What goes on from an earlier window, where flags tell, is silent and
+/// not empty.
 fn is_empty(c: &Conversation) -> bool {
-    let hollow = |d: &Direction| c.payload(d) <= 12 * u64::from(d.packets);
     let goes_on = c.sent.has(Marks::FLAGS_KNOWN) && c.sent.flags != 0 && c.sent.flags & tcp_flags::SYN == 0;
-    c.outcome == Outcome::Answered && !goes_on && (hollow(&c.sent) || !c.ours && hollow(&c.received))
+    c.outcome == Outcome::Answered && !goes_on && is_hollow(c, &c.sent)
+}
+
+/// Whether a request went out and no answer came in the window: it is drawn out for as long as the server waits (RSnake,
+/// *Slowloris*, 2009).
+fn is_drawn_out(c: &Conversation) -> bool {
+    is_hollow(c, &c.received) && !is_hollow(c, &c.sent)
+}
+
+/// No more than acknowledgements and TCP options.
+fn is_hollow(c: &Conversation, direction: &Direction) -> bool {
+    c.payload(direction) <= 12 * u64::from(direction.packets)
 }
 
 /// Whether a host's totals of a window are worth a closer look: a cheap test that no victim fails.
@@ -179,11 +217,12 @@ pub fn is_hot(settings: &Settings, flows: u32, packets: u64) -> bool {
 pub fn collect(
     conversations: &[Conversation],
     hot: &HashSet<Address, foldhash::fast::FixedState>,
+    settings: &Settings,
 ) -> BTreeMap<Address, Victim> {
     let mut victims: BTreeMap<Address, Victim> = BTreeMap::new();
     for c in conversations {
         if hot.contains(&c.responder) && !c.responder.is_group() {
-            victims.entry(c.responder).or_default().add(c, !(c.ours && c.theirs));
+            victims.entry(c.responder).or_default().add(c, !(c.ours && c.theirs), &settings.web_ports);
         }
     }
     victims
@@ -205,19 +244,16 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
     let concentrated = !ours && victim.ports.len() <= 8;
     let ours_alone =
         if concentrated { ratio(f64::from(victim.unanswered), f64::from(settings.our_connections)) } else { 0.0 };
-    let (few, by_few, by_busiest) = victim.opened_by_few(settings.source_connections);
-    let by_few_share = f64::from(by_few) / tcp;
+    let busy = |method: &str| Busy::of(method, settings).expect("a method that looks for busy sources");
+    let by_busy = |method: &str| {
+        let (_, together, busiest) = busy(method).totals(victim);
+        if ours { shaped(f64::from(together) / tcp) * ratio(busiest.into(), busy(method).each.into()) } else { 0.0 }
+    };
     let udp_rate = if ours { settings.udp_packets_per_second } else { settings.our_udp_packets_per_second };
-    let rules: [(&str, f64); 8] = [
+    let rules: [(&str, f64); 9] = [
         ("outbound_flood", shaped(unanswered_share) * ours_alone),
-        (
-            "busy_sources",
-            if ours {
-                shaped(by_few_share) * ratio(by_busiest.into(), settings.source_connections.into())
-            } else {
-                0.0
-            },
-        ),
+        ("busy_sources", by_busy("busy_sources")),
+        ("slow_requests", by_busy("slow_requests")),
         ("syn_flood", shaped(unanswered_share) * enough.min(ratio(syn_rate, settings.syn_packets_per_second))),
         ("many_sources", shaped(hollow_share) * ratio(sources, f64::from(settings.sources))),
         (
@@ -232,7 +268,7 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
         ),
         ("icmp_flood", ratio(victim.icmp_packets as f64 / seconds, settings.icmp_packets_per_second)),
     ];
-    let (method, ratio) = rules.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("there are eight rules");
+    let (method, ratio) = rules.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("there are nine rules");
     let told = |name: &str, value: f64, unit: &str| Evidence::told(name, value, unit, Merge::Max);
     let judged =
         |name: &str, value: f64, threshold: f64, unit: &str| Evidence::judged(name, value, threshold, unit, Merge::Max);
@@ -251,10 +287,14 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
             ),
             judged("unanswered_share", unanswered_share, settings.share, "ratio"),
         ],
-        "busy_sources" => vec![
-            judged("connections_of_one_source", by_busiest.into(), settings.source_connections.into(), "connections"),
-            judged("busy_sources_share", by_few_share, settings.share, "ratio"),
-        ],
+        "busy_sources" | "slow_requests" => {
+            let (sources, together, busiest) = busy(method).totals(victim);
+            vec![
+                judged("connections_of_one_source", busiest.into(), busy(method).each.into(), "connections"),
+                judged("busy_sources_share", f64::from(together) / tcp, settings.share, "ratio"),
+                told("busy_sources", sources.into(), "addresses"),
+            ]
+        }
         "many_sources" => vec![
             judged("distinct_sources", sources, f64::from(settings.sources), "addresses"),
             judged("hollow_share", hollow_share, settings.share, "ratio"),
@@ -280,9 +320,7 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
             "packets/s",
         )],
     };
-    if method == "busy_sources" {
-        evidence.push(told("busy_sources", f64::from(few), "addresses"));
-    } else if method != "many_sources" {
+    if Busy::of(method, settings).is_none() && method != "many_sources" {
         evidence.push(told("distinct_sources", sources, "addresses"));
     }
     evidence.push(told("active_seconds", active, "s"));

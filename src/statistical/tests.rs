@@ -562,14 +562,16 @@ fn a_source_that_opens_fifty_connections_a_second_floods() {
 
 #[test]
 fn requests_that_are_never_finished_are_a_flood() {
-    let drawn_out = |count: u16| -> Vec<Exchange> {
+    let drawn_out = |count: u16, port: u16| -> Vec<Exchange> {
         (0..count)
-            .map(|n| Exchange { received: (4, 168), ..Exchange::new("203.0.113.9", 1_024 + n, "10.0.0.80", 80, 5) })
+            .map(|n| Exchange { received: (4, 168), ..Exchange::new("203.0.113.9", 1_024 + n, "10.0.0.80", port, 5) })
             .collect()
     };
-    let found = floods(&drawn_out(1_000));
-    assert_eq!(found.iter().map(|f| f.method.as_str()).collect::<Vec<_>>(), ["connection_flood"]);
-    assert!(floods(&drawn_out(999)).is_empty());
+    let found = floods(&drawn_out(400, 80));
+    assert_eq!(found.iter().map(|f| f.method.as_str()).collect::<Vec<_>>(), ["slow_requests"]);
+    assert_eq!(found[0].actor, Actor::One(address("203.0.113.9")));
+    assert!(floods(&drawn_out(399, 80)).is_empty());
+    assert!(floods(&drawn_out(1_200, 1883)).is_empty(), "devices behind one address publish without an answer");
     // Our own hosts may send what nobody answers: metrics over TCP, for one.
     let metrics: Vec<Exchange> = (0..1_200)
         .map(|n| Exchange { received: (4, 168), ..Exchange::new("10.0.0.7", 1_024 + n, "10.0.0.80", 2003, 5) })
@@ -591,4 +593,51 @@ fn a_host_of_ours_that_sends_datagrams_without_end_floods() {
     assert!(methods(&stream("10.0.0.7", "203.0.113.9", 179_999)).is_empty(), "a video stream");
     assert!(methods(&stream("203.0.113.9", "10.0.0.7", 180_000)).is_empty(), "what comes in may be one as well");
     assert_eq!(methods(&stream("203.0.113.9", "10.0.0.7", 600_000)), ["udp_flood"]);
+}
+
+fn threats(exchanges: &[Exchange]) -> Vec<Threat> {
+    let mut found: Vec<Threat> =
+        run(&mut engine(), &records(exchanges), 10).findings.iter().map(|finding| finding.threat).collect();
+    found.dedup();
+    found
+}
+
+#[test]
+fn a_miner_is_as_steady_in_a_log_that_is_cut_every_ten_minutes() {
+    // One session with a pool nobody lists: 300 bytes of jobs a minute down, 150 of shares up, in pieces of a record each.
+    let session = |length: u32, every: u32, pieces: u32| -> Vec<Exchange> {
+        let minutes = u64::from(length / 60 + 1);
+        let volume = |payload: u64| (3 * minutes, minutes * (3 * 40 + payload));
+        (0..pieces)
+            .map(|n| Exchange {
+                seconds: length,
+                sent: volume(150),
+                received: volume(300),
+                ..Exchange::new("10.0.0.7", 40_000, "203.0.113.9", 20_011, n * every)
+            })
+            .collect()
+    };
+    assert_eq!(threats(&session(55, 60, 12)), [Threat::CryptoMining], "a record a minute");
+    assert_eq!(threats(&session(590, 600, 3)), [Threat::CryptoMining], "a record in ten minutes");
+    let mines = |session: &[Exchange]| threats(session).contains(&Threat::CryptoMining);
+    assert!(!mines(&session(590, 1_800, 3)), "two of three intervals are missing");
+    assert!(!mines(&session(55, 120, 12)), "every second minute is missing");
+}
+
+#[test]
+fn sizes_may_vary_where_the_timer_is_spread_on_purpose() {
+    // Sixty calls whose sizes vary by some per cent, at intervals of 60 s spread evenly by `spread` to either side.
+    let calls = |spread: f64| -> Vec<Exchange> {
+        let mut at = 0.0;
+        (0..60u16)
+            .map(|n| {
+                let (turn, size) = (f64::from(n * 7 % 13) / 6.0 - 1.0, u64::from(n * 5 % 11));
+                at += 60.0 * (1.0 + spread * turn);
+                let received = (6, 1_600 + 12 * size);
+                Exchange { received, ..Exchange::new("10.0.0.7", 40_000 + n, "203.0.113.9", 443, at as u32) }
+            })
+            .collect()
+    };
+    assert_eq!(threats(&calls(0.4)), [Threat::C2Beacon]);
+    assert_eq!(threats(&calls(0.1)), [], "a scheduler that spreads its hosts a little");
 }
