@@ -315,3 +315,6 @@ fn reset_only(c: &Conversation) -> bool {
     let header = if c.opener.as_v4().is_some() { 40 } else { 60 };
     c.is_probe() && c.received.packets <= c.sent.packets && c.received.bytes <= header * u64::from(c.received.packets)
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -102,3 +102,6 @@ fn exchange(c: &Conversation) -> u64 {
     hasher.write_u32(u32::from(c.port) << 8 | u32::from(c.protocol));
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests;
