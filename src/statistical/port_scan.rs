@@ -356,3 +356,6 @@ fn summary(source: Address, targets: &[Target], hosts: u32, failures: u32, refus
     };
     format!("{source} tried {what} in {seconds} s without success; {:.0} % were refused", refused * 100.0)
 }
+
+#[cfg(test)]
+mod tests;

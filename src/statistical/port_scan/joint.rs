@@ -194,3 +194,6 @@ impl Suspect {
         tried.into_keys().collect()
     }
 }
+
+#[cfg(test)]
+mod tests;
