@@ -387,3 +387,6 @@ impl Victim {
         self.interface
     }
 }
+
+#[cfg(test)]
+mod tests;
