@@ -166,3 +166,6 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
         ml: None,
     }
 }
+
+#[cfg(test)]
+mod tests;

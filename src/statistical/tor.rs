@@ -154,3 +154,6 @@ impl Contacts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
