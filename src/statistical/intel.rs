@@ -213,5 +213,69 @@ mod tests {
     fn a_broken_list_names_its_line() {
         assert_eq!(AddressList::parse("192.0.2.1\nnot an address\n").unwrap_err().line, 2);
         assert!(AddressList::parse("{\"relays\":[{]}").is_err());
+        let json = "{\"relays\":[\n{\"or_addresses\":[\"192.0.2.1:9001\",\"relay\"]}]}";
+        let error = AddressList::parse(json).unwrap_err();
+        assert_eq!(error.to_string(), "line 0: or_addresses entry 2: `relay` is no address:port");
+        let error = AddressList::parse("192.0.2.1\n\n # relays\n\"\"\n").unwrap_err();
+        assert_eq!(error.to_string(), "line 4: `\"\"` is no address, address:port or address,port");
+    }
+
+    #[test]
+    fn a_heading_is_words_in_columns_on_the_first_line() {
+        assert_eq!(AddressList::parse("address,port\n192.0.2.1,9001\n").unwrap().len(), 1);
+        assert_eq!(AddressList::parse("Address,port\n192.0.2.1,9001\n").unwrap().len(), 1);
+        for (text, line) in [
+            ("address\n192.0.2.1\n", 1),
+            ("192.0.2.1,9001\naddress,port\n", 2),
+            ("1st,port\n192.0.2.1,9001\n", 1),
+            ("192.0.2,9001\n", 1),
+        ] {
+            assert_eq!(AddressList::parse(text).unwrap_err().line, line, "{text}");
+        }
+    }
+
+    #[test]
+    fn columns_are_parted_and_quoted_as_people_do() {
+        let address = |text: &str| text.parse::<Address>().unwrap();
+        for line in [
+            "192.0.2.1,9001",
+            "\"192.0.2.1\";\"9001\"",
+            "192.0.2.1\t9001",
+            "192.0.2.1  9001 # a relay",
+            "192.0.2.1:9001",
+        ] {
+            let list = AddressList::parse(line).unwrap();
+            assert!(list.contains(address("192.0.2.1"), 9001) && !list.contains(address("192.0.2.1"), 9002), "{line}");
+            assert!(!list.contains(address("192.0.2.2"), 9001), "{line}");
+        }
+        let bracketed = AddressList::parse("# ours\n[2001:db8::1],443\n").unwrap();
+        assert!(bracketed.contains(address("2001:db8::1"), 443) && !bracketed.contains(address("2001:db8::1"), 80));
+    }
+
+    #[test]
+    fn a_list_knows_how_many_addresses_it_has() {
+        let list = AddressList::parse("192.0.2.1:9001\n192.0.2.1:9030\n192.0.2.1:9030\n192.0.2.2\n").unwrap();
+        assert_eq!((list.len(), list.is_empty()), (2, false));
+        assert_eq!(list.ports[&"192.0.2.1".parse::<Address>().unwrap()], [9001, 9030]);
+        assert!(AddressList::default().is_empty() && AddressList::parse("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn lists_that_are_joined_hold_what_either_held() {
+        let address = |text: &str| text.parse::<Address>().unwrap();
+        let mut list = AddressList::parse("192.0.2.1:9001\n").unwrap();
+        list.join(AddressList::parse("192.0.2.1:443\n192.0.2.2:80\n192.0.2.3\n").unwrap());
+        assert_eq!(list.len(), 3);
+        assert!(list.contains(address("192.0.2.1"), 9001) && list.contains(address("192.0.2.1"), 443));
+        assert!(list.contains(address("192.0.2.2"), 80) && !list.contains(address("192.0.2.2"), 81));
+        assert!(list.contains(address("192.0.2.3"), 1));
+    }
+
+    #[test]
+    fn the_directory_authorities_are_known_without_a_list() {
+        assert!(is_tor_authority("128.31.0.39".parse().unwrap()));
+        assert!(is_tor_authority("66.111.2.131".parse().unwrap()));
+        assert!(!is_tor_authority("66.111.2.132".parse().unwrap()));
+        assert!(!is_tor_authority("2001:db8::1".parse().unwrap()));
     }
 }
