@@ -46,3 +46,6 @@ pub(super) fn stage_of(case: &Case<'_>, entries: &[Entry]) -> Stage {
 }
 
 pub(super) use stage_of as stage;
+
+#[cfg(test)]
+mod tests;

@@ -132,3 +132,6 @@ impl Calibration {
         stage("confidence", confidence >= threshold, reason)
     }
 }
+
+#[cfg(test)]
+mod tests;

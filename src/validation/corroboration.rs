@@ -83,3 +83,6 @@ pub(super) fn stage(case: &Case<'_>, settings: &Settings) -> Stage {
     };
     super::stage("corroboration", passed, reason)
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,3 +61,6 @@ pub(super) fn stage(case: &Case<'_>, services: &[Service], network: &Network) ->
         None => super::stage("known_benign", true, format!("none of {} services", services.len())),
     }
 }
+
+#[cfg(test)]
+mod tests;

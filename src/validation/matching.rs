@@ -144,3 +144,6 @@ pub(super) fn counterpart(subject: Subject) -> Option<Address> {
         Subject::Actor(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

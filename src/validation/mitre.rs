@@ -29,3 +29,6 @@ pub fn techniques(case: &Case<'_>, network: &Network) -> Vec<String> {
     ids.sort_unstable();
     ids.into_iter().map(str::to_owned).collect()
 }
+
+#[cfg(test)]
+mod tests;

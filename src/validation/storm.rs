@@ -151,3 +151,6 @@ fn add_targets(anomaly: &mut Anomaly, case: &Case<'_>) {
     }
     anomaly.targets.truncate(Finding::TARGETS_MAX);
 }
+
+#[cfg(test)]
+mod tests;

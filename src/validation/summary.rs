@@ -13,3 +13,6 @@ pub fn of(case: &Case<'_>) -> String {
     }
     sentence
 }
+
+#[cfg(test)]
+mod tests;

@@ -149,3 +149,6 @@ impl Suppressions {
         stage("suppression", false, format!("`{name}` ({owner}, until {until}): {reason}"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,16 +8,16 @@ use crate::finding::{Finding, Merge};
 use crate::flow::{Address, network};
 
 #[derive(Deserialize)]
-struct File {
+pub(super) struct File {
     correlation: correlation::Settings,
-    validation: Settings,
+    pub(super) validation: Settings,
 }
 
-fn defaults() -> File {
+pub(super) fn defaults() -> File {
     toml::from_str(include_str!("../defaults.toml")).unwrap()
 }
 
-fn network() -> Network {
+pub(super) fn network() -> Network {
     Network::new(&network::Settings { internal: vec!["10.0.0.0/8".parse().unwrap()] })
 }
 
@@ -50,12 +50,12 @@ impl Bench {
     }
 }
 
-fn address(text: &str) -> Address {
+pub(super) fn address(text: &str) -> Address {
     text.parse().unwrap()
 }
 
 /// A finding of one actor on one target and port.
-fn finding(threat: Threat, actor: &str, target: &str, port: u16, window: u32, score: f64) -> Finding {
+pub(super) fn finding(threat: Threat, actor: &str, target: &str, port: u16, window: u32, score: f64) -> Finding {
     let (actor, target) = (address(actor), address(target));
     let subject = match threat {
         Threat::C2Beacon => Subject::Pair(actor, target),
@@ -83,6 +83,12 @@ fn finding(threat: Threat, actor: &str, target: &str, port: u16, window: u32, sc
         provisional: false,
         ml: None,
     }
+}
+
+/// The incident that findings make.
+pub(super) fn incident(findings: &[Finding]) -> Incident {
+    let mut incidents = Incidents::new(&defaults().correlation);
+    incidents.fold(&Arc::from("s"), findings).pop().expect("an incident")
 }
 
 fn told(outcomes: &[Outcome]) -> Vec<&Anomaly> {
@@ -180,7 +186,7 @@ fn trusted_addresses_are_refused_as_actors_and_as_peers_but_not_as_victims() {
     }
 }
 
-fn suppression(text: &str) -> suppression::Suppression {
+pub(super) fn suppression(text: &str) -> suppression::Suppression {
     let head = "name = 'n'\nowner = 'o'\nreason = 'r'\ncreated = '1970-01-01T00:01:00Z'\n";
     toml::from_str(&format!("{head}{text}")).unwrap()
 }
@@ -342,4 +348,232 @@ fn spans_are_spoken_as_people_say_them() {
     {
         assert_eq!(spoken_span(EventTime(10), EventTime(10 + seconds)), spoken);
     }
+}
+
+#[test]
+fn spans_change_their_unit_where_people_do() {
+    for (seconds, spoken) in [
+        (119, "119 s"),
+        (120, "2 min"),
+        (7_199, "119 min"),
+        (7_259, "2 h"),
+        (7_260, "2 h 1 min"),
+        (172_799, "47 h 59 min"),
+        (172_800, "2 d"),
+        (176_399, "2 d"),
+        (176_400, "2 d 1 h"),
+    ] {
+        assert_eq!(spoken_span(EventTime(10), EventTime(10 + seconds)), spoken);
+    }
+}
+
+#[test]
+fn an_episode_is_about_its_actor_or_its_victim() {
+    let (a, b) = (address("10.0.0.5"), address("10.0.0.6"));
+    for subject in [Subject::Actor(a), Subject::Victim(a), Subject::Pair(a, b)] {
+        assert_eq!(principal(subject), a);
+    }
+}
+
+#[test]
+fn a_case_knows_its_numbers_by_name_and_who_acts() {
+    let scan = incident(&[finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 600, 0.9)]);
+    let case = Case::new(&scan);
+    assert_eq!(case.number("amount").map(|e| e.value), Some(200.0));
+    assert_eq!(case.number("other"), None);
+    assert_eq!(case.actor, Actor::One(address("203.0.113.9")));
+    let flood = incident(&[finding(Threat::Ddos, "203.0.113.9", "10.0.0.5", 22, 600, 0.9)]);
+    assert_eq!(Case::new(&flood).actor, Actor::One(address("203.0.113.9")), "of a victim: whom the findings name");
+    let by_another = finding(Threat::Ddos, "203.0.113.10", "10.0.0.5", 22, 600, 0.9);
+    let by_many = incident(&[finding(Threat::Ddos, "203.0.113.9", "10.0.0.5", 22, 600, 0.9), by_another]);
+    assert_eq!(Case::new(&by_many).actor, Actor::Many);
+}
+
+fn anomaly() -> Anomaly {
+    let outcomes = Bench::new().fold(&[finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 600, 0.95)]);
+    told(&outcomes)[0].clone()
+}
+
+#[test]
+fn news_is_status_severity_company_a_tenfold_reach_or_so_much_time() {
+    let before = Anomaly { target_count: 3, ..anomaly() };
+    let news = |now: Anomaly| is_news(&before, &now, 300);
+    assert!(!news(before.clone()));
+    assert!(news(Anomaly { status: Status::Closed, ..before.clone() }));
+    assert!(news(Anomaly { severity: Severity::Critical, ..before.clone() }));
+    assert!(news(Anomaly { related: vec![Uuid::from_u128(1)], ..before.clone() }));
+    assert!(!news(Anomaly { target_count: 29, ..before.clone() }));
+    assert!(news(Anomaly { target_count: 30, ..before.clone() }));
+    let after = |seconds| Anomaly { last_seen: before.last_seen.plus(seconds), ..before.clone() };
+    assert!(!news(after(299)));
+    assert!(news(after(300)));
+    let none = Anomaly { target_count: 0, ..before.clone() };
+    assert!(!is_news(&none, &Anomaly { target_count: 9, ..none.clone() }, 300));
+    assert!(is_news(&none, &Anomaly { target_count: 10, ..none.clone() }, 300));
+    assert!(!is_news(&before, &before, 0), "nothing new is no news, whatever the interval");
+    assert!(is_news(&before, &after(1), 0));
+}
+
+#[test]
+fn evidence_is_a_judged_number_of_a_span_that_makes_sense() {
+    let sound = finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 600, 0.95);
+    let judged = |finding: &Finding| {
+        let incident = incident(std::slice::from_ref(finding));
+        let stage = enough_evidence(&Case::new(&incident));
+        (stage.passed, stage.reason)
+    };
+    let one = "1 numbers held against thresholds, highest score 0.95".to_owned();
+    assert_eq!(judged(&sound), (true, one.clone()));
+    let instant = Finding { last_seen: sound.first_seen, ..sound.clone() };
+    assert_eq!(judged(&instant), (true, one.clone()));
+    let backwards = Finding { last_seen: EventTime(599), ..sound.clone() };
+    assert_eq!(judged(&backwards), (false, one));
+    assert!(!judged(&Finding { score: 0.0, ..sound }).0);
+}
+
+#[test]
+fn where_a_baseline_was_measured_it_must_be_far_enough_behind() {
+    let judged = |name: &str, value, threshold: Option<f64>| {
+        let mut one = finding(Threat::Behavior, "10.0.0.5", "198.51.100.1", 443, 600, 0.99);
+        one.evidence.push(Evidence { threshold, ..Evidence::told(name, value, "sd", Merge::Max) });
+        let incident = incident(&[one]);
+        let stage = consistent_with_baseline(&Case::new(&incident));
+        (stage.passed, stage.reason)
+    };
+    assert_eq!(judged("baseline_z", 4.0, Some(4.0)), (true, "baseline_z is 4.00 sd against 4.00".to_owned()));
+    assert_eq!(judged("baseline_z", 3.9, Some(4.0)), (false, "baseline_z is 3.90 sd against 4.00".to_owned()));
+    for (name, threshold) in [("baseline_z", None), ("z", Some(4.0))] {
+        assert_eq!(judged(name, 3.9, threshold), (true, "not judged against a baseline by this method".to_owned()));
+    }
+}
+
+#[test]
+fn what_correlation_knows_stands_beside_the_numbers() {
+    let of = |actors_on_target| {
+        let mut incident = incident(&[
+            finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 600, 0.95),
+            finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 660, 0.95),
+        ]);
+        incident.actors_on_target = actors_on_target;
+        let told = told_evidence(&Case::new(&incident));
+        told.into_iter().filter(|e| e.tier == Tier::Correlation).map(|e| (e.name, e.value)).collect::<Vec<_>>()
+    };
+    let named = |name: &str, value| (name.to_owned(), value);
+    assert_eq!(of(1), [named("windows", 2.0)]);
+    assert_eq!(of(2), [named("windows", 2.0), named("actors_on_target", 2.0)]);
+}
+
+#[test]
+fn a_judge_knows_what_it_judged_until_it_is_closed() {
+    let mut bench = Bench::new();
+    let outcomes = bench.fold(&[
+        finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 600, 0.95),
+        finding(Threat::C2Beacon, "10.0.0.5", "198.51.100.1", 443, 600, 0.1),
+    ]);
+    let scan = told(&outcomes)[0].anomaly_id;
+    let beacon =
+        outcomes.iter().find_map(|o| if let Outcome::Silent(s) = o { Some(s.anomaly_id) } else { None }).unwrap();
+    assert!(bench.judge.knows(scan) && bench.judge.knows(beacon) && !bench.judge.knows(Uuid::from_u128(1)));
+    assert_eq!(bench.judge.counts().confirmed, BTreeMap::from([("port_scan".to_owned(), 1)]));
+    assert_eq!(bench.judge.counts().refused, BTreeMap::from([("corroboration".to_owned(), 1)]));
+    bench.finish();
+    assert!(!bench.judge.knows(scan) && !bench.judge.knows(beacon));
+}
+
+#[test]
+fn an_anomaly_that_the_store_remembers_goes_on_under_its_first_timestamp() {
+    let again = finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 660, 0.9);
+    let known = Anomaly { degraded: vec!["ml".to_owned()], detection_timestamp: EventTime(7), ..anomaly() };
+    let mut bench = Bench::new();
+    let merged = Anomaly { merged_into: Some(Uuid::from_u128(1)), status: Status::Closed, ..known.clone() };
+    bench.judge.remember(&merged);
+    bench.judge.remember(&Anomaly { detection_timestamp: EventTime(9), ..known.clone() });
+    // The incident is the one that the id was made for.
+    let first = finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 600, 0.95);
+    let outcomes = bench.fold(&[first.clone(), again.clone()]);
+    assert!(told(&outcomes).is_empty(), "open before, and nothing new: {outcomes:#?}");
+    let later = finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 1_260, 0.9);
+    let outcomes = bench.fold(&[later]);
+    let told = told(&outcomes);
+    assert_eq!((told[0].anomaly_id, told[0].detection_timestamp), (known.anomaly_id, EventTime(7)));
+    assert_eq!((told[0].status, &told[0].degraded), (Status::Open, &known.degraded));
+    assert_eq!(bench.judge.counts().confirmed.len(), 0, "it was confirmed before");
+    let names: Vec<&str> = told[0].tiers.validation.stages.iter().map(|s| &*s.name).collect();
+    let kept = ["corroboration", "confidence", "storm"];
+    assert_eq!(names[names.len() - 3..], kept, "how it was first confirmed stays");
+}
+
+#[test]
+fn what_was_confirmed_counts_once_and_confidence_never_falls() {
+    let mut bench = Bench::new();
+    let scan = |window, score| finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, window, score);
+    assert_eq!(told(&bench.fold(&[scan(0, 0.9)]))[0].confidence, 0.9);
+    bench.judge.learn(Threat::PortScan, Verdict::TruePositive);
+    for _ in 0..50 {
+        bench.judge.learn(Threat::PortScan, Verdict::FalsePositive);
+    }
+    let later = bench.fold(&[scan(600, 0.9)]);
+    assert_eq!(told(&later)[0].confidence, 0.9);
+    assert_eq!(bench.judge.counts().confirmed["port_scan"], 1);
+    let another = finding(Threat::PortScan, "203.0.113.10", "10.0.0.5", 22, 600, 0.9);
+    let outcomes = bench.fold(&[another]);
+    let confidence = told(&outcomes)[0].confidence;
+    assert!((0.5..0.6).contains(&confidence), "verdicts move those that follow: {confidence}");
+    assert_eq!(bench.judge.counts().confirmed["port_scan"], 2);
+}
+
+#[test]
+fn other_settings_count_from_here_on_and_verdicts_and_storms_stay() {
+    let mut bench = Bench::new();
+    for _ in 0..5 {
+        bench.judge.learn(Threat::Tor, Verdict::FalsePositive);
+    }
+    bench.judge.suppress(vec![suppression("match = { actors = ['203.0.113.1'] }")]);
+    let mut settings = defaults().validation;
+    settings.storm.anomalies_max = 1;
+    settings.update_interval = SignedDuration::from_secs(60);
+    settings.calibration.threshold.tor = 0.01;
+    bench.judge.set_settings(&settings);
+    let scan = |n: u32, window| finding(Threat::PortScan, &format!("203.0.113.{n}"), "10.0.0.5", 22, window, 0.95);
+    assert_eq!(refused_by(&bench.fold(&[scan(1, 60)])), ["suppression"], "what was added stays");
+    let outcomes = bench.fold(&[scan(2, 0), scan(3, 0)]);
+    assert_eq!(refused_by(&outcomes), ["storm"]);
+    assert_eq!(told(&bench.fold(&[scan(2, 60)])).len(), 1, "updates come every minute now");
+    let tor = bench.fold(&[finding(Threat::Tor, "10.0.0.7", "198.51.100.9", 9001, 0, 0.95)]);
+    let confidence = told(&tor)[0].confidence;
+    assert!(confidence < 0.8, "five verdicts move it still: {confidence}");
+}
+
+#[test]
+fn company_counts_by_threat_and_many_actors_are_nobodys_company() {
+    let mut bench = Bench::new();
+    let on_victim = |threat, window| {
+        let one = finding(threat, "203.0.113.9", "10.0.0.9", 22, window, 0.99);
+        Finding { actor: Actor::Many, subject: Subject::Victim(address("10.0.0.9")), ..one }
+    };
+    bench.fold(&[on_victim(Threat::PortScan, 0)]);
+    let outcomes = bench.fold(&[on_victim(Threat::Ddos, 60)]);
+    let flood = *told(&outcomes).iter().find(|a| a.threat == Threat::Ddos).expect("the flood");
+    assert_eq!(flood.tiers.correlation, BTreeMap::from([("port_scan".to_owned(), 1)]));
+    assert_eq!((flood.severity, flood.related.len()), (Severity::Medium, 1), "on one victim, by nobody in particular");
+    let scan = *told(&outcomes).iter().find(|a| a.threat == Threat::PortScan).expect("the scan is told again");
+    assert_eq!((scan.severity, &scan.related), (Severity::Medium, &vec![flood.anomaly_id]));
+    assert_eq!(scan.updates, 2, "a window and a relative");
+}
+
+#[test]
+fn a_part_that_was_told_goes_on_as_the_whole_that_it_turned_out_to_be_part_of() {
+    let mut bench = Bench::new();
+    let outcomes = bench.fold(&[finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 36_000, 0.95)]);
+    let part = told(&outcomes)[0].clone();
+    bench.judge.suppress(vec![suppression("match = { actors = ['203.0.113.9'] }")]);
+    let mut whole = incident(&[finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 3_000, 0.95)]);
+    let mut absorbed = bench.incidents.finish().pop().expect("the part");
+    absorbed.absorbed_by = Some(whole.id);
+    assert_ne!(whole.id, part.anomaly_id);
+    let outcomes = bench.judge.judge(&[absorbed, whole.clone()]);
+    assert!(outcomes.is_empty(), "what was told is not silenced: {outcomes:#?}");
+    whole.closed = true;
+    let outcomes = bench.judge.judge(&[whole]);
+    assert_eq!((told(&outcomes)[0].status, outcomes.len()), (Status::Closed, 1));
 }
