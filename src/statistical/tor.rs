@@ -97,7 +97,10 @@ impl Contacts {
     /// Judges the host at the end of a window.
     pub fn judge(&mut self, settings: &Settings, now: EventTime) -> Judgement {
         let before = now.minus(settings.span.as_secs() as u32);
+        let known = self.peers.len();
         self.peers.retain(|_, peer| peer.1 >= before);
+        // What is forgotten was told in its time; as many peers of another day are news.
+        self.told = self.told.saturating_sub(known - self.peers.len());
         let count = |kind: Kind| self.peers.values().filter(|p| p.3 == kind).count() as f64;
         let (authorities, listed, or_ports) = (count(Kind::Authority), count(Kind::Listed), count(Kind::OrPort));
         let rules = [

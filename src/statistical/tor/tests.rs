@@ -146,6 +146,21 @@ fn a_host_is_told_again_when_it_meets_another_peer() {
 }
 
 #[test]
+fn a_host_that_meets_as_many_other_peers_on_another_day_is_told_again() {
+    let mut contacts = contacts(&several(2, Kind::Listed));
+    let judgement = contacts.judge(&settings(), EventTime(1_020));
+    contacts.finding(address(HOST), &judgement, EventTime(960), 60);
+    for n in 0..2 {
+        contacts.note(&Conversation { responder: peer(n), ..at(86_400, cells(HOST, 9_001)) }, Kind::Listed);
+    }
+    assert!(contacts.judge(&settings(), EventTime(86_400 + 1_020)).passed);
+    assert!(contacts.news());
+    contacts.finding(address(HOST), &judgement, EventTime(86_400 + 960), 60);
+    contacts.judge(&settings(), EventTime(86_400 + 1_080));
+    assert!(!contacts.news(), "nothing new within the hour");
+}
+
+#[test]
 fn the_statement_names_peers_span_and_why() {
     let of = |all: &[(Conversation, Kind)]| {
         let mut contacts = contacts(all);
