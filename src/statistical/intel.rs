@@ -6,6 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use jiff::SignedDuration;
 use serde::Deserialize;
 
@@ -51,7 +52,7 @@ impl AddressList {
     pub fn join(&mut self, other: AddressList) {
         for (address, ports) in other.ports {
             if ports.is_empty() {
-                self.ports.entry(address).or_default();
+                self.add(address.to_ip(), None);
             }
             for port in ports {
                 self.add(address.to_ip(), Some(port));
@@ -59,12 +60,19 @@ impl AddressList {
         }
     }
 
+    /// Adds a port of an address, or all of them, which no single port takes back.
     fn add(&mut self, address: IpAddr, port: Option<u16>) {
-        let ports = self.ports.entry(Address::from(address)).or_default();
-        if let Some(port) = port
-            && !ports.contains(&port)
-        {
-            ports.push(port);
+        match (self.ports.entry(Address::from(address)), port) {
+            (Entry::Vacant(new), _) => {
+                new.insert(port.into_iter().collect());
+            }
+            (Entry::Occupied(mut known), None) => known.get_mut().clear(),
+            (Entry::Occupied(mut known), Some(port)) => {
+                let ports = known.get_mut();
+                if !ports.is_empty() && !ports.contains(&port) {
+                    ports.push(port);
+                }
+            }
         }
     }
 
@@ -74,7 +82,8 @@ impl AddressList {
     /// Names the line (or the JSON position) that is neither an address nor empty nor a comment; nothing of a broken
     /// list is used.
     pub fn parse(text: &str) -> Result<AddressList, ListError> {
-        if text.trim_start().starts_with(['{', '[']) { Self::parse_onionoo(text) } else { Self::parse_lines(text) }
+        // Not `[`, with which an IPv6 address may begin.
+        if text.trim_start().starts_with('{') { Self::parse_onionoo(text) } else { Self::parse_lines(text) }
     }
 
     fn parse_lines(text: &str) -> Result<AddressList, ListError> {
@@ -269,6 +278,26 @@ mod tests {
         assert!(list.contains(address("192.0.2.1"), 9001) && list.contains(address("192.0.2.1"), 443));
         assert!(list.contains(address("192.0.2.2"), 80) && !list.contains(address("192.0.2.2"), 81));
         assert!(list.contains(address("192.0.2.3"), 1));
+    }
+
+    #[test]
+    fn an_address_without_a_port_stands_for_all_of_them_whatever_else_is_said_of_it() {
+        let address: Address = "192.0.2.1".parse().unwrap();
+        for text in ["192.0.2.1\n192.0.2.1:9001\n", "192.0.2.1:9001\n192.0.2.1\n"] {
+            let list = AddressList::parse(text).unwrap();
+            assert!(list.contains(address, 9001) && list.contains(address, 443), "{text}");
+        }
+        let [all, one] = ["192.0.2.1\n", "192.0.2.1:9001\n"].map(|text| AddressList::parse(text).unwrap());
+        for (mut list, other) in [(all.clone(), one.clone()), (one, all)] {
+            list.join(other);
+            assert!(list.contains(address, 443));
+        }
+    }
+
+    #[test]
+    fn a_list_may_begin_with_an_address_in_brackets() {
+        let list = AddressList::parse("[2001:db8::1]:443\n192.0.2.1\n").unwrap();
+        assert!(list.contains("2001:db8::1".parse().unwrap(), 443));
     }
 
     #[test]
