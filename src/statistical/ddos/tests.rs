@@ -51,7 +51,7 @@ fn lasting(seconds: u32, c: Conversation) -> Conversation {
 
 fn collected(conversations: &[Conversation]) -> Option<Victim> {
     let hot = conversations.iter().map(|c| c.responder).collect();
-    collect(conversations, &hot).pop_first().map(|(_, victim)| victim)
+    collect(conversations, &hot, &settings()).pop_first().map(|(_, victim)| victim)
 }
 
 fn judged(conversations: impl IntoIterator<Item = Conversation>, ours: bool) -> Judgement {
@@ -212,7 +212,7 @@ fn hosts_of_ours_that_keep_knocking_at_one_outside_flood_it() {
 fn only_hot_hosts_are_collected_and_no_groups() {
     let all = [syn(1), Conversation { responder: address("10.0.0.12"), ..syn(1) }];
     let hot = [victim()].into_iter().collect();
-    assert_eq!(collect(&all, &hot).into_keys().collect::<Vec<_>>(), [victim()]);
+    assert_eq!(collect(&all, &hot, &settings()).into_keys().collect::<Vec<_>>(), [victim()]);
     let group = address("224.0.0.1");
     assert!(collected(&[Conversation { responder: group, ..syn(1) }]).is_none());
 }

@@ -17,6 +17,7 @@ fn session() -> Session {
         received_payload: 9_000,
         sent_packets: 60,
         received_packets: 60,
+        piece: 59,
         windows: 31,
         sent_windows: 31,
         received_windows: 30,
@@ -33,6 +34,7 @@ fn lasting(seconds: u32) -> Session {
         end: EventTime(1_000 + seconds),
         sent_payload: part(whole.sent_payload),
         received_payload: part(whole.received_payload),
+        sent_packets: part(60) as u32,
         received_packets: part(60) as u32,
         windows: seconds / 60 + 1,
         received_windows: seconds / 60,
@@ -123,9 +125,9 @@ fn the_longest_session_that_was_answered_is_judged() {
 }
 
 #[test]
-fn two_minutes_suffice_with_a_hint_and_fifteen_without_one() {
+fn two_minutes_suffice_with_a_hint_and_ten_without_one() {
     assert!(passes(POOL, lasting(120)) && !passes(POOL, lasting(119)));
-    assert!(passes(UNKNOWN, lasting(900)) && !passes(UNKNOWN, lasting(899)));
+    assert!(passes(UNKNOWN, lasting(600)) && !passes(UNKNOWN, lasting(599)));
 }
 
 #[test]
@@ -140,7 +142,9 @@ fn less_than_a_hundred_bytes_a_minute_is_a_keep_alive_and_more_than_thirty_thous
     let of = |payload: u64| Session {
         sent_payload: payload / 2,
         received_payload: payload / 2,
-        received_packets: 2_000,
+        // Messages of 50 bytes, whatever the rate.
+        sent_packets: (payload / 100) as u32,
+        received_packets: (payload / 100) as u32,
         ..session()
     };
     assert!(passes(POOL, of(3_000)) && !passes(POOL, of(2_998)));
@@ -152,6 +156,15 @@ fn a_job_is_a_short_message_and_half_as_short_without_a_hint() {
     let of = |received_payload| Session { received_payload, received_packets: 10, ..session() };
     assert!(passes(POOL, of(12_000)) && !passes(POOL, of(12_001)));
     assert!(passes(UNKNOWN, of(6_000)) && !passes(UNKNOWN, of(6_001)));
+}
+
+#[test]
+fn a_word_each_way_is_a_heartbeat_unless_a_list_says_otherwise() {
+    let of = |payload| Session { sent_payload: payload, received_payload: payload, ..session() };
+    for port in [POOL, UNKNOWN] {
+        assert!(passes(port, of(40 * 60)) && !passes(port, of(40 * 60 - 1)), "port {port}");
+    }
+    assert!(judged(&channel(UNKNOWN, &[of(30 * 60)]), &AROUND, true).unwrap().passed);
 }
 
 #[test]
@@ -184,6 +197,7 @@ fn every_number_stands_beside_its_threshold() {
             ("steadiness", 1.0, Some(0.5)),
             ("payload_rate", 600.0, Some(100.0)),
             ("message_size", 150.0, Some(1_200.0)),
+            ("mean_message", 150.0, Some(40.0)),
             ("balance", 1.0, Some(25.0)),
             ("pool_port", 1.0, None),
             ("pool_list", 0.0, None),
@@ -192,7 +206,7 @@ fn every_number_stands_beside_its_threshold() {
     );
     assert_eq!(judgement.ratio, 15.0);
     let listed = judged(&channel(UNKNOWN, &[session()]), &AROUND, true).unwrap();
-    assert_eq!((listed.evidence[5].value, listed.evidence[6].value), (0.0, 1.0));
+    assert_eq!((listed.evidence[6].value, listed.evidence[7].value), (0.0, 1.0));
     // Nothing is divided by nothing.
     let silent =
         Session { end: EventTime(1_000), sent_payload: 0, received_payload: 0, received_packets: 0, ..session() };
@@ -214,7 +228,7 @@ fn a_miner_is_told_with_its_pool_and_why() {
     assert_eq!(
         finding.summary,
         "10.0.0.5 works for 203.0.113.5 port 3333 (a port that mining pools use): one session of 30 min, 600 bytes a minute, \
-         the other side speaks in 100 % of the minutes"
+         the other side speaks 100 % of the time"
     );
     assert_eq!((finding.first_seen, finding.last_seen), (EventTime(500), EventTime(2_800)));
     assert_eq!((finding.score, finding.targets[0].ports[0], finding.window), (0.9, POOL, EventTime(2_760)));

@@ -83,6 +83,7 @@ fn a_channel_begins_with_what_its_pair_remembered() {
         received_payload: 1_200 - 5 * 40,
         sent_packets: 6,
         received_packets: 5,
+        piece: 1,
         windows: 1,
         sent_windows: 1,
         received_windows: 1,

@@ -136,17 +136,17 @@ fn failures_beyond_the_room_are_counted_and_not_kept() {
 }
 
 #[test]
-fn a_host_of_ours_is_a_scanner_from_twenty_five_ports_or_hosts_on() {
-    assert_eq!(of_ours(ports(24)), None);
-    assert_eq!(of_ours(ports(25)), method("vertical"));
+fn a_host_of_ours_is_a_scanner_from_fifteen_ports_or_twenty_five_hosts_on() {
+    assert_eq!(of_ours(ports(14)), None);
+    assert_eq!(of_ours(ports(15)), method("vertical"));
     assert_eq!(of_ours(hosts(24)), None);
     assert_eq!(of_ours(hosts(25)), method("horizontal"));
     assert_eq!(of_ours(ports(59).map(udp)), None);
     assert_eq!(of_ours(ports(60).map(udp)), method("vertical_udp"));
     assert_eq!(of_ours(hosts(59).map(udp)), None);
     assert_eq!(of_ours(hosts(60).map(udp)), method("horizontal_udp"));
-    assert_eq!(of_ours(ports(24).chain((30..54).map(|port| on(2, port)))), None, "two hosts are not one");
-    assert_eq!(of_ours(ports(24).chain((30..54).map(|port| udp(on(1, port))))), None, "nor two protocols");
+    assert_eq!(of_ours(ports(14).chain((30..44).map(|port| on(2, port)))), None, "two hosts are not one");
+    assert_eq!(of_ours(ports(14).chain((30..44).map(|port| udp(on(1, port))))), None, "nor two protocols");
 }
 
 #[test]
@@ -154,10 +154,10 @@ fn a_host_of_ours_that_tries_a_block_is_a_scanner_from_a_hundred_pairs_on() {
     assert_eq!(of_ours(square(10, 10)), method("block"));
     assert_eq!(of_ours(square(10, 10).skip(1)), None);
     assert_eq!(of_ours(square(10, 10).skip(1).chain([udp(on(1, 1))])), None, "a pair is TCP's");
-    assert_eq!(of_ours(square(5, 20)), method("block"));
+    assert_eq!(of_ours(square(8, 13)), method("block"));
     assert_eq!(of_ours(square(20, 5)), method("block"));
     // Four of either are a list of services or of hosts, whatever the threshold.
-    let eager = Settings { block: 90, ..settings() };
+    let eager = Settings { ports: 25, block: 90, ..settings() };
     for (hosts, ports, passed) in [(4, 24, false), (5, 24, true), (24, 4, false), (24, 5, true)] {
         assert_eq!(suspect(square(hosts, ports)).judge(&eager, true, NOW).passed, passed, "{hosts} × {ports}");
     }
@@ -209,14 +209,14 @@ fn who_succeeds_at_more_than_a_fifth_of_its_first_contacts_is_no_scanner() {
 
 #[test]
 fn the_closest_rule_is_the_one_that_is_told_of_with_its_numbers() {
-    let judgement = suspect(ports(20).map(refused).chain(hosts(10))).judge(&settings(), true, NOW);
+    let judgement = suspect(ports(12).map(refused).chain(hosts(10))).judge(&settings(), true, NOW);
     assert!(!judgement.passed);
-    assert_eq!((judgement.method.as_str(), judgement.ratio), ("vertical", 21.0 / 25.0));
+    assert_eq!((judgement.method.as_str(), judgement.ratio), ("vertical", 13.0 / 15.0));
     let numbers: Vec<(&str, f64, Option<f64>, &str)> =
         judgement.evidence.iter().map(|e| (e.name.as_str(), e.value, e.threshold, e.unit.as_str())).collect();
-    assert_eq!(numbers[0], ("distinct_ports", 21.0, Some(25.0), "ports"));
+    assert_eq!(numbers[0], ("distinct_ports", 13.0, Some(15.0), "ports"));
     assert_eq!(numbers[1], ("success_ratio", 0.0, Some(0.2), "ratio"));
-    assert_eq!(numbers[3], ("refused_ratio", 20.0 / 30.0, None, "ratio"));
+    assert_eq!(numbers[3], ("refused_ratio", 12.0 / 22.0, None, "ratio"));
     let leading = |ours, failures: Vec<Conversation>| {
         let judgement = suspect(failures).judge(&settings(), ours, NOW);
         (judgement.evidence[0].name.clone(), judgement.evidence[0].unit.clone(), judgement.evidence[0].value)
@@ -249,7 +249,7 @@ fn a_source_of_ours_is_remembered_for_a_day_and_an_outsider_for_an_hour() {
 #[test]
 fn below_the_smallest_threshold_nobody_is_looked_at() {
     let defaults = settings();
-    assert_eq!(defaults.least(), 25);
+    assert_eq!(defaults.least(), 15);
     for n in 0..5 {
         let mut settings = defaults.clone();
         *[
@@ -299,9 +299,9 @@ fn of_many_targets_those_with_the_most_ports_are_shown_in_order_of_address() {
 
 #[test]
 fn a_scan_from_within_is_severe_and_scores_by_how_far_it_went() {
-    let at_it = finding(true, ports(25));
+    let at_it = finding(true, ports(15));
     assert_eq!((at_it.score, at_it.severity), (0.5, Severity::High));
-    assert_eq!(finding(true, ports(50)).score, 0.75);
+    assert_eq!(finding(true, ports(30)).score, 0.75);
     assert_eq!(finding(true, ports(5)).score, 0.5, "a score below one half says nothing");
     assert_eq!(finding(false, ports(75)).severity, Severity::Low);
 }
