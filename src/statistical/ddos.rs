@@ -40,7 +40,7 @@ pub struct Settings {
     /// What is unanswered, empty, or of sources that open too many must be at least this share of the victim's TCP
     /// connections in the window.
     pub share: f64,
-    /// Unanswered UDP packets per second, averaged over the window, from outside.
+    /// Unanswered UDP packets per second, averaged over the seconds in which they came and over ten at least, from outside.
     pub udp_packets_per_second: f64,
     /// The same from hosts of ours to one outside address.
     pub our_udp_packets_per_second: f64,
@@ -61,12 +61,12 @@ pub struct Victim {
     tcp: u32,
     unanswered: u32,
     unanswered_packets: u64,
-    unanswered_bytes: u64,
     empty: u32,
     /// Answered TCP connections by outside opener, and how many of them were [`is_drawn_out`].
     openers: HashMap<Address, (u32, u32), foldhash::fast::FixedState>,
     udp_packets: u64,
-    udp_bytes: u64,
+    /// First and last second in which they came.
+    udp_span: Option<(u32, u32)>,
     icmp_packets: u64,
     reflected_bytes: u64,
     reflectors: HashSet<Address, foldhash::fast::FixedState>,
@@ -110,13 +110,13 @@ impl Victim {
                 if c.failed() && c.payload(&c.sent) <= 24 * u64::from(c.sent.packets) {
                     self.unanswered += 1;
                     self.unanswered_packets += u64::from(c.sent.packets);
-                    self.unanswered_bytes += c.sent.bytes;
                 }
                 empty || c.failed()
             }
             protocol::UDP if !c.received.seen() && outside => {
                 self.udp_packets += u64::from(c.sent.packets);
-                self.udp_bytes += c.sent.bytes;
+                let (first, last) = self.udp_span.unwrap_or((c.start().0, c.end().0));
+                self.udp_span = Some((first.min(c.start().0), last.max(c.end().0)));
                 // Unasked-for answers are large, or they would not pay: more than 200 bytes a packet.
                 if AMPLIFIERS.contains(&c.opener_port) && c.sent.bytes > 200 * u64::from(c.sent.packets) {
                     self.reflected_bytes += c.sent.bytes;
@@ -249,7 +249,10 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
         let (_, together, busiest) = busy(method).totals(victim);
         if ours { shaped(f64::from(together) / tcp) * ratio(busiest.into(), busy(method).each.into()) } else { 0.0 }
     };
-    let udp_rate = if ours { settings.udp_packets_per_second } else { settings.our_udp_packets_per_second };
+    // What is sent within less than ten seconds is a burst: FastNetMon averages over five.
+    let udp_seconds = victim.udp_span.map_or(10, |(first, last)| last.saturating_sub(first).max(10));
+    let udp_rate = victim.udp_packets as f64 / f64::from(udp_seconds);
+    let udp_limit = if ours { settings.udp_packets_per_second } else { settings.our_udp_packets_per_second };
     let rules: [(&str, f64); 9] = [
         ("outbound_flood", shaped(unanswered_share) * ours_alone),
         ("busy_sources", by_busy("busy_sources")),
@@ -260,7 +263,7 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
             "connection_flood",
             shaped(hollow_share) * ratio(f64::from(victim.empty), f64::from(settings.empty_connections)),
         ),
-        ("udp_flood", ratio(victim.udp_packets as f64 / seconds, udp_rate)),
+        ("udp_flood", ratio(udp_rate, udp_limit)),
         (
             "reflection",
             ratio(victim.reflected_bytes as f64, settings.reflected_bytes as f64)
@@ -303,12 +306,7 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
             judged("empty_connections", f64::from(victim.empty), f64::from(settings.empty_connections), "connections"),
             judged("hollow_share", hollow_share, settings.share, "ratio"),
         ],
-        "udp_flood" => vec![judged(
-            "unanswered_udp_packets_per_second",
-            victim.udp_packets as f64 / seconds,
-            udp_rate,
-            "packets/s",
-        )],
+        "udp_flood" => vec![judged("unanswered_udp_packets_per_second", udp_rate, udp_limit, "packets/s")],
         "reflection" => vec![
             judged("reflected_bytes", victim.reflected_bytes as f64, settings.reflected_bytes as f64, "bytes"),
             judged("reflectors", victim.reflectors.len() as f64, f64::from(settings.reflectors), "addresses"),

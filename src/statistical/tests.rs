@@ -582,17 +582,21 @@ fn requests_that_are_never_finished_are_a_flood() {
 #[test]
 fn a_host_of_ours_that_sends_datagrams_without_end_floods() {
     let stream = |from: &str, to: &str, packets: u64| -> Vec<FlowRecord> {
-        let sent =
-            Exchange { sent: (packets, packets * 1_000), received: (0, 0), ..Exchange::new(from, 5_000, to, 80, 0) };
+        let sent = Exchange {
+            seconds: 50,
+            sent: (packets, packets * 1_000),
+            received: (0, 0),
+            ..Exchange::new(from, 5_000, to, 80, 0)
+        };
         sent.records().into_iter().map(|r| FlowRecord { protocol: protocol::UDP, ..r }).collect()
     };
     let methods = |records: &[FlowRecord]| -> Vec<String> {
         run(&mut engine(), records, 10).findings.into_iter().map(|f| f.method).collect()
     };
-    assert_eq!(methods(&stream("10.0.0.7", "203.0.113.9", 180_000)), ["udp_flood"]);
-    assert!(methods(&stream("10.0.0.7", "203.0.113.9", 179_999)).is_empty(), "a video stream");
-    assert!(methods(&stream("203.0.113.9", "10.0.0.7", 180_000)).is_empty(), "what comes in may be one as well");
-    assert_eq!(methods(&stream("203.0.113.9", "10.0.0.7", 600_000)), ["udp_flood"]);
+    assert_eq!(methods(&stream("10.0.0.7", "203.0.113.9", 150_000)), ["udp_flood"]);
+    assert!(methods(&stream("10.0.0.7", "203.0.113.9", 149_999)).is_empty(), "a video stream");
+    assert!(methods(&stream("203.0.113.9", "10.0.0.7", 150_000)).is_empty(), "what comes in may be one as well");
+    assert_eq!(methods(&stream("203.0.113.9", "10.0.0.7", 500_000)), ["udp_flood"]);
 }
 
 fn threats(exchanges: &[Exchange]) -> Vec<Threat> {

@@ -134,16 +134,20 @@ fn connections_without_content_are_a_flood_from_a_thousand_on() {
 
 #[test]
 fn unanswered_datagrams_are_a_flood_from_ten_thousand_a_second_on() {
-    assert_eq!(told([datagrams(1, 600_000, 60_000_000)]), method("udp_flood"));
-    assert_eq!(told([datagrams(1, 599_999, 60_000_000)]), None);
-    let answered = Conversation { received: direction(1, 100), ..datagrams(1, 600_000, 60_000_000) };
+    let burst = |packets| datagrams(1, packets, 60_000_000);
+    assert_eq!(told([burst(100_000)]), method("udp_flood"), "at once, which counts as ten seconds");
+    assert_eq!(told([burst(99_999)]), None);
+    let steady = |packets| lasting(50, burst(packets));
+    assert_eq!(told([steady(500_000)]), method("udp_flood"));
+    assert_eq!(told([steady(499_999)]), None);
+    let answered = Conversation { received: direction(1, 100), ..burst(600_000) };
     assert_eq!(told([answered]), None);
-    let between_ours = Conversation { ours: true, ..datagrams(1, 600_000, 60_000_000) };
+    let between_ours = Conversation { ours: true, ..burst(600_000) };
     assert_eq!(told([between_ours]), None, "a backup, a stream");
-    let outward = Conversation { ours: true, theirs: false, ..datagrams(1, 600_000, 60_000_000) };
-    assert_eq!(told([outward]), method("udp_flood"));
-    let judgement = judged([datagrams(1, 900_000, 60_000_000), datagrams(2, 300_000, 1)], true);
-    assert_eq!((judgement.ratio, number(&judgement, "unanswered_udp_packets_per_second")), (2.0, 20_000.0));
+    let outward = |packets| judged([Conversation { ours: true, theirs: false, ..steady(packets) }], false).passed;
+    assert!(outward(150_000) && !outward(149_999), "three thousand a second of ours");
+    let two = [steady(700_000), at(25, lasting(50, datagrams(2, 50_000, 60_000_000)))];
+    assert_eq!(number(&judged(two, true), "unanswered_udp_packets_per_second"), 10_000.0, "over the span of both");
 }
 
 #[test]
