@@ -169,3 +169,66 @@ fn a_run_is_scored_against_its_truth() {
         assert_eq!(score["found"]["port_scan"]["found"], found);
     }
 }
+
+/// With so much address space and no more, reading what `write` writes: what needs more than that fails.
+fn confined(kilobytes: u32, write: impl FnOnce(&mut dyn Write)) -> Output {
+    let program = env!("CARGO_BIN_EXE_flowvigil");
+    let mut child = Command::new("sh")
+        .args(["-c", &format!("ulimit -v {kilobytes}; exec {program} detect -")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    write(&mut child.stdin.take().unwrap());
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_line_of_a_gigabyte_on_standard_input_is_refused_in_a_fraction_of_it() {
+    let run = confined(512 * 1024, |input| {
+        let piece = vec![b'7'; 1 << 20];
+        input.write_all(scan_log().as_bytes()).unwrap();
+        for _ in 0..1 << 10 {
+            input.write_all(&piece).unwrap();
+        }
+        input.write_all(format!("\n{}", scan_log()).as_bytes()).unwrap();
+    });
+    let summary = text(&run.stderr);
+    assert_eq!(run.status.code(), Some(0), "{summary}");
+    for words in ["2120 records", "refused: 3 lines", "stdin:1064: the line has 65537 bytes or more"] {
+        assert!(summary.contains(words), "`{words}` is missing in:\n{summary}");
+    }
+}
+
+/// Damaged files of every format through the whole program: it says what is wrong and where, and goes on or ends with 2.
+#[test]
+fn damaged_input_of_every_format_is_told_and_never_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |what: &str, bytes: &[u8]| {
+        let path = folder.path().join("vpc.log");
+        std::fs::write(&path, bytes).unwrap();
+        let run = detect(&[path.to_str().unwrap()]);
+        let said = text(&run.stderr);
+        assert!(matches!(run.status.code(), Some(0 | 2)), "{what}: {:?}\n{said}", run.status);
+        assert!(!said.contains("panicked"), "{what}:\n{said}");
+        assert!(run.status.success() || said.contains("vpc.log is not a flow log: "), "{what}:\n{said}");
+        (run.status.success(), said)
+    };
+    for (format, whole) in crate::ingest::formats() {
+        let (sound, said) = check(format, &whole);
+        assert!(sound && !said.contains("refused"), "{format}:\n{said}");
+        let (sound, said) = check(&format!("{format}, empty"), b"");
+        assert!(!sound && said.contains("it is empty"), "{said}");
+        for part in [1, 4] {
+            check(&format!("{format}, {part}/5 of it"), &whole[..whole.len() * part / 5]);
+            let mut flipped = whole.clone();
+            flipped[whole.len() * part / 5] ^= 1 << part;
+            check(&format!("{format}, a bit flipped at {part}/5"), &flipped);
+        }
+        let mut garbage = whole[..whole.len().min(6)].to_vec();
+        garbage.extend((0..100_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8));
+        let (sound, said) = check(&format!("{format}, garbage behind its first bytes"), &garbage);
+        assert!(!sound, "{format}: {said}");
+    }
+}
