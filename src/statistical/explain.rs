@@ -21,3 +21,19 @@ impl Judgement {
         self.evidence.iter().any(|e| e.name == name && e.threshold.is_some_and(|threshold| e.value >= threshold))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::finding::Merge;
+
+    #[test]
+    fn a_number_holds_at_its_threshold_and_above() {
+        let judged = |name, value| Evidence::judged(name, value, 2.0, "things", Merge::Max);
+        let told = Evidence::told("told", 9.0, "things", Merge::Max);
+        let evidence = vec![judged("below", 1.9), judged("at", 2.0), judged("above", 2.1), told];
+        let judgement = Judgement { method: String::new(), passed: true, evidence, ratio: 1.0 };
+        let held = ["below", "at", "above", "told", "other"].map(|name| judgement.holds(name));
+        assert_eq!(held, [false, true, true, false, false]);
+    }
+}

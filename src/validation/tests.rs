@@ -254,6 +254,7 @@ fn three_threats_of_one_actor_are_critical_and_the_first_is_told_again() {
     assert_eq!(told(&third).len(), 3);
     assert!(told(&third).iter().all(|a| a.severity == Severity::Critical), "{third:#?}");
     assert_eq!(told(&third)[0].related.len(), 2);
+    assert!(told(&third).iter().all(|a| a.updates == 3), "a window and two relatives each: {third:#?}");
 }
 
 #[test]

@@ -1,3 +1,5 @@
+mod judged;
+
 use super::*;
 use crate::flow::{Address, InterfaceId};
 use crate::settings;

@@ -130,4 +130,20 @@ mod tests {
         assert_eq!(files.lists(), lists, "the old list stays");
         assert!(Files::open(&settings).is_err(), "at start it is a mistake");
     }
+    #[test]
+    fn files_are_looked_at_as_often_as_the_settings_say() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pools.txt");
+        fs::write(&path, "192.0.2.1:3333\n").unwrap();
+        let reload = jiff::SignedDuration::from_secs(600);
+        let settings = Settings { tor_relays: vec![], mining_pools: vec![path.clone()], reload };
+        let mut files = Files::open(&settings).unwrap();
+        fs::write(&path, "192.0.2.1:3333\n192.0.2.2:3333\n").unwrap();
+        assert!(files.refresh().unwrap().is_none(), "it is not time yet");
+        files.looked -= Duration::from_secs(601);
+        let lists = files.refresh().unwrap().expect("the file has changed");
+        assert_eq!(lists.mining_pools.len(), 2);
+        files.looked -= Duration::from_secs(601);
+        assert!(files.refresh().unwrap().is_none(), "it has not changed since");
+    }
 }

@@ -63,7 +63,9 @@ fn windows_methods_and_lists_support_a_score() {
     let mut listed = beacon(600, "periodic");
     listed.evidence.push(Evidence::told("pool_list", 1.0, "yes=1", Merge::Max));
     listed.evidence.push(Evidence::told("listed_relays", 1.0, "addresses", Merge::Max));
-    assert!(close(confidence(&[listed]), logistic(odds(0.6) + 2.0 * 1.0)), "two lists");
+    assert!(close(confidence(&[listed.clone()]), logistic(odds(0.6) + 2.0 * 1.0)), "two lists");
+    let cautious = Calibration::new(&Settings { per_list: 0.25, ..settings() });
+    assert!(close(cautious.confidence(&Case::new(&incident(&[listed]))), logistic(odds(0.6) + 2.0 * 0.25)));
 }
 
 #[test]
