@@ -1,8 +1,8 @@
 //! Tier 2: is this host behaving like itself and like its kind?
 //!
 //! The engine makes one [`FeatureVector`] per monitored host and closed 5-minute window. `top3_z` ([`local`]) ranks it among
-//! this deployment's windows; a [`Scorer`] asks the trained models, in process or at SageMaker endpoints; [`behavior`] joins
-//! what they say, makes findings of what is rare enough, and writes the host's latest score beside whatever else is found.
+//! this deployment's windows; a [`Scorer`] asks the trained models, in process or at SageMaker endpoints; [`agreement`] says what
+//! their opinion is worth here; [`behavior`] joins what they say, makes findings of what is rare enough, and writes the host's latest score beside whatever else is found.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::{Address, EventTime};
 
+pub mod agreement;
 pub mod artifact;
 pub mod behavior;
 pub mod breaker;
@@ -88,16 +89,33 @@ pub struct Score {
     pub p_value: Option<f64>,
     /// The same by scorer, in the order of [`model::Part::ALL`], before they were joined.
     pub p_values: [Option<f64>; 3],
-    /// The scorer to which it was least usual.
-    pub loudest: model::Part,
-    /// The features that made it so, largest contribution first; empty for a usual window.
-    pub attribution: Vec<(String, f32)>,
+    /// Evidence of forest and sequence model that is no news of the host: see [`agreement::Usual::at`].
+    pub usual: [f32; 2],
+    /// By scorer: the features that made it unusual, largest contribution first; empty for what is usual to it.
+    pub attributions: [Vec<(String, f32)>; 3],
     /// Which model spoke.
     pub model_version: Arc<str>,
     /// `primary`, `canary`, `local`.
     pub variant: Arc<str>,
+    /// How many windows of this deployment the model was calibrated on; 0 where it comes from elsewhere.
+    pub calibrated: u64,
     /// Whether a fallback spoke in place of what was asked for.
     pub degraded: bool,
+}
+
+impl Score {
+    /// The scorer to which the window is least usual, each heard at its weight.
+    pub fn loudest(&self) -> model::Part {
+        let shares = model::weighted(self.p_values);
+        let least = |part: &model::Part| shares[*part as usize].unwrap_or(f64::INFINITY);
+        let loudest = model::Part::ALL.into_iter().min_by(|a, b| least(a).total_cmp(&least(b)));
+        loudest.unwrap_or(model::Part::Top3Z)
+    }
+
+    /// Why the window is unusual to it.
+    pub fn attribution(&self) -> &[(String, f32)] {
+        &self.attributions[self.loudest() as usize]
+    }
 }
 
 /// Why a batch was not scored.

@@ -4,6 +4,7 @@
 //! other traffic than this: train it on the deployment's own logs. With `--truth`, what each scorer is worth: how well it tells
 //! the windows of what the labels name from all others.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -14,6 +15,8 @@ use serde::Deserialize;
 
 use super::{SettingsArgs, train, windows};
 use crate::ml::features::WINDOW_SECONDS;
+use crate::ml::model::Part;
+use crate::ml::separation::Seen;
 use crate::ml::{FeatureVector, artifact, separation, train as training};
 use crate::simulate::Scenario;
 use crate::simulate::attack::Campaigns;
@@ -48,6 +51,9 @@ pub struct Args {
     /// CIDR blocks of our own hosts, in place of those in the settings
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = super::detect::block)]
     internal: Vec<IpNet>,
+    /// Where every judged window goes, as each scorer saw it (CSV); with a truth
+    #[arg(long, value_name = "FILE")]
+    windows: Option<PathBuf>,
     /// Print everything as JSON
     #[arg(long)]
     json: bool,
@@ -84,16 +90,32 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         None => windows::of_files(&args.input, &settings)?,
     };
     if let Some(labels) = labels {
-        let measured = separation::measure(&model, &vectors, |vector| labels.is_attack(vector));
+        let mut rows = Rows::default();
+        let keep = args.windows.is_some();
+        let seen = |seen: &Seen<'_>| {
+            if keep {
+                rows.push(seen)
+            }
+        };
+        let measured = separation::measure(&model, &vectors, |vector| labels.is_attack(vector), seen);
+        if let Some(path) = &args.windows {
+            std::fs::write(path, &rows.0).with_context(|| format!("write {}", path.display()))?;
+        }
         if args.json {
             println!("{}", serde_json::to_string_pretty(&measured).context("write the measurement as JSON")?);
         } else {
-            println!("scorer   attacks   others    auc  recall at 1e-2  at 1e-3  of these not by top3_z");
+            println!(
+                "scorer   attacks   others    auc  auc alone  recall at 1e-2  at 1e-3  of these not by top3_z  others with \
+                 p <= 1e-2  <= 1e-3"
+            );
             for (name, s) in &measured {
-                let (auc, hundredth, thousandth) = (s.auc, s.recall_at_1e_2, s.recall_at_1e_3);
-                let (attacks, others, beyond) = (s.attacks, s.others, s.beyond_top3_z);
+                let (hundredth, thousandth, beyond) = (s.recall_at_1e_2, s.recall_at_1e_3, s.beyond_top3_z);
+                let alone = s.auc_alone.map_or(String::new(), |auc| format!("{auc:.3}"));
+                let [often, seldom] = s.realised;
                 println!(
-                    "{name:<7} {attacks:>8} {others:>8}  {auc:.3} {hundredth:>15.3} {thousandth:>8.3} {beyond:>23.3}"
+                    "{name:<7} {:>8} {:>8}  {:.3} {alone:>10} {hundredth:>15.3} {thousandth:>8.3} {beyond:>23.3} {often:>22.1e} \
+                     {seldom:>8.1e}",
+                    s.attacks, s.others, s.auc
                 );
             }
         }
@@ -106,6 +128,38 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         println!("model {}{}", model.manifest.model_version, train::rates(&evaluation));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Windows as lines of CSV.
+struct Rows(String);
+
+impl Default for Rows {
+    fn default() -> Rows {
+        let mut head = "host,window,attack".to_owned();
+        for name in Part::ALL.map(Part::name) {
+            head.push_str(&format!(",{name},{name}_p,{name}_heard"));
+        }
+        Rows(head + ",forest_usual,lstm_usual,joined\n")
+    }
+}
+
+impl Rows {
+    fn push(&mut self, seen: &Seen<'_>) {
+        let number = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.6}"));
+        let small = |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.3e}"));
+        let attack = match seen.attack {
+            Some(true) => "1",
+            Some(false) => "0",
+            None => "",
+        };
+        let _ = write!(self.0, "{},{},{attack}", seen.vector.host, seen.vector.window.0);
+        for at in 0..Part::ALL.len() {
+            let (score, model, heard) = (number(seen.scores[at]), small(seen.model[at]), small(seen.heard[at]));
+            let _ = write!(self.0, ",{score},{model},{heard}");
+        }
+        let [forest, lstm] = seen.usual;
+        let _ = writeln!(self.0, ",{forest:.3},{lstm:.3},{}", small(seen.joined));
+    }
 }
 
 /// What a labels file says of windows.

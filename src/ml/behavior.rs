@@ -1,8 +1,9 @@
 //! Tier 2 of one shard: what the scorers say of a host's window is joined, told when it is rare enough, and written beside
 //! whatever else is found on the host.
 //!
-//! `top3_z` is ranked among this deployment's own windows; the forest and the sequence model bring p-values of the model's
-//! calibration. They are joined as [`super::model::combine`] does.
+//! `top3_z` is ranked among this deployment's own windows; what forest and sequence model say of a window is weighed by what
+//! they said of this deployment's others ([`Agreement`]). They are joined as [`super::model::combine`] does: at any rate, what
+//! one of them finds at its share of it is found, whatever the others say.
 
 use std::collections::VecDeque;
 
@@ -10,9 +11,10 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
+use super::agreement::Agreement;
 use super::features::WINDOW_SECONDS;
 use super::local::{self, Pager, TopThree, contribution};
-use super::model::{Judge, Part, weighted};
+use super::model::{Judge, Part, combine};
 use super::{FeatureVector, Score};
 use crate::finding::{Actor, Finding, MlContribution, Subject};
 use crate::flow::{Address, EventTime};
@@ -26,6 +28,7 @@ pub struct Behavior {
     scorer: TopThree,
     pager: Pager,
     judge: Judge,
+    agreement: Agreement,
     said: Said,
 }
 
@@ -42,6 +45,7 @@ struct Stored {
     scorer: TopThree,
     pager: Pager,
     judge: Vec<u8>,
+    agreement: Agreement,
     said: Vec<MlContribution>,
 }
 
@@ -49,7 +53,8 @@ impl Behavior {
     /// Nothing heard yet; the models remember at most so many hosts.
     pub fn new(hosts_max: usize) -> Behavior {
         let (scorer, pager) = (TopThree::default(), Pager::default());
-        Behavior { scorer, pager, judge: Judge::new(hosts_max), said: Said::default() }
+        let (judge, agreement) = (Judge::new(hosts_max), Agreement::default());
+        Behavior { scorer, pager, judge, agreement, said: Said::default() }
     }
 
     /// What the models remember of hosts, to be scored with.
@@ -77,11 +82,7 @@ impl Behavior {
             while let Some(finding) = beside.next_if(|finding| end(finding) < closed) {
                 self.said.stand_beside(finding);
             }
-            let top = self.scorer.score(vector, settings.warm_up);
-            let score = match models.as_mut().and_then(Iterator::next) {
-                Some(model) => joined(top, model.clone()),
-                None => top,
-            };
+            let score = self.weigh(vector, models.as_mut().and_then(Iterator::next), settings.warm_up);
             alerts.push(score.p_value.is_some_and(|p| p <= settings.p_value));
             if score.p_value.is_some() {
                 self.said.note(contribution(vector, &score));
@@ -93,12 +94,24 @@ impl Behavior {
         alerts
     }
 
+    /// What a window is worth here: the rank of `top3_z`, joined with what the models said of it, where they were asked. Windows
+    /// come in their order, each once.
+    pub(super) fn weigh(&mut self, vector: &FeatureVector, model: Option<&Score>, warm_up: u32) -> Score {
+        let top = self.scorer.score(vector, warm_up);
+        let Some(model) = model else { return top };
+        let mut model = model.clone();
+        let class = self.judge.class(vector.host);
+        model.p_values = self.agreement.weigh(&model, class);
+        joined(top, model)
+    }
+
     /// All that is remembered, for [`Behavior::restore`].
     pub fn snapshot(&self) -> Vec<u8> {
         let stored = Stored {
             scorer: self.scorer.clone(),
             pager: self.pager.clone(),
             judge: self.judge.snapshot(),
+            agreement: self.agreement.clone(),
             said: self.said.stored(),
         };
         postcard::to_allocvec(&stored).expect("plain data can always be written")
@@ -106,8 +119,12 @@ impl Behavior {
 
     /// Goes on where the snapshot was taken; `None` when the bytes are not one.
     pub fn restore(bytes: &[u8], hosts_max: usize) -> Option<Behavior> {
-        let Stored { scorer, pager, judge, said } = postcard::from_bytes(bytes).ok()?;
-        let mut behavior = Behavior { scorer, pager, judge: Judge::restore(&judge, hosts_max)?, said: Said::default() };
+        let Stored { scorer, pager, judge, agreement, said } = postcard::from_bytes(bytes).ok()?;
+        if !agreement.is_sound() {
+            return None;
+        }
+        let judge = Judge::restore(&judge, hosts_max)?;
+        let mut behavior = Behavior { scorer, pager, judge, agreement, said: Said::default() };
         said.into_iter().for_each(|contribution| behavior.said.note(contribution));
         Some(behavior)
     }
@@ -119,15 +136,9 @@ fn joined(top: Score, model: Score) -> Score {
     if p_values.iter().all(Option::is_none) {
         return top;
     }
-    let shares = weighted(p_values);
-    let least = |part: &Part| shares[*part as usize].unwrap_or(f64::INFINITY);
-    let loudest = Part::ALL.into_iter().min_by(|a, b| least(a).total_cmp(&least(b))).unwrap_or(Part::Top3Z);
-    let attribution = match loudest {
-        Part::Top3Z => top.attribution,
-        spoke if spoke == model.loudest => model.attribution,
-        _ => Vec::new(),
-    };
-    Score { p_value: shares[loudest as usize], p_values, loudest, attribution, ..model }
+    let mut attributions = model.attributions;
+    attributions[Part::Top3Z as usize] = top.attributions.into_iter().next().unwrap_or_default();
+    Score { p_value: combine(p_values), p_values, attributions, ..model }
 }
 
 impl Said {

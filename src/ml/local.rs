@@ -87,10 +87,11 @@ impl TopThree {
         Score {
             p_value,
             p_values: [p_value, None, None],
-            loudest: Part::Top3Z,
-            attribution,
+            usual: [0.0; 2],
+            attributions: [attribution, Vec::new(), Vec::new()],
             model_version: self.name.clone(),
             variant: self.variant.clone(),
+            calibrated: 0,
             degraded: false,
         }
     }
@@ -138,8 +139,8 @@ impl Pager {
 
 /// How far the window rose, in the terms of the scorer that spoke, and how far it must.
 fn rise(vector: &FeatureVector, score: &Score, settings: &Settings) -> (f64, f64) {
-    match score.loudest {
-        Part::Lstm => (score.attribution.iter().map(|(_, sd)| f64::from(*sd)).sum(), settings.unforeseen),
+    match score.loudest() {
+        Part::Lstm => (score.attribution().iter().map(|(_, sd)| f64::from(*sd)).sum(), settings.unforeseen),
         Part::Top3Z | Part::Forest => (top3_z(vector), settings.top3_z),
     }
 }
@@ -153,7 +154,7 @@ pub(super) fn contribution(vector: &FeatureVector, score: &Score) -> MlContribut
         model_version: score.model_version.to_string(),
         variant: score.variant.to_string(),
         score: 1.0 - score.p_value.unwrap_or(1.0),
-        features: score.attribution.iter().map(feature).collect(),
+        features: score.attribution().iter().map(feature).collect(),
     }
 }
 
@@ -170,14 +171,14 @@ fn finding(vector: &FeatureVector, score: &Score, settings: &Settings, first: Ev
     };
     let mut evidence = vec![
         ml("p_value", p, Some(settings.p_value), "probability"),
-        ml(if score.loudest == Part::Lstm { "unforeseen" } else { "top3_z" }, rise, Some(least), "sd"),
+        ml(if score.loudest() == Part::Lstm { "unforeseen" } else { "top3_z" }, rise, Some(least), "sd"),
         ml("unusual_windows", f64::from(count), Some(f64::from(settings.windows)), "windows of 3"),
     ];
-    evidence.extend(score.attribution.iter().map(|(name, value)| ml(name, f64::from(*value), None, "contribution")));
-    let what: Vec<String> = score.attribution.iter().map(|(name, z)| plain(vector, name, *z)).collect();
+    evidence.extend(score.attribution().iter().map(|(name, value)| ml(name, f64::from(*value), None, "contribution")));
+    let what: Vec<String> = score.attribution().iter().map(|(name, z)| plain(vector, name, *z)).collect();
     Finding {
         threat: Threat::Behavior,
-        method: score.loudest.name().to_owned(),
+        method: score.loudest().name().to_owned(),
         actor: Actor::One(vector.host),
         subject: Subject::Actor(vector.host),
         targets: Vec::new(),

@@ -5,9 +5,8 @@
 //! host's class, and the three are joined by a weighted Bonferroni bound ([`combine`]). A [`Model`] is immutable and shared; a [`Judge`] holds what is
 //! remembered of hosts, and is owned by one shard.
 //!
-//! *A model from elsewhere has no say of its own.* P-values of a model that was trained on simulated traffic (the embedded
-//! one) do not hold on another network. For such a model every score is ranked among the windows of this deployment as
-//! well, and the larger of both p-values counts: it stays silent until enough of the deployment's own windows agree.
+//! What is said here is the model's own opinion. What that is worth on this deployment, whose windows may be of another kind
+//! than those of the calibration, is for [`super::agreement`] to say.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
+use super::agreement::Usual;
 use super::calibration::Calibration;
 use super::drift::Bins;
 use super::features::{NAMES, SEQUENCE_NAMES, Z_COUNT};
@@ -94,7 +94,7 @@ pub struct Schema {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// `flowvigil simulate`: its p-values need the deployment's agreement.
+    /// `flowvigil simulate`: its calibration counts for nothing on a deployment until its windows agree.
     Simulation,
     /// The deployment's own flow logs.
     Deployment,
@@ -179,10 +179,19 @@ pub struct Judgement {
     pub opinions: [Option<Opinion>; 3],
     /// Joined; `None` when no scorer had an opinion.
     pub p_value: Option<f64>,
-    /// The scorer that the attribution explains: forest or sequence model where one of them has something to say.
-    pub loudest: Part,
-    /// The features that made it so, largest first; empty for windows that nobody would ask about.
-    pub attribution: Vec<(String, f32)>,
+    /// What is no news of the host: see [`Usual::at`].
+    pub usual: [f32; 2],
+    /// By scorer: the features that made it so, largest first; empty for windows that nobody would ask about.
+    pub attributions: [Vec<(String, f32)>; 3],
+}
+
+impl Judgement {
+    /// As the tier's score.
+    pub(super) fn score(self, model_version: Arc<str>, variant: Arc<str>, calibrated: u64) -> Score {
+        let p_values = self.opinions.map(|opinion| opinion.map(|o| o.p_value));
+        let Judgement { p_value, usual, attributions, .. } = self;
+        Score { p_value, p_values, usual, attributions, model_version, variant, calibrated, degraded: false }
+    }
 }
 
 /// The share of the false-positive rate that each scorer may use up, in the order of [`Part::ALL`]. A judgement, not a
@@ -216,6 +225,14 @@ const REMEMBERED: u32 = 12;
 pub const SEQUENCE_MAX: usize = 32;
 
 impl Model {
+    /// How many windows of the deployment it is meant for its scores were calibrated on; none where they were simulated.
+    pub fn calibrated(&self) -> u64 {
+        match self.manifest.source {
+            Source::Simulation => 0,
+            Source::Deployment => self.manifest.data.calibration_windows,
+        }
+    }
+
     /// The distribution that features had in training.
     pub fn bins(&self) -> &[Bins] {
         &self.calibrations.bins
@@ -237,7 +254,7 @@ impl Model {
         let opinions = std::array::from_fn(|i| {
             scores[i].map(|score| Opinion { score, p_value: self.calibration(Part::ALL[i]).p_value(class, score) })
         });
-        self.join(opinions, values, surprise.as_ref())
+        self.join(opinions, Usual::default().at(EventTime(0)), values, surprise.as_ref())
     }
 
     /// The paper's score of a forest path, 0 to 1, for people who know it.
@@ -245,17 +262,19 @@ impl Model {
         (negative_path / f64::from(self.forest.normal_path())).exp2()
     }
 
-    fn join(&self, opinions: [Option<Opinion>; 3], values: &[f32], surprise: Option<&[f32; TARGETS]>) -> Judgement {
+    fn join(
+        &self,
+        opinions: [Option<Opinion>; 3],
+        usual: [f32; 2],
+        values: &[f32],
+        surprise: Option<&[f32; TARGETS]>,
+    ) -> Judgement {
         let p_values = opinions.map(|opinion| opinion.map(|o| o.p_value));
-        let p_value = combine(p_values);
-        let shares = weighted(p_values);
-        // The models explain themselves where they have something to say; what `top3_z` says, its features say.
-        let least = |part: &Part| shares[*part as usize].unwrap_or(f64::INFINITY);
-        let model = if least(&Part::Lstm) < least(&Part::Forest) { Part::Lstm } else { Part::Forest };
-        let loudest = if least(&model) <= EXPLAINED { model } else { Part::Top3Z };
-        let attribution =
-            if p_value.is_some_and(|p| p <= EXPLAINED) { self.explain(loudest, values, surprise) } else { Vec::new() };
-        Judgement { opinions, p_value, loudest, attribution }
+        let explained = |part: Part| match p_values[part as usize] {
+            Some(p) if p <= EXPLAINED => self.explain(part, values, surprise),
+            _ => Vec::new(),
+        };
+        Judgement { opinions, p_value: combine(p_values), usual, attributions: Part::ALL.map(explained) }
     }
 
     /// The features that moved a scorer most: rises in standard deviations, shares of the forest's path, or what the
@@ -306,12 +325,11 @@ pub(super) fn is_sound(vector: &FeatureVector) -> bool {
 
 // === Judge ===
 
-/// What a shard remembers of its hosts, and the rank of their scores among its own windows.
+/// What a shard remembers of its hosts.
 #[derive(Clone, Debug)]
 pub struct Judge {
     hosts: HashMap<Address, Host, FixedState>,
     hosts_max: usize,
-    ranks: [Rank; 3],
     /// The model that the hosts' states belong to, and how many models came before it.
     version: String,
     generation: u32,
@@ -329,6 +347,8 @@ struct Host {
     sources: f32,
     windows: u32,
     last_seen: EventTime,
+    /// What models usually think of it.
+    usual: Usual,
 }
 
 /// The latest windows of a host, to begin anew with another model and to be sent to an endpoint, which remembers nothing: a
@@ -339,30 +359,20 @@ struct Recent {
     count: u32,
 }
 
-/// Address, state, latest windows, usual peers (to and from), windows, last seen.
-type StoredHost = (Address, Vec<f32>, Vec<i16>, [f32; 2], u32, EventTime);
+/// Address, state, latest windows, usual peers (to and from), windows, last seen, usual evidence.
+type StoredHost = (Address, Vec<f32>, Vec<i16>, [f32; 2], u32, EventTime, Usual);
 
 /// A judge's memory as it is stored.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     version: String,
     hosts: Vec<StoredHost>,
-    ranks: Vec<Rank>,
-}
-
-/// How often each size of p-value came up: the rank of a new one is its conformal p-value here.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Rank {
-    /// By twentieths of `-log10 p`, 0 to 8.
-    counts: Vec<u64>,
-    total: u64,
 }
 
 impl Judge {
     /// A judge that has seen nothing and remembers at most so many hosts.
     pub fn new(hosts_max: usize) -> Judge {
-        let ranks = std::array::from_fn(|_| Rank::new());
-        Judge { hosts: HashMap::default(), hosts_max, ranks, version: String::new(), generation: 0 }
+        Judge { hosts: HashMap::default(), hosts_max, version: String::new(), generation: 0 }
     }
 
     /// Hosts remembered.
@@ -377,23 +387,15 @@ impl Judge {
 
     /// Judges closed windows, in order, and remembers them. A host that is new is remembered and not judged.
     pub fn judge(&mut self, model: &Model, batch: &[FeatureVector]) -> Vec<Judgement> {
-        self.scored(model, batch).into_iter().map(|scored| self.weigh(model, scored)).collect()
+        self.scored(model, batch).into_iter().map(|scored| self.weigh(model, &scored)).collect()
     }
 
     /// As [`Judge::judge`], as the tier's scores.
     pub fn score(&mut self, model: &Model, batch: &[FeatureVector]) -> Vec<Score> {
         let version: Arc<str> = Arc::from(model.manifest.model_version.as_str());
         let variant: Arc<str> = Arc::from("local");
-        let score = |judgement: Judgement| Score {
-            p_value: judgement.p_value,
-            p_values: judgement.opinions.map(|opinion| opinion.map(|o| o.p_value)),
-            loudest: judgement.loudest,
-            attribution: judgement.attribution,
-            model_version: version.clone(),
-            variant: variant.clone(),
-            degraded: false,
-        };
-        self.judge(model, batch).into_iter().map(score).collect()
+        let judged = self.judge(model, batch).into_iter();
+        judged.map(|judgement| judgement.score(version.clone(), variant.clone(), model.calibrated())).collect()
     }
 
     /// The class of a host: by the peers of its usual windows, not of the one that is judged.
@@ -409,19 +411,21 @@ impl Judge {
     /// Raw scores with the class of the host, before any calibration: what training calibrates on.
     pub(super) fn scored<'a>(&mut self, model: &Model, batch: &'a [FeatureVector]) -> Vec<Scored<'a>> {
         self.follow(model);
-        let warm = |vector: &FeatureVector| is_sound(vector) && vector.history >= WARM_UP;
-        let rows: Vec<f32> = batch.iter().filter(|v| warm(v)).flat_map(|v| v.values.iter().copied()).collect();
+        let remembered = |vector: &FeatureVector| is_sound(vector) && vector.history >= REMEMBERED;
+        let rows: Vec<f32> = batch.iter().filter(|v| remembered(v)).flat_map(|v| v.values.iter().copied()).collect();
         let mut paths = model.forest.paths(&rows).into_iter();
         let mut all = Vec::with_capacity(batch.len());
         for vector in batch {
-            let path = if warm(vector) { paths.next() } else { None };
-            let mut scored = Scored { vector, class: "quiet", scores: [None; 3], surprise: None };
-            if is_sound(vector) && vector.history >= REMEMBERED {
-                let (class, surprise) = self.remember(model, vector);
+            let mut scored = Scored { vector, class: "quiet", scores: [None; 3], learned: [None; 2], surprise: None };
+            let path = if remembered(vector) { paths.next() } else { None };
+            if let Some(path) = path {
+                let (class, known, surprise) = self.remember(model, vector);
+                let forest = -f64::from(path);
+                let surprised = surprise.as_ref().map(surprise_score);
                 scored.class = class;
-                if let Some(path) = path {
-                    let surprised = surprise.as_ref().map(surprise_score);
-                    scored.scores = [Some(top3_z(&vector.values)), Some(-f64::from(path)), surprised];
+                scored.learned = [Some(forest), surprised];
+                if vector.history >= WARM_UP {
+                    scored.scores = [Some(top3_z(&vector.values)), Some(forest), surprised.filter(|_| known)];
                     scored.surprise = surprise;
                 }
             }
@@ -431,24 +435,23 @@ impl Judge {
     }
 
     /// Notices another model. States of the one before mean nothing to it: each host's is made anew from its latest windows
-    /// when the host is next seen, so that no window goes unjudged. Ranks of other p-values mean nothing either.
+    /// when the host is next seen, so that no window goes unjudged.
     fn follow(&mut self, model: &Model) {
         if self.version != model.manifest.model_version {
             if !self.version.is_empty() {
                 self.generation += 1;
-                self.ranks = std::array::from_fn(|_| Rank::new());
             }
             self.version.clone_from(&model.manifest.model_version);
         }
     }
 
-    /// Takes a window into the host's memory; its class, and its surprise once the host's rhythm is known.
-    fn remember(&mut self, model: &Model, vector: &FeatureVector) -> (&'static str, Option<[f32; TARGETS]>) {
+    /// Takes a window into the host's memory; its class, whether its rhythm is known, and its surprise.
+    fn remember(&mut self, model: &Model, vector: &FeatureVector) -> (&'static str, bool, Option<[f32; TARGETS]>) {
         if !self.hosts.contains_key(&vector.host) && self.hosts.len() >= self.hosts_max {
             let from = vector.window.minus(86_400);
             self.hosts.retain(|_, host| host.last_seen >= from);
             if self.hosts.len() >= self.hosts_max {
-                return ("quiet", None);
+                return ("quiet", false, None);
             }
         }
         let generation = self.generation;
@@ -462,25 +465,31 @@ impl Judge {
         }
         let window: [f32; INPUTS] = std::array::from_fn(|i| vector.sequence[i]);
         let forecast = model.lstm.forecast(&mut host.state, &window);
-        let surprise = (host.windows >= WARM_UP - REMEMBERED).then(|| forecast.surprise(&window));
+        let known = host.windows >= WARM_UP - REMEMBERED;
         let class = host.class();
         host.recent.push(&window);
         host.learn(vector);
-        (class, surprise)
+        (class, known, Some(forecast.surprise(&window)))
     }
 
-    /// Turns raw scores into p-values.
-    fn weigh(&mut self, model: &Model, scored: Scored<'_>) -> Judgement {
-        let foreign = model.manifest.source == Source::Simulation;
-        let mut opinions = [None; 3];
-        for (at, part) in Part::ALL.into_iter().enumerate() {
-            opinions[at] = scored.scores[at].map(|score| {
-                let p_value = model.calibration(part).p_value(scored.class, score);
-                let ranked = self.ranks[at].rank(p_value);
-                Opinion { score, p_value: if foreign { p_value.max(ranked) } else { p_value } }
-            });
+    /// Turns raw scores into p-values, beside what is usual for the host, which then learns from them.
+    fn weigh(&mut self, model: &Model, scored: &Scored<'_>) -> Judgement {
+        let p_value = |part: Part, score: f64| model.calibration(part).p_value(scored.class, score);
+        let opinions = Part::ALL.map(|part| {
+            let score = scored.scores[part as usize]?;
+            Some(Opinion { score, p_value: p_value(part, score) })
+        });
+        let window = scored.vector.window;
+        let mut usual = Usual::default().at(window);
+        if let Some(host) = self.hosts.get_mut(&scored.vector.host).filter(|_| scored.learned[0].is_some()) {
+            usual = host.usual.at(window);
+            let evidence = |at: usize, part: Part| {
+                let p = opinions[part as usize].map(|opinion| opinion.p_value);
+                Some(-p.or_else(|| Some(p_value(part, scored.learned[at]?)))?.log10())
+            };
+            host.usual.learn(window, [evidence(0, Part::Forest), evidence(1, Part::Lstm)]);
         }
-        model.join(opinions, &scored.vector.values, scored.surprise.as_ref())
+        model.join(opinions, usual, &scored.vector.values, scored.surprise.as_ref())
     }
 
     /// The memory, to be restored by [`Judge::restore`].
@@ -490,10 +499,12 @@ impl Judge {
         let mut hosts: Vec<StoredHost> = self
             .hosts
             .iter()
-            .map(|(a, h)| (*a, state(h), h.recent.stored(), [h.destinations, h.sources], h.windows, h.last_seen))
+            .map(|(a, h)| {
+                (*a, state(h), h.recent.stored(), [h.destinations, h.sources], h.windows, h.last_seen, h.usual)
+            })
             .collect();
         hosts.sort_unstable_by_key(|host| host.0);
-        let stored = Stored { version: self.version.clone(), hosts, ranks: self.ranks.to_vec() };
+        let stored = Stored { version: self.version.clone(), hosts };
         postcard::to_allocvec(&stored).expect("plain numbers can be written")
     }
 
@@ -503,11 +514,7 @@ impl Judge {
         let mut judge = Judge::new(hosts_max);
         judge.version = stored.version;
         judge.generation = 1;
-        judge.ranks = stored.ranks.try_into().ok()?;
-        if judge.ranks.iter().any(|rank| rank.counts.len() != Rank::STEPS) {
-            return None;
-        }
-        for (address, values, recent, [destinations, sources], windows, last_seen) in
+        for (address, values, recent, [destinations, sources], windows, last_seen, usual) in
             stored.hosts.into_iter().take(hosts_max)
         {
             let (state, generation) = match <&[f32; State::VALUES]>::try_from(values.as_slice()) {
@@ -516,7 +523,7 @@ impl Judge {
                 Err(_) => return None,
             };
             let recent = Recent::restore(&recent)?;
-            let host = Host { state, generation, recent, destinations, sources, windows, last_seen };
+            let host = Host { state, generation, recent, destinations, sources, windows, last_seen, usual };
             judge.hosts.insert(address, host);
         }
         Some(judge)
@@ -528,6 +535,8 @@ pub(super) struct Scored<'a> {
     pub(super) vector: &'a FeatureVector,
     pub(super) class: &'static str,
     pub(super) scores: [Option<f64>; 3],
+    /// Scores of forest and sequence model, also while the host is new: what is usual for it is known when it is judged.
+    learned: [Option<f64>; 2],
     surprise: Option<[f32; TARGETS]>,
 }
 
@@ -576,7 +585,8 @@ impl Recent {
 impl Host {
     fn new(generation: u32) -> Host {
         let (state, recent) = (State::default(), Recent::new());
-        Host { state, generation, recent, destinations: 0.0, sources: 0.0, windows: 0, last_seen: EventTime(0) }
+        let usual = Usual::default();
+        Host { state, generation, recent, destinations: 0.0, sources: 0.0, windows: 0, last_seen: EventTime(0), usual }
     }
 
     /// Where in [`super::features::RAW_NAMES`] the numbers of peers stand.
@@ -603,24 +613,6 @@ impl Host {
             _ if sources > destinations => "server",
             _ => "client",
         }
-    }
-}
-
-impl Rank {
-    const STEPS: usize = 161;
-
-    fn new() -> Rank {
-        Rank { counts: vec![0; Self::STEPS], total: 0 }
-    }
-
-    /// The conformal p-value of a p-value among those before it, which it then joins.
-    fn rank(&mut self, p_value: f64) -> f64 {
-        let step = ((-p_value.log10() * 20.0) as usize).min(Self::STEPS - 1);
-        let as_rare: u64 = self.counts[step..].iter().sum();
-        let rank = (as_rare + 1) as f64 / (self.total + 1) as f64;
-        self.counts[step] += 1;
-        self.total += 1;
-        rank
     }
 }
 

@@ -26,7 +26,7 @@ use super::artifact::Slot;
 use super::breaker::{self, Breaker, Outcome, Permit};
 use super::canary::{self, Comparison};
 use super::features::SCHEMA;
-use super::model::{Judge, Judgement, Part, UNFORESEEN, combine, weighted};
+use super::model::{Judge, Judgement, Part, combine};
 use super::wire::{Entry, Instance, Reply, Request};
 use super::{FeatureVector, Score, ScoreError, Scorer};
 use crate::aws;
@@ -154,6 +154,7 @@ struct Answered {
     entries: Vec<Entry>,
     version: Arc<str>,
     variant: Arc<str>,
+    calibrated: u64,
 }
 
 /// What came of a chunk; nothing where the endpoint did not answer in time.
@@ -306,10 +307,10 @@ impl Scorer for SageMaker {
         let answers = self.ask(&instances).await;
         self.compare(&instances);
         let mut said: Vec<[Option<Said<'_>>; 3]> = instances.iter().map(|_| [None, None, None]).collect();
-        for Answered { part, from, entries, version, variant } in answers.iter().flatten() {
+        for Answered { part, from, entries, version, variant, calibrated } in answers.iter().flatten() {
             for (at, entry) in entries.iter().enumerate() {
-                let (version, variant) = (version.clone(), variant.clone());
-                said[from + at][*part as usize] = Some(Said { entry, version, variant });
+                let (version, variant, calibrated) = (version.clone(), variant.clone(), *calibrated);
+                said[from + at][*part as usize] = Some(Said { entry, version, variant, calibrated });
             }
         }
         let mut asked = places.iter().peekable();
@@ -317,7 +318,12 @@ impl Scorer for SageMaker {
             let place = asked.next_if(|place| **place == at).is_some();
             let said = if place { said.get(at - unasked_before(&places, at)) } else { None };
             let wanted = self.endpoints.iter().map(|endpoint| endpoint.part);
-            join(local, said.map(|said| said.each_ref().map(Option::as_ref)).as_ref(), wanted, &version)
+            join(
+                local,
+                said.map(|said| said.each_ref().map(Option::as_ref)).as_ref(),
+                wanted,
+                (&version, model.calibrated()),
+            )
         });
         Ok(scores.collect())
     }
@@ -341,40 +347,28 @@ fn join(
     local: Judgement,
     said: Option<&[Option<&Said<'_>>; 3]>,
     wanted: impl Iterator<Item = Part>,
-    version: &Arc<str>,
+    (version, calibrated): (&Arc<str>, u64),
 ) -> Score {
     let mut p_values = local.opinions.map(|opinion| opinion.map(|o| o.p_value));
+    let (usual, mut attributions) = (local.usual, local.attributions);
     let mut degraded = false;
     let mut answered: Option<&Said<'_>> = None;
     for part in wanted.filter(|part| local.opinions[*part as usize].is_some()) {
         let said = said.and_then(|said| said[part as usize]);
-        let opinion = said.and_then(|s| if part == Part::Forest { s.entry.forest } else { s.entry.lstm });
+        let opinion = said.and_then(|s| s.entry.of(part));
         let (Some(said), Some(opinion)) = (said, opinion) else {
             degraded = true;
             continue;
         };
         answered = Some(said);
         p_values[part as usize] = Some(opinion.p_value);
+        attributions[part as usize].clone_from(&opinion.attribution);
     }
-    let shares = weighted(p_values);
-    let least = |part: Part| shares[part as usize].unwrap_or(f64::INFINITY);
-    let loudest = if least(Part::Lstm) < least(Part::Forest) { Part::Lstm } else { Part::Forest };
-    let entry = said.and_then(|said| said[loudest as usize]).map(|said| said.entry);
-    // An endpoint explains what was loudest to it, which need not be what it was asked for.
-    let explains = |entry: &&Entry| {
-        let foretold = |(name, _): &(String, f32)| name.starts_with(UNFORESEEN);
-        !entry.attribution.is_empty() && entry.attribution.iter().all(foretold) == (loudest == Part::Lstm)
+    let (model_version, variant, calibrated) = match answered {
+        Some(said) => (said.version.clone(), said.variant.clone(), said.calibrated),
+        None => (version.clone(), Arc::from("local"), calibrated),
     };
-    let attribution = match entry.filter(explains) {
-        Some(entry) => entry.attribution.clone(),
-        None if local.loudest == loudest => local.attribution,
-        None => Vec::new(),
-    };
-    let (model_version, variant) = match answered {
-        Some(said) => (said.version.clone(), said.variant.clone()),
-        None => (version.clone(), Arc::from("local")),
-    };
-    Score { p_value: combine(p_values), p_values, loudest, attribution, model_version, variant, degraded }
+    Score { p_value: combine(p_values), p_values, usual, attributions, model_version, variant, calibrated, degraded }
 }
 
 /// What an endpoint said of one window.
@@ -382,6 +376,7 @@ struct Said<'a> {
     entry: &'a Entry,
     version: Arc<str>,
     variant: Arc<str>,
+    calibrated: u64,
 }
 
 /// The windows that are worth a call, those of hosts that are not new: their places in the batch, and what is sent of them.
@@ -420,9 +415,7 @@ impl Endpoint {
                 let level = canary::Limits::default().level;
                 let counted = state.variants.entry(variant.clone()).or_default();
                 counted.call(took, true);
-                for said in
-                    reply.scores.iter().filter_map(|e| if self.part == Part::Forest { e.forest } else { e.lstm })
-                {
+                for said in reply.scores.iter().filter_map(|entry| entry.of(self.part)) {
                     counted.window(said.p_value, said.p_value <= level);
                 }
                 Outcome::Answered
@@ -473,8 +466,8 @@ impl Calls {
         };
         endpoint.settle(permit, &result, self.began.elapsed());
         let (reply, variant) = result.ok()?;
-        let (version, variant) = (Arc::from(reply.model_version), Arc::from(variant));
-        Some(Answered { part: endpoint.part, from, entries: reply.scores, version, variant })
+        let (version, variant, calibrated) = (Arc::from(reply.model_version), Arc::from(variant), reply.calibrated);
+        Some(Answered { part: endpoint.part, from, entries: reply.scores, version, variant, calibrated })
     }
 
     /// One call; a reply of another number of scores, another schema, or values out of range is a failure.
@@ -506,7 +499,7 @@ impl Calls {
         if reply.schema != SCHEMA {
             return Err(format!("the endpoint scores features `{}`, not {SCHEMA}", reply.schema));
         }
-        let said = reply.scores.iter().flat_map(|entry| [entry.forest, entry.lstm]).flatten();
+        let said = reply.scores.iter().flat_map(|entry| [&entry.forest, &entry.lstm]).flatten();
         if said.into_iter().any(|said| !(said.p_value > 0.0 && said.p_value <= 1.0)) {
             return Err("a p-value is not within 0 to 1".to_owned());
         }

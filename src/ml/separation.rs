@@ -1,11 +1,13 @@
 //! What each scorer is worth: how well its scores tell labelled windows from all others.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::FeatureVector;
-use super::model::{Judge, Model, Part, combine};
+use super::behavior::Behavior;
+use super::model::{Model, Part, WARM_UP};
 
 /// How a scorer parts the windows of attacks from the rest.
 #[derive(Clone, PartialEq, Debug, Default, Serialize)]
@@ -14,41 +16,90 @@ pub struct Separation {
     pub attacks: u64,
     /// Other windows that it scored.
     pub others: u64,
-    /// Probability that a window of an attack scores higher than another (area under the ROC curve); a half is chance.
+    /// Probability that a window of an attack is more unusual to it than another (area under the ROC curve), as its p-values
+    /// are heard here; a half is chance.
     pub auc: f64,
-    /// Share of the attacks' windows above the score that one in a hundred others reaches.
+    /// The same of its raw scores, before they are weighed by this deployment's windows; nothing for all joined.
+    pub auc_alone: Option<f64>,
+    /// Share of the attacks' windows above what one in a hundred others reaches.
     pub recall_at_1e_2: f64,
     /// The same for one in a thousand.
     pub recall_at_1e_3: f64,
-    /// Share of the attacks' windows above that score where `top3_z` is below its own.
+    /// Share of the attacks' windows that it finds so and `top3_z` does not.
     pub beyond_top3_z: f64,
+    /// Share of the other windows with a p-value up to 1e-2, and up to 1e-3: what its alarms would cost here.
+    pub realised: [f64; 2],
 }
 
-/// Scores windows of a deployment in their order and holds them against `is_attack`, which says nothing of windows whose
-/// nature is unknown. By scorer, and `all` joined.
+/// One window as every scorer saw it.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Seen<'a> {
+    /// The window.
+    pub vector: &'a FeatureVector,
+    /// Whether it is part of an attack; nothing where that is unknown.
+    pub attack: Option<bool>,
+    /// Raw scores, in the order of [`Part::ALL`].
+    pub scores: [Option<f64>; 3],
+    /// p-values of the model's calibration.
+    pub model: [Option<f64>; 3],
+    /// Evidence of forest and sequence model that is no news of the host.
+    pub usual: [f32; 2],
+    /// p-values as they are heard here.
+    pub heard: [Option<f64>; 3],
+    /// All joined.
+    pub joined: Option<f64>,
+}
+
+/// Windows that are judged at a time.
+const BATCH: usize = 1024;
+
+/// Scores windows of a deployment in their order, as the service would, and holds them against `is_attack`, which says nothing
+/// of windows whose nature is unknown. By scorer, and `all` joined.
 pub fn measure(
     model: &Model,
     vectors: &[FeatureVector],
     is_attack: impl Fn(&FeatureVector) -> Option<bool>,
+    mut seen: impl FnMut(&Seen<'_>),
 ) -> BTreeMap<&'static str, Separation> {
     let mut vectors: Vec<FeatureVector> = vectors.to_vec();
     vectors.sort_by_key(|v| (v.window, v.host));
+    let mut behavior = Behavior::new(usize::MAX);
+    let (version, variant): (Arc<str>, Arc<str>) = (Arc::from("measured"), Arc::from("local"));
     // By scorer, then joined; one entry a window, so that scorers can be held against each other.
-    let mut scores: [Vec<Option<f64>>; 4] = Default::default();
+    let mut evidence: [Vec<Option<f64>>; 4] = Default::default();
+    let mut alone: [Vec<Option<f64>>; 3] = Default::default();
     let mut truth = Vec::new();
-    for scored in Judge::new(usize::MAX).scored(model, &vectors) {
-        let Some(attack) = is_attack(scored.vector).filter(|_| scored.scores[0].is_some()) else { continue };
-        let p =
-            |part: Part| scored.scores[part as usize].map(|score| model.calibration(part).p_value(scored.class, score));
-        for part in Part::ALL {
-            scores[part as usize].push(scored.scores[part as usize]);
+    for batch in vectors.chunks(BATCH) {
+        let judged = behavior.judge().judge(model, batch);
+        for (vector, judgement) in batch.iter().zip(judged) {
+            let opinions = judgement.opinions;
+            let model_says = judgement.score(version.clone(), variant.clone(), model.calibrated());
+            let heard = behavior.weigh(vector, Some(&model_says), WARM_UP);
+            if heard.p_value.is_none() {
+                continue;
+            }
+            let (attack, scores) = (is_attack(vector), opinions.map(|opinion| opinion.map(|o| o.score)));
+            let (model, usual, joined) = (model_says.p_values, model_says.usual, heard.p_value);
+            seen(&Seen { vector, attack, scores, model, usual, heard: heard.p_values, joined });
+            let Some(attack) = attack else { continue };
+            for part in Part::ALL {
+                alone[part as usize].push(scores[part as usize]);
+                evidence[part as usize].push(heard.p_values[part as usize].map(|p| -p.log10()));
+            }
+            evidence[3].push(heard.p_value.map(|p| -p.log10()));
+            truth.push(attack);
         }
-        scores[3].push(combine(Part::ALL.map(p)).map(|p| -p.ln()));
-        truth.push(attack);
     }
-    let above_top3 = above(&scores[0], &truth, 1e-3);
+    let above_top3 = above(&evidence[0], &truth, 1e-3);
     let names = Part::ALL.map(Part::name).into_iter().chain(["all"]);
-    names.zip(&scores).map(|(name, scores)| (name, separation(scores, &truth, &above_top3))).collect()
+    let mut measured: BTreeMap<&'static str, Separation> =
+        names.zip(&evidence).map(|(name, evidence)| (name, separation(evidence, &truth, &above_top3))).collect();
+    for (part, scores) in Part::ALL.into_iter().zip(&alone) {
+        if let Some(measured) = measured.get_mut(part.name()) {
+            measured.auc_alone = Some(separation(scores, &truth, &above_top3).auc);
+        }
+    }
+    measured
 }
 
 fn separation(scores: &[Option<f64>], truth: &[bool], above_top3: &[bool]) -> Separation {
@@ -67,6 +118,7 @@ fn separation(scores: &[Option<f64>], truth: &[bool], above_top3: &[bool]) -> Se
         (low + high) as f64 / 2.0
     };
     let auc = attacks.iter().map(|s| below(*s)).sum::<f64>() / (attacks.len() * others.len()) as f64;
+    let reached = |evidence: f64| others.iter().filter(|e| **e >= evidence).count() as f64 / others.len() as f64;
     let share = |flags: &[bool]| {
         flags.iter().zip(truth).filter(|(flag, attack)| **flag && **attack).count() as f64 / attacks.len() as f64
     };
@@ -79,6 +131,8 @@ fn separation(scores: &[Option<f64>], truth: &[bool], above_top3: &[bool]) -> Se
         recall_at_1e_2: share(&above(scores, truth, 1e-2)),
         recall_at_1e_3: share(&rare),
         beyond_top3_z: share(&beyond),
+        auc_alone: None,
+        realised: [reached(2.0), reached(3.0)],
     }
 }
 

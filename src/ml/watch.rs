@@ -11,11 +11,12 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::agreement::{Agreement, Kept, Promise};
 use super::artifact::Slot;
 use super::canary;
 use super::drift::{self, Monitor};
 use super::features::NAMES;
-use super::model::{Judge, Manifest, Source};
+use super::model::{Judge, Manifest, Part, Source};
 use super::sagemaker::EndpointStatus;
 use super::{FeatureVector, Score, ScoreError, Scorer};
 use crate::flow::EventTime;
@@ -74,6 +75,8 @@ struct Seen {
     monitor: Monitor,
     /// By the variant that spoke.
     variants: BTreeMap<Arc<str>, canary::Variant>,
+    /// Whether what forest and sequence model say is as rare here as they say.
+    promises: [Promise; 2],
     degraded: u64,
     /// How many models came before it.
     exchanged: u64,
@@ -102,6 +105,10 @@ pub struct Report {
     /// The canary against the primary on the same windows, with its verdict; nothing where none is compared.
     #[schema(value_type = Option<Object>)]
     pub canary: Option<canary::Report>,
+    /// Whether the p-values of forest and sequence model hold on the windows of this deployment; where they do not, they are
+    /// ranked among its windows.
+    #[schema(value_type = Object)]
+    pub promises: BTreeMap<&'static str, Kept>,
     /// Whether the windows are still those of the training.
     #[schema(value_type = Object)]
     pub drift: drift::Report,
@@ -177,6 +184,9 @@ impl Watch {
             seen.monitor.observe(&vector.values, -p_value.log10(), *alert);
             seen.variants.entry(score.variant.clone()).or_default().window(p_value, *alert);
             seen.degraded += u64::from(score.degraded);
+            for (promise, part) in seen.promises.iter_mut().zip(Agreement::PARTS) {
+                score.p_values[part as usize].into_iter().for_each(|p| promise.hear(p));
+            }
         }
     }
 
@@ -187,6 +197,12 @@ impl Watch {
         let manifest = model.manifest.clone();
         let age = u64::from(now.since(manifest.data.to));
         let mut drift = seen.monitor.report(&NAMES, self.target, age, &self.limits);
+        let promises = Agreement::PARTS.map(Part::name).into_iter().zip(seen.promises.each_ref().map(Promise::kept));
+        let promises: BTreeMap<&'static str, Kept> = promises.collect();
+        for (name, kept) in promises.iter().filter(|(_, kept)| !kept.holds && kept.windows >= self.limits.windows) {
+            let share = kept.share_at_1e_2 * 100.0;
+            drift.reasons.push(format!("{share:.1} % of the windows have a p-value of the {name} of 0.01 or less"));
+        }
         if manifest.source == Source::Simulation {
             // It never was of this network, so that neither its age nor its features say anything new.
             drift.reasons =
@@ -201,6 +217,7 @@ impl Watch {
             degraded_windows: seen.degraded,
             endpoints: self.scorer.endpoints(),
             canary: self.scorer.comparison(),
+            promises,
             drift,
             retrain,
         }
@@ -246,7 +263,8 @@ fn without_numbers(reason: &str) -> String {
 impl Seen {
     fn new(version: &str, monitor: Monitor) -> Seen {
         let version = version.to_owned();
-        Seen { version, monitor, variants: BTreeMap::new(), degraded: 0, exchanged: 0, announced: None }
+        let promises = Default::default();
+        Seen { version, monitor, variants: BTreeMap::new(), promises, degraded: 0, exchanged: 0, announced: None }
     }
 }
 
@@ -291,6 +309,7 @@ mod tests {
         assert!(!report.retrain.recommended, "{:?}", report.retrain);
         assert_eq!(usual.news(&report, now), None);
         assert!(report.variants["local"].windows > 4_000);
+        assert!(report.promises.values().all(|kept| kept.windows > 4_000 && kept.holds), "{:?}", report.promises);
 
         let mut moved = windows(10, 2, 22);
         moved.iter_mut().for_each(|v| v.values[3..10].iter_mut().for_each(|value| *value += 3.0));
@@ -299,6 +318,8 @@ mod tests {
         let report = drifting.report(now);
         let news = drifting.news(&report, now).expect("seven features have moved");
         assert!(news.reasons[0].contains("of 27 features have moved"), "{news:?}");
+        assert!(!report.promises["forest"].holds, "{:?}", report.promises);
+        assert!(news.reasons.iter().any(|reason| reason.contains("p-value of the forest")), "{news:?}");
         drifting.announced(&news, now);
         assert_eq!(drifting.news(&drifting.report(now.plus(600)), now.plus(600)), None, "told already");
         let tomorrow = now.plus(25 * 3600);

@@ -51,6 +51,9 @@ pub struct Reply {
     /// Which features it expects.
     #[serde(default)]
     pub schema: String,
+    /// See [`Model::calibrated`].
+    #[serde(default)]
+    pub calibrated: u64,
 }
 
 /// What is said of one window.
@@ -70,18 +73,29 @@ pub struct Entry {
     /// By scorer.
     #[serde(default)]
     pub lstm: Option<Said>,
-    /// The features that made it so, largest first.
-    #[serde(default)]
-    pub attribution: Vec<(String, f32)>,
 }
 
 /// What one scorer said.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Said {
     /// Its raw score.
     pub score: f64,
     /// What it means.
     pub p_value: f64,
+    /// The features that made it so, largest first; empty for what is usual.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attribution: Vec<(String, f32)>,
+}
+
+impl Entry {
+    /// What one scorer said.
+    pub fn of(&self, part: Part) -> Option<&Said> {
+        match part {
+            Part::Top3Z => self.top3_z.as_ref(),
+            Part::Forest => self.forest.as_ref(),
+            Part::Lstm => self.lstm.as_ref(),
+        }
+    }
 }
 
 /// How a request is spelt, and its reply wished.
@@ -259,7 +273,8 @@ impl From<Shape> for Instance {
 /// Scores rows that were checked.
 pub fn answer(model: &Model, rows: &[Instance]) -> Reply {
     let scores = rows.iter().map(|row| entry(model, row)).collect();
-    Reply { scores, model_version: model.manifest.model_version.clone(), schema: SCHEMA.to_owned() }
+    let (model_version, calibrated) = (model.manifest.model_version.clone(), model.calibrated());
+    Reply { scores, model_version, schema: SCHEMA.to_owned(), calibrated }
 }
 
 fn entry(model: &Model, row: &Instance) -> Entry {
@@ -267,8 +282,11 @@ fn entry(model: &Model, row: &Instance) -> Entry {
         let latest = &windows[windows.len().saturating_sub(SEQUENCE_MAX)..];
         latest.iter().map(|window| std::array::from_fn(|i| window[i])).collect()
     });
-    let judged = model.judge_row(&row.features, sequence.as_deref(), &row.class);
-    let said = |part: Part| judged.opinions[part as usize].map(|o| Said { score: o.score, p_value: o.p_value });
+    let mut judged = model.judge_row(&row.features, sequence.as_deref(), &row.class);
+    let mut said = |part: Part| {
+        let attribution = std::mem::take(&mut judged.attributions[part as usize]);
+        judged.opinions[part as usize].map(|o| Said { score: o.score, p_value: o.p_value, attribution })
+    };
     let forest = judged.opinions[Part::Forest as usize].map_or(0.0, |o| model.forest_score(o.score));
     Entry {
         score: forest,
@@ -276,7 +294,6 @@ fn entry(model: &Model, row: &Instance) -> Entry {
         top3_z: said(Part::Top3Z),
         forest: said(Part::Forest),
         lstm: said(Part::Lstm),
-        attribution: judged.attribution,
     }
 }
 

@@ -61,7 +61,8 @@ fn a_rise_in_three_features_is_unusual_and_explained_by_them() {
     burst.values[25] = 42.0f32.ln_1p();
     let judged = judge.judge(&MODEL, &[burst]).pop().unwrap();
     assert!(judged.p_value.unwrap() < 1e-3, "{judged:?}");
-    let mut named: Vec<&str> = judged.attribution.iter().map(|(name, _)| name.as_str()).collect();
+    let mut named: Vec<&str> =
+        judged.attributions[Part::Forest as usize].iter().map(|(name, _)| name.as_str()).collect();
     named.sort_unstable();
     assert_eq!(named, ["z_flows_in", "z_new_dst", "z_uniq_dst"]);
 }
@@ -96,22 +97,6 @@ fn the_number_of_hosts_is_bounded_and_those_of_today_are_kept() {
     later.history = 50;
     judge.judge(&MODEL, &[later]);
     assert_eq!(judge.hosts(), 1, "hosts that were not seen for a day make room");
-}
-
-#[test]
-fn a_model_from_a_simulation_says_nothing_rarer_than_this_deployment_has_seen() {
-    let mut foreign = MODEL.clone();
-    foreign.manifest.source = Source::Simulation;
-    let mut judge = Judge::new(100);
-    let mut batch = windows(2, 2, 7);
-    let at = batch.len() - 1;
-    batch[at].values[..16].fill(20.0);
-    let judged = judge.judge(&foreign, &batch);
-    let seen = judged.iter().filter(|j| j.p_value.is_some()).count();
-    let p = judged[at].p_value.unwrap();
-    assert!(p >= 1.0 / seen as f64, "{p} of {seen} windows");
-    assert!(p <= 6.0 / seen as f64, "{p} of {seen} windows: still the rarest that could be said");
-    assert!(judged[..at].iter().flat_map(|j| j.p_value).all(|p| p > 1e-4));
 }
 
 #[test]
@@ -153,7 +138,7 @@ fn a_hundred_thousand_hosts_fit_into_three_hundred_megabytes() {
 }
 
 #[test]
-fn another_model_finds_the_hosts_rhythm_known_and_ranks_that_begin_anew() {
+fn another_model_finds_the_hosts_rhythm_known() {
     let mut other = MODEL.clone();
     other.manifest.model_version = "another".to_owned();
     let batch = windows(3, 2, 12);

@@ -1,0 +1,292 @@
+//! What a model's p-values are worth on this deployment.
+//!
+//! A p-value promises that no more than this share of normal windows is as unusual. The calibration in an artifact kept that
+//! promise on the windows that it was made of; the windows of this deployment may be of another kind, and most of all where
+//! the model was trained elsewhere: a host whose work the training never saw is odd to it all day. So each model is heard
+//! through what was seen here, for each scorer by itself:
+//!
+//! 1. *The host's own habits.* Evidence is `-log10 p`. Of it counts what exceeds the host's level, a moving average that no
+//!    single window pulls far, and what the host did around this hour on at least two earlier days ([`Usual`]): behaviour is a
+//!    host out of its own character, and the backup of every night is none.
+//! 2. *The rank.* The share of this deployment's windows, of the host's class where there are enough, with as large an excess:
+//!    a conformal p-value (Vovk et al. 2005), whatever the model is worth.
+//! 3. *The promise.* While the p-values hold here ([`Promise`]: one-sided Kolmogorov-Smirnov distance from the uniform, and at
+//!    most twice the promised share at 1e-1, 1e-2 and 1e-3), the artifact's own calibration windows count as seen here, so that a
+//!    model of this deployment can say rare things at once. A model from a simulation brings none, and one that broke its
+//!    promise loses them.
+//!
+//! The larger of model's p-value and rank counts: both must agree. A scorer that calls everything unusual, or nothing, or that
+//! is stuck at the least p-value that its calibration knows, ends at 1 and has no say.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Score;
+use super::calibration::Calibration;
+use super::model::Part;
+use crate::flow::EventTime;
+
+/// What is usual for one host, in evidence of forest and sequence model: its level, and what it does at which hour.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Usual {
+    level: [f32; 2],
+    windows: u16,
+    /// By scorer and hour of day: the largest evidence of a day in that hour, and the second largest, in [`STEPS_PER_DECADE`].
+    habit: [[[u8; 2]; 24]; 2],
+    /// The hour under way, in hours since 1970, and its largest evidence so far.
+    hour: u32,
+    now: [u8; 2],
+}
+
+impl Default for Usual {
+    fn default() -> Usual {
+        Usual { level: [UNIFORM as f32; 2], windows: 0, habit: [[[0; 2]; 24]; 2], hour: 0, now: [0; 2] }
+    }
+}
+
+/// Mean of `-log10 p` of p-values that are uniform.
+const UNIFORM: f64 = std::f64::consts::LOG10_E;
+/// Weight of a window in a host's level: about 50 windows, as in the features.
+const WEIGHT: f64 = 0.02;
+/// The first windows of a host define its level; after them none pulls further than this.
+const PULL: f64 = 1.0;
+const FIRST: u16 = 6;
+/// A habit is kept in steps of this share of a decade.
+const STEPS_PER_DECADE: f64 = 32.0;
+/// What a habit loses with each day: a decade in eight days, so that a day of rest does not end it.
+const FADES: u8 = 4;
+
+impl Usual {
+    /// Takes in the evidence of one window.
+    pub fn learn(&mut self, window: EventTime, evidence: [Option<f64>; 2]) {
+        let hour = window.0 / 3600;
+        if hour != self.hour {
+            self.end_hour();
+            (self.hour, self.now) = (hour, [0; 2]);
+        }
+        // Equal shares while there are few.
+        let weight = WEIGHT.max(1.0 / (f64::from(self.windows) + 1.0));
+        for at in 0..2 {
+            let Some(evidence) = evidence[at] else { continue };
+            let step = evidence - f64::from(self.level[at]);
+            let step = if self.windows < FIRST { step } else { step.clamp(-PULL, PULL) };
+            self.level[at] += (weight * step) as f32;
+            self.now[at] = self.now[at].max((evidence * STEPS_PER_DECADE) as u8);
+        }
+        self.windows = self.windows.saturating_add(1);
+    }
+
+    /// What the hour under way adds to the habits.
+    fn end_hour(&mut self) {
+        let hour = self.hour as usize % 24;
+        for (habit, most) in self.habit.iter_mut().zip(self.now) {
+            let [first, second] = habit[hour].map(|steps| steps.saturating_sub(FADES));
+            habit[hour] = [first.max(most), second.max(first.min(most))];
+        }
+    }
+
+    /// The evidence that is no news of the host at a window: its level, or what it did around this hour on two days, for what
+    /// was done once is no habit.
+    pub fn at(&self, window: EventTime) -> [f32; 2] {
+        let hour = window.0 as usize / 3600;
+        std::array::from_fn(|at| {
+            let around = [23, 24, 25].map(|near| self.habit[at][(hour + near) % 24][1]);
+            let habit = around.into_iter().max().unwrap_or(0);
+            self.level[at].max(UNIFORM as f32).max((f64::from(habit) / STEPS_PER_DECADE) as f32)
+        })
+    }
+}
+
+/// Windows by twentieths of a decade, from -4 to 8: evidence, or its excess.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Counts {
+    counts: Vec<u64>,
+    total: u64,
+}
+
+impl Counts {
+    const PER_DECADE: usize = 20;
+    /// Where 0 lies.
+    const ZERO: usize = 4 * Self::PER_DECADE;
+    const STEPS: usize = Self::ZERO + 8 * Self::PER_DECADE + 1;
+
+    fn new() -> Counts {
+        Counts { counts: vec![0; Self::STEPS], total: 0 }
+    }
+
+    fn step(evidence: f64) -> usize {
+        // A cast takes what is negative or no number for 0. The small part keeps p-values that are powers of ten where they belong.
+        ((evidence * Self::PER_DECADE as f64 + Self::ZERO as f64 + 1e-9) as usize).min(Self::STEPS - 1)
+    }
+
+    fn count(&mut self, evidence: f64) {
+        self.counts[Self::step(evidence)] += 1;
+        self.total += 1;
+    }
+
+    /// Windows in the same step or above.
+    fn from(&self, step: usize) -> u64 {
+        self.counts[step..].iter().sum()
+    }
+
+    fn is_sound(&self) -> bool {
+        self.counts.len() == Self::STEPS
+            && self.counts.iter().try_fold(0u64, |sum, n| sum.checked_add(*n)) == Some(self.total)
+    }
+}
+
+/// Whether p-values are as rare as they say, by those of late.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Promise {
+    counts: Counts,
+}
+
+/// How a promise is kept.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct Kept {
+    /// Windows of late.
+    pub windows: u64,
+    /// Most that the share of p-values up to x exceeds x, 0 to 1; above 0 they are too small.
+    pub excess: f64,
+    /// Share of p-values up to 1e-2.
+    pub share_at_1e_2: f64,
+    /// Whether the p-values hold; nothing is concluded from fewer than 500 windows.
+    pub holds: bool,
+}
+
+impl Default for Promise {
+    fn default() -> Promise {
+        Promise { counts: Counts::new() }
+    }
+}
+
+impl Promise {
+    /// Fewer windows conclude nothing.
+    const LEAST: u64 = 500;
+    /// From so many on, older windows lose weight: two months of a host, or two hours of a thousand.
+    const MOST: u64 = 20_000;
+    /// Windows of one host follow each other and are alike, so that so many tell as much as one.
+    const ALIKE: f64 = 5.0;
+
+    /// Takes a p-value in.
+    pub fn hear(&mut self, p_value: f64) {
+        self.counts.count(-p_value.log10());
+        if self.counts.total >= Self::MOST {
+            self.counts.counts.iter_mut().for_each(|n| *n /= 2);
+            self.counts.total = self.counts.counts.iter().sum();
+        }
+    }
+
+    /// How it is kept.
+    pub fn kept(&self) -> Kept {
+        let windows = self.counts.total;
+        let n = windows.max(1) as f64;
+        let (mut above, mut excess) = (0, 0.0f64);
+        for step in (Counts::ZERO..Counts::STEPS).rev() {
+            above += self.counts.counts[step];
+            let p = 10f64.powf(-((step - Counts::ZERO) as f64) / Counts::PER_DECADE as f64);
+            excess = excess.max(above as f64 / n - p);
+        }
+        let independent = n / Self::ALIKE;
+        // The one-sided bound of the 1 % level, beside five hundredths that nobody minds.
+        let uniform = excess <= 0.05 + 1.52 / independent.sqrt();
+        let share = |decade: usize| self.counts.from(Counts::ZERO + decade * Counts::PER_DECADE) as f64 / n;
+        let twice = |decade: usize| {
+            let p = 10f64.powi(-(decade as i32));
+            share(decade) <= 2.0 * p + 3.0 * (p / independent).sqrt()
+        };
+        let holds = windows < Self::LEAST || (uniform && (1..=3).all(twice));
+        Kept { windows, excess, share_at_1e_2: share(2), holds }
+    }
+}
+
+/// What one scorer of one model said here.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+struct Heard {
+    promise: Promise,
+    /// Whether the promise held when it was last looked at, every so many windows.
+    broken: bool,
+    pooled: Option<Counts>,
+    classes: BTreeMap<String, Counts>,
+}
+
+impl Heard {
+    const LOOK_EVERY: u64 = 100;
+
+    fn weigh(&mut self, p_value: f64, excess: f64, class: &str, calibrated: u64) -> f64 {
+        let pooled = self.pooled.get_or_insert_with(Counts::new);
+        if !self.classes.contains_key(class) {
+            self.classes.insert(class.to_owned(), Counts::new());
+        }
+        let own = self.classes.get_mut(class).expect("it was just put there");
+        let ranks = if own.total >= Calibration::CLASS_MIN as u64 { &*own } else { &*pooled };
+        let prior = if self.broken { 0.0 } else { calibrated as f64 };
+        let as_rare = ranks.from(Counts::step(excess)) as f64 + prior * 10f64.powf(-(excess + UNIFORM).max(0.0));
+        let rank = (as_rare + 1.0) / (ranks.total as f64 + prior + 1.0);
+        own.count(excess);
+        pooled.count(excess);
+        self.promise.hear(p_value);
+        if pooled.total.is_multiple_of(Self::LOOK_EVERY) {
+            self.broken = !self.promise.kept().holds;
+        }
+        p_value.max(rank).min(1.0)
+    }
+
+    fn is_sound(&self) -> bool {
+        let all = self.classes.values().chain(&self.pooled).chain([&self.promise.counts]);
+        self.classes.len() <= 16 && all.into_iter().all(Counts::is_sound)
+    }
+}
+
+/// What the models said here, by version: the one in charge and one on trial.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Agreement {
+    /// The latest to speak last.
+    models: Vec<(Arc<str>, [Heard; 2])>,
+}
+
+impl Agreement {
+    /// Versions that are remembered.
+    const MODELS: usize = 2;
+    pub(super) const PARTS: [Part; 2] = [Part::Forest, Part::Lstm];
+
+    /// What a model's p-values of a window of a host of some class are worth here.
+    pub fn weigh(&mut self, said: &Score, class: &str) -> [Option<f64>; 3] {
+        let heard = self.of(&said.model_version);
+        let mut weighed = said.p_values;
+        for (at, part) in Self::PARTS.into_iter().enumerate() {
+            weighed[part as usize] = said.p_values[part as usize].map(|p_value| {
+                let excess = -p_value.log10() - f64::from(said.usual[at]);
+                heard[at].weigh(p_value, excess, class, said.calibrated)
+            });
+        }
+        weighed
+    }
+
+    fn of(&mut self, version: &Arc<str>) -> &mut [Heard; 2] {
+        let known = self.models.iter().position(|(name, _)| name == version);
+        match known {
+            Some(at) => {
+                let last = self.models.len() - 1;
+                self.models.swap(at, last);
+            }
+            None => {
+                if self.models.len() == Self::MODELS {
+                    self.models.remove(0);
+                }
+                self.models.push((version.clone(), Default::default()));
+            }
+        }
+        &mut self.models.last_mut().expect("one was just put there").1
+    }
+
+    /// Whether what was read makes sense.
+    pub fn is_sound(&self) -> bool {
+        self.models.len() <= Self::MODELS && self.models.iter().flat_map(|(_, heard)| heard).all(Heard::is_sound)
+    }
+}
+
+#[cfg(test)]
+mod tests;
