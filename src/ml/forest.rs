@@ -1,7 +1,7 @@
 //! Isolation forest (Liu, Ting and Zhou, ICDM 2008): a window that few random cuts separate from all others is unusual.
 //!
 //! Our own, because no crate offers a seeded fit, an exact attribution per feature and a flat form that can be checked
-//! before it is used. Parity with scikit-learn is shown by `tests/parity/forest.py`. An axis-parallel cut that is drawn
+//! before it is used. Parity with scikit-learn is shown by `tests/parity/run.py`. An axis-parallel cut that is drawn
 //! uniformly between the smallest and the largest value does not care about affine scaling of a feature, hence there
 //! is no scaler.
 //!

@@ -1,4 +1,4 @@
-//! Fits a forest to the rows on standard input and prints one score a line, for `tests/parity/forest.py`.
+//! Fits a forest to the rows on standard input and prints one score a line, for `tests/parity/run.py`.
 //!
 //! `forest_scores TREES SAMPLE SEED < rows.csv`: rows of comma-separated numbers, no header. The times of fitting and
 //! scoring go to standard error, in s and in ns a row.
