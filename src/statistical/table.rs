@@ -144,3 +144,6 @@ impl<E: Entry> Table<E> {
         self.cap = cap.max(4);
     }
 }
+
+#[cfg(test)]
+mod tests;

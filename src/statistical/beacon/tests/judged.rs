@@ -19,6 +19,11 @@ fn failing(calls: u32, failed: u32) -> Channel {
     channel((0..calls).map(|n| Session { failed: n < failed, ..session(n, 300, 200) }).collect())
 }
 
+/// How long a session must last to be a channel, s.
+fn wanted() -> f64 {
+    settings().long_span.as_secs_f64()
+}
+
 /// One session of so many seconds on a port that nobody knows.
 fn long(seconds: u32) -> Channel {
     let windows = seconds / 60;
@@ -120,20 +125,21 @@ fn of_two_shapes_the_one_that_is_further_beyond_its_threshold_is_told() {
         judged(&both, &AROUND)
     };
     let long = with_calls(20 * 3_600, 11);
-    assert_eq!((long.method.as_str(), long.ratio), ("long_channel", 20.0));
+    assert_eq!((long.method.as_str(), long.ratio), ("long_channel", 20.0 * 3_600.0 / wanted()));
     assert_eq!(with_calls(3_600, 11).method, "periodic");
 }
 
 #[test]
 fn a_long_channel_is_one_tcp_session_with_outside_of_ten_windows_and_more() {
     let judgement = judged(&long(7_200), &AROUND);
-    assert_eq!((judgement.method.as_str(), judgement.passed, judgement.ratio), ("long_channel", true, 2.0));
+    assert_eq!((judgement.method.as_str(), judgement.passed), ("long_channel", true));
+    assert_eq!(judgement.ratio, 7_200.0 / wanted());
     let numbers: Vec<(&str, f64, Option<f64>)> =
         judgement.evidence.iter().map(|e| (e.name.as_str(), e.value, e.threshold)).collect();
     assert_eq!(
         numbers,
         [
-            ("session_length", 7_200.0, Some(3_600.0)),
+            ("session_length", 7_200.0, Some(wanted())),
             ("payload_rate", 20_000.0 / 120.0, Some(2_000.0)),
             ("presence", 1.0, Some(0.3)),
             ("prevalence", 0.025, Some(0.5)),
@@ -189,7 +195,7 @@ fn each_shape_is_told_in_its_own_sentence() {
     let long = told(&long(9_000));
     let words = "10.0.0.5 holds one thin session with 203.0.113.5 port 50001 open for 2.5 h: 133 bytes a minute";
     assert_eq!((long.summary.as_str(), long.severity), (words, Severity::Medium));
-    assert_eq!(long.score, 1.0 - 0.5 / 2.5);
+    assert_eq!(long.score, 1.0 - 0.5 / (9_000.0 / wanted()));
     let weak = finding(&same(11), &Judgement { ratio: 0.2, ..judged(&same(11), &AROUND) }, EventTime(0), 60);
     assert_eq!(weak.score, 0.5, "a score below one half says nothing");
 }
