@@ -130,7 +130,7 @@ fn of_two_shapes_the_one_that_is_further_beyond_its_threshold_is_told() {
 }
 
 #[test]
-fn a_long_channel_is_one_tcp_session_with_outside_of_ten_windows_and_more() {
+fn a_long_channel_is_one_tcp_session_with_outside_of_three_windows_and_more() {
     let judgement = judged(&long(7_200), &AROUND);
     assert_eq!((judgement.method.as_str(), judgement.passed), ("long_channel", true));
     assert_eq!(judgement.ratio, 7_200.0 / wanted());
@@ -150,8 +150,8 @@ fn a_long_channel_is_one_tcp_session_with_outside_of_ten_windows_and_more() {
     let behind_proxy = Channel { port: 9_050, ..long(7_200) };
     assert!(judged(&behind_proxy, &AROUND).is_some());
     assert!(judged(&behind_proxy, &Surroundings { internal: true, ..AROUND }).is_none());
-    assert!(judged(&long(600), &AROUND).is_some());
-    assert!(judged(&long(599), &AROUND).is_none(), "nine windows");
+    assert!(judged(&long(180), &AROUND).is_some());
+    assert!(judged(&long(179), &AROUND).is_none(), "two windows");
     assert!(judged(&channel(vec![Session { failed: true, ..long(7_200).sessions[0] }]), &AROUND).is_none());
 }
 
