@@ -1,8 +1,9 @@
 //! Flow logs from a Kinesis stream, shared with other tasks by leases in DynamoDB.
 //!
-//! Shards are polled. Kinesis allows five reads and 2 MiB a second per shard for all pollers together, so a reader waits
-//! after every read for as long as what it read took from that allowance, and backs off when it is throttled all the
-//! same. A split or merged shard is read to its end before its children are handed out.
+//! Shards are polled, or pushed to us where a consumer of enhanced fan-out is named ([`fan_out`]). Kinesis allows five reads
+//! and 2 MiB a second per shard for all pollers together, so a reader waits after every read for as long as what it read
+//! took from that allowance, and backs off when it is throttled all the same. A split or merged shard is read to its end
+//! before its children are handed out.
 //!
 //! The position of a record is its sequence number, followed by `/` and the index of the part where the record is an
 //! aggregate of the Kinesis Producer Library of which only a part was read (other programs on the same lease table do
@@ -14,22 +15,26 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
+use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::operation::get_records::GetRecordsOutput;
 use aws_sdk_kinesis::primitives::DateTime;
-use aws_sdk_kinesis::types::ShardIteratorType;
+use aws_sdk_kinesis::types::builders::StartingPositionBuilder;
+use aws_sdk_kinesis::types::{ChildShard, Record, ShardIteratorType, StartingPosition, SubscribeToShardEvent};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use crate::aws::{Fault, positive};
+use crate::aws::{Fault, deadlines, positive};
 use crate::flow::Interface;
 use crate::ingest::kinesis::coordinator::{Coordinator, Held, hashes};
+use crate::ingest::kinesis::fan_out::{Consumer, Subscription};
 use crate::ingest::kinesis::payload::Decoder;
 use crate::ingest::lease::{Checkpoint, ShardInfo, Start};
 use crate::ingest::{self, Fence, FlowSource, IngestError, Position, Read, Shard, ShardId};
 
 pub mod coordinator;
+mod fan_out;
 mod payload;
 pub mod table;
 
@@ -43,6 +48,8 @@ pub struct Settings {
     pub application: String,
     /// Where a stream that was never read is begun.
     pub start: StartAt,
+    /// Name or ARN of the consumer of enhanced fan-out that the records are pushed to; empty: shards are polled.
+    pub fan_out: String,
     /// Name of this worker; empty makes one of host, process and start time. Two living workers never share one.
     pub worker: String,
     /// How long a lease may go without renewal before others take it.
@@ -105,6 +112,8 @@ impl<'de> Deserialize<'de> for StartAt {
 #[derive(Debug)]
 pub struct Kinesis {
     coordinator: Arc<Coordinator>,
+    /// Whom shards are pushed to; else they are polled.
+    consumer: Option<Consumer>,
     settings: Settings,
     ingest: ingest::Settings,
 }
@@ -115,11 +124,25 @@ impl Kinesis {
         decoder(ingest)?;
         let me = if settings.worker.is_empty() { worker_name() } else { settings.worker.clone() };
         info!(worker = me, stream = settings.stream, application = settings.application, "joining the stream");
+        // Before leases: a consumer may take a minute to become active, and a lease must not wait for it.
+        let consumer = match settings.fan_out.as_str() {
+            "" => None,
+            named => Some(
+                Consumer::find(aws, settings)
+                    .await
+                    .map_err(|fault| failed(format!("register stream consumer {named}"), fault))?,
+            ),
+        };
         let coordinator = Coordinator::start(aws, settings, me)
             .await
             .map_err(|fault| failed(format!("open lease table {}", settings.application), fault))?;
-        Ok(Kinesis { coordinator, settings: settings.clone(), ingest: ingest.clone() })
+        Ok(Kinesis { coordinator, consumer, settings: settings.clone(), ingest: ingest.clone() })
     }
+}
+
+/// A client with the deadlines of the settings.
+fn client(aws: &SdkConfig, settings: &Settings) -> Client {
+    Client::from_conf(aws_sdk_kinesis::config::Builder::from(aws).timeout_config(deadlines(settings.timeout)).build())
 }
 
 impl Drop for Kinesis {
@@ -138,6 +161,7 @@ impl FlowSource for Kinesis {
             after: held.from().clone(),
             delivered: false,
             decoder: decoder(&self.ingest)?,
+            subscription: self.consumer.as_ref().map(|consumer| consumer.subscription(held.key())),
             iterator: None,
             next_read: Instant::now(),
             backoff: Duration::ZERO,
@@ -166,6 +190,8 @@ pub struct KinesisShard {
     after: Checkpoint,
     /// Whether `after` was read by us, so that reading goes on behind it instead of looking into it once more.
     delivered: bool,
+    /// What the shard's records are pushed through; without it the shard is polled.
+    subscription: Option<Subscription>,
     iterator: Option<String>,
     /// Not before this moment.
     next_read: Instant,
@@ -175,34 +201,38 @@ pub struct KinesisShard {
 }
 
 impl KinesisShard {
+    /// Where reading goes on, as both ways of reading ask for it.
+    fn starting_position(&self) -> StartingPosition {
+        let from = |kind| StartingPosition::builder().r#type(kind);
+        let position: StartingPositionBuilder = match &self.after {
+            // A checkpoint may stand inside an aggregate: its record is read once more and what was read is dropped.
+            Checkpoint::Sequence { number, .. } => from(match self.delivered {
+                true => ShardIteratorType::AfterSequenceNumber,
+                false => ShardIteratorType::AtSequenceNumber,
+            })
+            .sequence_number(number),
+            Checkpoint::Latest => from(ShardIteratorType::Latest),
+            Checkpoint::AtTimestamp => match self.settings.start {
+                StartAt::Timestamp(at) => from(ShardIteratorType::AtTimestamp)
+                    .timestamp(DateTime::from_nanos(at.as_nanosecond()).unwrap_or(DateTime::from_secs(0))),
+                _ => from(ShardIteratorType::TrimHorizon),
+            },
+            Checkpoint::TrimHorizon | Checkpoint::ShardEnd => from(ShardIteratorType::TrimHorizon),
+        };
+        position.build().expect("the type is set")
+    }
+
     async fn fresh_iterator(&self) -> Result<String, Fault> {
+        let from = self.starting_position();
         let request = self
             .coordinator
             .kinesis
             .get_shard_iterator()
             .stream_name(&self.coordinator.stream)
-            .shard_id(self.held.key());
-        let request = match &self.after {
-            Checkpoint::Sequence { number, .. } => {
-                // A checkpoint may stand inside an aggregate: its record is read once more and what was read is dropped.
-                let from = if self.delivered {
-                    ShardIteratorType::AfterSequenceNumber
-                } else {
-                    ShardIteratorType::AtSequenceNumber
-                };
-                request.shard_iterator_type(from).starting_sequence_number(number)
-            }
-            Checkpoint::Latest => request.shard_iterator_type(ShardIteratorType::Latest),
-            Checkpoint::AtTimestamp => match self.settings.start {
-                StartAt::Timestamp(at) => request
-                    .shard_iterator_type(ShardIteratorType::AtTimestamp)
-                    .timestamp(DateTime::from_nanos(at.as_nanosecond()).unwrap_or(DateTime::from_secs(0))),
-                _ => request.shard_iterator_type(ShardIteratorType::TrimHorizon),
-            },
-            Checkpoint::TrimHorizon | Checkpoint::ShardEnd => {
-                request.shard_iterator_type(ShardIteratorType::TrimHorizon)
-            }
-        };
+            .shard_id(self.held.key())
+            .shard_iterator_type(from.r#type)
+            .set_starting_sequence_number(from.sequence_number)
+            .set_timestamp(from.timestamp);
         let told = request.send().await.map_err(|e| Fault::of(&e))?;
         told.shard_iterator.ok_or_else(|| Fault {
             code: String::new(),
@@ -235,7 +265,10 @@ impl KinesisShard {
                 Some(Ok(Read::Idle))
             }
             _ => {
-                self.iterator = None;
+                // Another iterator at LATEST would skip what has come since this one was made.
+                if self.after != Checkpoint::Latest || !fault.retry {
+                    self.iterator = None;
+                }
                 self.back_off();
                 Some(Err(failed(format!("read shard {}", self.held.key()), fault)))
             }
@@ -257,19 +290,73 @@ impl KinesisShard {
         self.next_read = asked + owed.max(pause).max(positive(self.settings.read_pause));
         self.iterator = told.next_shard_iterator;
         if self.iterator.is_none() {
-            self.ended = true;
-            self.children = told.child_shards.map(|all| all.iter().map(child_info).collect());
+            self.end(told.child_shards);
         }
-        let Some(last) = told.records.last() else {
+        self.deliver(&told.records)
+    }
+
+    /// The same of what was pushed. At the end of a shard there is no number to go on from. A server that gives one all the
+    /// same, and tells the children as soon as the shard is closed, is at its end when it has nothing more.
+    fn take_pushed(&mut self, event: SubscribeToShardEvent) -> Read {
+        let closed = event.child_shards.as_ref().is_some_and(|children| !children.is_empty());
+        if event.continuation_sequence_number.is_empty() || closed && event.records.is_empty() {
+            self.end(event.child_shards);
+        }
+        self.deliver(&event.records)
+    }
+
+    fn end(&mut self, children: Option<Vec<ChildShard>>) {
+        self.ended = true;
+        self.children = children.map(|all| all.iter().map(child_info).collect());
+    }
+
+    /// Hands on what lies behind the last record delivered. The library drops what lies before as well: not every server
+    /// begins where it was told to.
+    fn deliver(&mut self, records: &[Record]) -> Read {
+        let known = match &self.after {
+            Checkpoint::Sequence { number, .. } => records.partition_point(|r| is_earlier(&r.sequence_number, number)),
+            _ => 0,
+        };
+        let records = &records[known..];
+        let Some(last) = records.last() else {
             return if self.ended { Read::End } else { Read::Idle };
         };
-        let number = last.sequence_number.clone();
-        let mut batch = self.decoder.decode(&self.id, &told.records, &self.after);
-        let sub = self.decoder.last_part();
-        self.after = Checkpoint::Sequence { number, sub };
+        let mut batch = self.decoder.decode(&self.id, records, &self.after);
+        self.after = Checkpoint::Sequence { number: last.sequence_number.clone(), sub: self.decoder.last_part() };
         self.delivered = true;
         batch.position = position(&self.after);
         Read::Batch(batch)
+    }
+
+    async fn poll(&mut self) -> Result<Read, IngestError> {
+        tokio::time::sleep_until(self.next_read).await;
+        loop {
+            if !self.coordinator.may_speak(&self.held) {
+                return Ok(Read::Lost);
+            }
+            let asked = Instant::now();
+            match self.get_records().await {
+                // What came while the lease was lost is read by somebody else.
+                Ok(_) if !self.coordinator.may_speak(&self.held) => return Ok(Read::Lost),
+                Ok(told) => return Ok(self.take(told, asked)),
+                Err(fault) => {
+                    if let Some(outcome) = self.judge(fault) {
+                        return outcome;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn read_on(&mut self) -> Result<Read, IngestError> {
+        let from = self.starting_position();
+        let Some(subscription) = &mut self.subscription else { return self.poll().await };
+        match subscription.next(from, &self.settings).await {
+            _ if !self.coordinator.may_speak(&self.held) => Ok(Read::Lost),
+            Ok(Some(event)) => Ok(self.take_pushed(event)),
+            Ok(None) => Ok(Read::Idle),
+            Err(fault) => Err(failed(format!("listen to shard {}", self.held.key()), fault)),
+        }
     }
 }
 
@@ -310,23 +397,10 @@ impl Shard for KinesisShard {
         if self.ended {
             return Ok(if self.coordinator.may_speak(&self.held) { Read::End } else { Read::Lost });
         }
-        tokio::time::sleep_until(self.next_read).await;
-        loop {
-            if !self.coordinator.may_speak(&self.held) {
-                return Ok(Read::Lost);
-            }
-            let asked = Instant::now();
-            match self.get_records().await {
-                // What came while the lease was lost is read by somebody else.
-                Ok(_) if !self.coordinator.may_speak(&self.held) => return Ok(Read::Lost),
-                Ok(told) => return Ok(self.take(told, asked)),
-                Err(fault) => {
-                    if let Some(outcome) = self.judge(fault) {
-                        return outcome;
-                    }
-                }
-            }
+        if !self.coordinator.may_speak(&self.held) {
+            return Ok(Read::Lost);
         }
+        self.read_on().await
     }
 
     async fn checkpoint(&mut self, position: &Position) -> Result<(), IngestError> {
@@ -362,10 +436,15 @@ impl Drop for KinesisShard {
     }
 }
 
+/// Compares sequence numbers: decimal, of up to 129 bits, without leading zeros.
+fn is_earlier(number: &str, than: &str) -> bool {
+    (number.len(), number) < (than.len(), than)
+}
+
 /// Kinesis counts partition keys (at most 256 bytes) towards the allowance; a stream's keys are much alike.
 const PARTITION_KEY: u64 = 32;
 
-fn child_info(child: &aws_sdk_kinesis::types::ChildShard) -> ShardInfo {
+fn child_info(child: &ChildShard) -> ShardInfo {
     ShardInfo {
         id: child.shard_id().to_owned(),
         parents: child.parent_shards().iter().cloned().collect::<BTreeSet<_>>(),
@@ -414,6 +493,12 @@ mod tests {
         for text in ["4968", "4968/3"] {
             assert_eq!(position(&checkpoint_of(&Position(text.to_owned()))), Some(Position(text.to_owned())));
         }
+    }
+
+    #[test]
+    fn sequence_numbers_are_compared_as_numbers() {
+        assert!(is_earlier("999", "1000") && is_earlier("1000", "1001"));
+        assert!(!is_earlier("1000", "1000") && !is_earlier("1000", "999"));
     }
 
     #[test]

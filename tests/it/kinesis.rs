@@ -1,33 +1,87 @@
-//! Kinesis shards and their leases, against a real stream and a real lease table.
+//! Kinesis shards and their leases, against a real stream and a real lease table. Whether shards are polled or pushed, the
+//! same holds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::primitives::Blob;
+use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use flowvigil::ingest::kinesis::{Kinesis, Settings, StartAt};
 use flowvigil::ingest::{self, FlowSource, IngestError, Position, Read, Shard};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::servers::{aws, eventually, unique};
 
+/// How records come, and where leases are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    Polled,
+    /// By enhanced fan-out.
+    Pushed,
+    /// Polled, with the leases in another server's understanding of DynamoDB.
+    SecondOpinion,
+}
+
+/// Each of these tests passes in every way.
+macro_rules! every_way {
+    ($($name:ident;)+) => {
+        mod polled {
+            $(#[tokio::test] async fn $name() { super::$name(super::Way::Polled).await; })+
+        }
+        mod pushed {
+            $(#[tokio::test] async fn $name() { super::$name(super::Way::Pushed).await; })+
+        }
+        mod second_opinion {
+            $(#[tokio::test] async fn $name() { super::$name(super::Way::SecondOpinion).await; })+
+        }
+    };
+}
+
+every_way! {
+    every_record_of_every_shard_is_read_in_order;
+    a_restart_goes_on_behind_the_checkpoint_and_reads_the_rest_again;
+    a_released_shard_is_taken_without_waiting_for_the_lease_to_expire;
+    two_workers_share_the_shards_and_none_is_read_by_both;
+    a_lost_lease_takes_no_checkpoint;
+    children_of_a_split_and_of_a_merge_are_read_after_their_parents;
+    a_start_at_latest_reads_what_comes_after_it;
+    a_connection_that_breaks_costs_no_record;
+}
+
 /// A stream of its own for one test.
-struct Stream {
-    client: Client,
-    aws: SdkConfig,
-    name: String,
+pub struct Stream {
+    pub client: Client,
+    pub aws: SdkConfig,
+    pub name: String,
+    way: Way,
 }
 
 impl Stream {
-    async fn new(shards: i32) -> Option<Stream> {
+    pub async fn new(shards: i32, way: Way) -> Option<Stream> {
         let aws = aws().await?;
+        let aws = match way {
+            Way::SecondOpinion => {
+                let dynamodb = std::env::var("FLOWVIGIL_TEST_MOTO").ok()?;
+                aws.into_builder().service_config(Endpoint { service: "DynamoDB", url: dynamodb }).build()
+            }
+            Way::Polled | Way::Pushed => aws,
+        };
+        Some(Stream::on(aws, shards, way).await)
+    }
+
+    async fn on(aws: SdkConfig, shards: i32, way: Way) -> Stream {
         let client = Client::new(&aws);
         let name = unique("stream");
         client.create_stream().stream_name(&name).shard_count(shards).send().await.unwrap();
-        let stream = Stream { client, aws, name };
+        let stream = Stream { client, aws, name, way };
         stream.wait_active().await;
-        Some(stream)
+        stream
     }
 
     async fn wait_active(&self) {
@@ -39,7 +93,7 @@ impl Stream {
     }
 
     /// Puts one line per key; the source port says which it is.
-    async fn put(&self, numbers: std::ops::Range<u16>) {
+    pub async fn put(&self, numbers: std::ops::Range<u16>) {
         for number in numbers {
             self.client
                 .put_record()
@@ -88,13 +142,14 @@ impl Stream {
         self.wait_active().await;
     }
 
-    fn settings(&self, worker: &str) -> Settings {
+    pub fn settings(&self, worker: &str) -> Settings {
         Settings {
             stream: self.name.clone(),
             application: format!("leases-{}", self.name),
             start: StartAt::TrimHorizon,
+            fan_out: if self.way == Way::Pushed { "flowvigil".to_owned() } else { String::new() },
             worker: worker.to_owned(),
-            failover: SignedDuration::from_millis(1500),
+            failover: SignedDuration::from_millis(2500),
             leases_max: 100,
             steal_max: 1,
             shard_sync: SignedDuration::from_secs(1),
@@ -119,18 +174,105 @@ fn line(number: u16) -> String {
     )
 }
 
-/// Reads until the shard is idle, ended or lost; answers the numbers, where it stands, and what ended it.
+/// So often in a row a shard may be idle before it has nothing: what is pushed comes every 200 ms.
+const IDLE: u32 = 10;
+
+/// Reads until the shard has nothing more, is ended or lost; answers the numbers, where it stands, and what ended it.
 async fn drain(shard: &mut dyn Shard) -> (Vec<u16>, Option<Position>, Read) {
-    let (mut numbers, mut position) = (Vec::new(), None);
+    let (mut numbers, mut position, mut idle) = (Vec::new(), None, 0);
     loop {
         match shard.read().await.unwrap() {
             Read::Batch(batch) => {
                 assert_eq!(batch.refused.count, 0, "{:?}", batch.refused);
                 numbers.extend(batch.records.iter().map(|r| r.source_port));
                 position = batch.position;
+                idle = 0;
             }
+            Read::Idle if idle < IDLE => idle += 1,
             other => return (numbers, position, other),
         }
+    }
+}
+
+/// Reads until there are so many numbers, whatever fails meanwhile, and then whatever more there is.
+async fn read_until(shard: &mut dyn Shard, count: usize) -> Vec<u16> {
+    let mut numbers = Vec::new();
+    let enough = eventually(Duration::from_secs(30), async || {
+        if let Ok(Read::Batch(batch)) = shard.read().await {
+            numbers.extend(batch.records.iter().map(|r| r.source_port));
+        }
+        numbers.len() >= count
+    });
+    enough.await;
+    numbers.extend(drain(shard).await.0);
+    numbers
+}
+
+/// Another endpoint for one service, and for the rest what the environment has.
+#[derive(Debug)]
+struct Endpoint {
+    service: &'static str,
+    url: String,
+}
+
+impl LoadServiceConfig for Endpoint {
+    fn load_config(&self, key: ServiceConfigKey<'_>) -> Option<String> {
+        if (key.env(), key.service_id()) == ("AWS_ENDPOINT_URL", self.service) {
+            return Some(self.url.clone());
+        }
+        let of_service = format!("{}_{}", key.env(), key.service_id().to_uppercase());
+        std::env::var(of_service).or_else(|_| std::env::var(key.env())).ok()
+    }
+}
+
+/// The way to a server, which can be closed: what is open breaks, and nothing new comes through.
+struct Door {
+    url: String,
+    open: watch::Sender<bool>,
+    /// What the server was sent.
+    sent: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Door {
+    async fn before(upstream: &str) -> Door {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let upstream = upstream.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let (open, told) = watch::channel(true);
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let seen = sent.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                if *told.borrow() {
+                    let server = TcpStream::connect(&upstream).await.unwrap();
+                    tokio::spawn(pass(client, server, told.clone(), seen.clone()));
+                }
+            }
+        });
+        Door { url, open, sent }
+    }
+
+    fn was_sent(&self, text: &str) -> bool {
+        self.sent.lock().unwrap().windows(text.len()).any(|part| part == text.as_bytes())
+    }
+}
+
+async fn pass(client: TcpStream, server: TcpStream, mut open: watch::Receiver<bool>, sent: Arc<Mutex<Vec<u8>>>) {
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
+    let asking = async {
+        let mut part = vec![0; 65_536];
+        while let Ok(read @ 1..) = from_client.read(&mut part).await {
+            sent.lock().unwrap().extend_from_slice(&part[..read]);
+            if to_server.write_all(&part[..read]).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        () = asking => {}
+        _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+        _ = open.wait_for(|open| !open) => {}
     }
 }
 
@@ -139,9 +281,8 @@ async fn next(source: &mut Kinesis) -> Box<dyn Shard> {
     shard.expect("a shard within 20 s").unwrap().expect("a stream does not end")
 }
 
-#[tokio::test]
-async fn every_record_of_every_shard_is_read_in_order() {
-    let Some(stream) = Stream::new(3).await else { return };
+async fn every_record_of_every_shard_is_read_in_order(way: Way) {
+    let Some(stream) = Stream::new(3, way).await else { return };
     stream.put(0..300).await;
     let mut source = stream.join("a").await;
     let mut all = BTreeSet::new();
@@ -155,9 +296,8 @@ async fn every_record_of_every_shard_is_read_in_order() {
     assert_eq!(all, (0..300).collect());
 }
 
-#[tokio::test]
-async fn a_restart_goes_on_behind_the_checkpoint_and_reads_the_rest_again() {
-    let Some(stream) = Stream::new(1).await else { return };
+async fn a_restart_goes_on_behind_the_checkpoint_and_reads_the_rest_again(way: Way) {
+    let Some(stream) = Stream::new(1, way).await else { return };
     stream.put(0..50).await;
     let mut source = stream.join("a").await;
     let mut shard = next(&mut source).await;
@@ -175,9 +315,8 @@ async fn a_restart_goes_on_behind_the_checkpoint_and_reads_the_rest_again() {
     assert_eq!(drain(&mut *shard).await.0, (50..60).collect::<Vec<_>>());
 }
 
-#[tokio::test]
-async fn a_released_shard_is_taken_without_waiting_for_the_lease_to_expire() {
-    let Some(stream) = Stream::new(1).await else { return };
+async fn a_released_shard_is_taken_without_waiting_for_the_lease_to_expire(way: Way) {
+    let Some(stream) = Stream::new(1, way).await else { return };
     stream.put(0..5).await;
     let mut settings = stream.settings("a");
     settings.failover = SignedDuration::from_secs(3600);
@@ -194,9 +333,8 @@ async fn a_released_shard_is_taken_without_waiting_for_the_lease_to_expire() {
     assert!(drain(&mut *shard).await.0.is_empty());
 }
 
-#[tokio::test]
-async fn two_workers_share_the_shards_and_none_is_read_by_both() {
-    let Some(stream) = Stream::new(4).await else { return };
+async fn two_workers_share_the_shards_and_none_is_read_by_both(way: Way) {
+    let Some(stream) = Stream::new(4, way).await else { return };
     stream.put(0..100).await;
     let mut first = stream.join("a").await;
     let mut held = BTreeMap::new();
@@ -218,9 +356,8 @@ async fn two_workers_share_the_shards_and_none_is_read_by_both() {
     }
 }
 
-#[tokio::test]
-async fn a_lost_lease_takes_no_checkpoint() {
-    let Some(stream) = Stream::new(1).await else { return };
+async fn a_lost_lease_takes_no_checkpoint(way: Way) {
+    let Some(stream) = Stream::new(1, way).await else { return };
     stream.put(0..10).await;
     let mut source = stream.join("a").await;
     let mut shard = next(&mut source).await;
@@ -241,9 +378,8 @@ async fn a_lost_lease_takes_no_checkpoint() {
     assert!(matches!(shard.read().await, Ok(Read::Lost)));
 }
 
-#[tokio::test]
-async fn children_of_a_split_and_of_a_merge_are_read_after_their_parents() {
-    let Some(stream) = Stream::new(1).await else { return };
+async fn children_of_a_split_and_of_a_merge_are_read_after_their_parents(way: Way) {
+    let Some(stream) = Stream::new(1, way).await else { return };
     stream.put(0..40).await;
     stream.split_first().await;
     stream.put(40..80).await;
@@ -274,7 +410,7 @@ async fn children_of_a_split_and_of_a_merge_are_read_after_their_parents() {
 
 #[tokio::test]
 async fn reading_goes_on_when_iterators_expire() {
-    let Some(stream) = Stream::new(1).await else { return };
+    let Some(stream) = Stream::new(1, Way::Polled).await else { return };
     stream.put(0..10).await;
     let mut source = stream.join("a").await;
     let mut shard = next(&mut source).await;
@@ -287,4 +423,63 @@ async fn reading_goes_on_when_iterators_expire() {
         numbers.extend(drain(&mut *shard).await.0);
     }
     assert_eq!(numbers, (10..20).collect::<Vec<_>>());
+}
+
+async fn a_start_at_latest_reads_what_comes_after_it(way: Way) {
+    let Some(stream) = Stream::new(1, way).await else { return };
+    stream.put(0..10).await;
+    let settings = Settings { start: StartAt::Latest, ..stream.settings("a") };
+    let mut source = Kinesis::open(&stream.aws, &settings, &ingest::Settings::default()).await.unwrap();
+    let mut shard = next(&mut source).await;
+    assert!(drain(&mut *shard).await.0.is_empty());
+    stream.put(10..20).await;
+    assert_eq!(drain(&mut *shard).await.0, (10..20).collect::<Vec<_>>());
+}
+
+/// Ministack keeps the arrival of a record, which ferrokinesis answers wrongly for.
+#[tokio::test]
+async fn a_start_at_a_moment_reads_what_arrived_at_or_after_it() {
+    if aws().await.is_none() {
+        return;
+    }
+    let ministack = flowvigil::aws::load_at(&std::env::var("AWS_ENDPOINT_URL").unwrap()).await;
+    let stream = Stream::on(ministack, 1, Way::Polled).await;
+    stream.put(0..10).await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let moment = Timestamp::now();
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    stream.put(10..20).await;
+    let open = async |start: StartAt, application: &str| {
+        let settings = Settings { start, application: application.to_owned(), ..stream.settings("a") };
+        Kinesis::open(&stream.aws, &settings, &ingest::Settings::default()).await.unwrap()
+    };
+    let mut source = open(StartAt::Timestamp(moment), &unique("leases")).await;
+    let mut shard = next(&mut source).await;
+    assert_eq!(drain(&mut *shard).await.0, (10..20).collect::<Vec<_>>());
+    let before = moment - SignedDuration::from_secs(60);
+    let mut source = open(StartAt::Timestamp(before), &unique("leases")).await;
+    let mut shard = next(&mut source).await;
+    assert_eq!(drain(&mut *shard).await.0, (0..20).collect::<Vec<_>>());
+}
+
+async fn a_connection_that_breaks_costs_no_record(way: Way) {
+    let Some(stream) = Stream::new(1, way).await else { return };
+    let door = Door::before(&std::env::var("AWS_ENDPOINT_URL_KINESIS").unwrap()).await;
+    let aws = stream.aws.to_builder().service_config(Endpoint { service: "Kinesis", url: door.url.clone() }).build();
+    let mut source = Kinesis::open(&aws, &stream.settings("a"), &ingest::Settings::default()).await.unwrap();
+    let mut shard = next(&mut source).await;
+    for round in 0..2 {
+        let (first, second) = (round * 20..round * 20 + 10, round * 20 + 10..round * 20 + 20);
+        stream.put(first.clone()).await;
+        assert_eq!(read_until(&mut *shard, 10).await, first.collect::<Vec<_>>());
+        door.open.send_replace(false);
+        let broken = async || shard.read().await.is_err();
+        assert!(eventually(Duration::from_secs(10), broken).await, "the break is noticed");
+        stream.put(second.clone()).await;
+        door.open.send_replace(true);
+        assert_eq!(read_until(&mut *shard, 10).await, second.collect::<Vec<_>>());
+    }
+    // The server pushes everything again, whatever position it is told; so that is looked at here.
+    let goes_on = r#""StartingPosition":{"Type":"AFTER_SEQUENCE_NUMBER","SequenceNumber":""#;
+    assert_eq!(door.was_sent(goes_on), way == Way::Pushed);
 }

@@ -18,9 +18,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::aws::{Fault, apart, deadlines, positive};
-use crate::ingest::kinesis::Settings;
+use crate::aws::{Fault, apart, positive};
 use crate::ingest::kinesis::table::{LeaseTable, Written};
+use crate::ingest::kinesis::{Settings, client};
 use crate::ingest::lease::{Checkpoint, Lease, Observer, Policy, ShardInfo, Start, may_start, missing, removable};
 
 /// A lease that this worker holds.
@@ -104,11 +104,10 @@ pub struct Coordinator {
 impl Coordinator {
     /// Makes the lease table where there is none, and starts the task that keeps leases.
     pub async fn start(aws: &SdkConfig, settings: &Settings, me: String) -> Result<Arc<Coordinator>, Fault> {
-        let config = aws_sdk_kinesis::config::Builder::from(aws).timeout_config(deadlines(settings.timeout)).build();
         // A lease call that outlasts the fail-over time is of no use to anybody.
         let timeout = settings.timeout.min(settings.failover / 3).max(SignedDuration::from_millis(200));
         let coordinator = Arc::new(Coordinator {
-            kinesis: Client::from_conf(config),
+            kinesis: client(aws, settings),
             stream: settings.stream.clone(),
             table: LeaseTable::new(aws, &settings.application, timeout),
             me,
