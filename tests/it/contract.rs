@@ -428,6 +428,16 @@ async fn an_entry_that_is_refused_for_good_is_not_sent_again() {
 #[tokio::test]
 async fn what_cannot_be_announced_waits_in_the_queue_until_a_sweep_announces_it() {
     let Some(aws) = aws().await else { return };
+    waits_until_a_sweep_announces_it(aws).await;
+}
+
+#[tokio::test]
+async fn another_server_keeps_what_cannot_be_announced_as_well() {
+    let Some(aws) = moto().await else { return };
+    waits_until_a_sweep_announces_it(aws).await;
+}
+
+async fn waits_until_a_sweep_announces_it(aws: SdkConfig) {
     let letters_queue = Queue::new(&aws).await;
     let settings = dead_letter::Settings {
         queue_url: letters_queue.url.clone(),
