@@ -11,6 +11,7 @@ mod detect;
 mod faults;
 mod fencing;
 mod ingest;
+mod interop;
 mod invariance;
 mod kinesis;
 mod ml;
