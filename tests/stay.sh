@@ -21,7 +21,8 @@ PY
 }
 
 stay() {
-  local state binary=$root/target/debug/flowvigil port pid
+  local state built=${CARGO_TARGET_DIR:-$root/target}/debug port pid
+  local binary=$built/flowvigil
   state=$(mktemp -d "$tools/stay.XXXXXX")
   scratch=$state
   say "building"
@@ -56,7 +57,7 @@ TOML
   {
     env | grep -E '^AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|REGION|DEFAULT_REGION|EC2_METADATA_DISABLED|ENDPOINT_URL)' |
       sed 's/^/export /'
-    echo "export FLOWVIGIL_CONFIG=$state/flowvigil.toml PATH=$tools/venv/bin:$root/target/debug:\$PATH"
+    echo "export FLOWVIGIL_CONFIG=$state/flowvigil.toml PATH=$tools/venv/bin:$built:\$PATH"
   } >"$state/environment"
 
   "$binary" migrate --config "$state/flowvigil.toml" --apply
@@ -74,7 +75,7 @@ Two simulated hours of a VPC under attack go through a local AWS in one minute.
 
   the dashboard     http://127.0.0.1:$port/
   the anomalies     curl http://127.0.0.1:$port/v1/anomalies
-  why, why not      curl 'http://127.0.0.1:$port/v1/explain?address=10.0.0.5'
+  why, why not      curl 'http://127.0.0.1:$port/v1/explain?address=10.64.48.9'
   the metrics       curl http://127.0.0.1:$port/metrics
   the settings      $state/flowvigil.toml
   the log           $state/log
