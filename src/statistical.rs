@@ -31,6 +31,7 @@ pub mod ddos;
 pub mod explain;
 pub mod host;
 pub mod intel;
+pub mod merge;
 pub mod mining;
 pub mod pair;
 pub mod pane;
@@ -42,6 +43,7 @@ pub mod translation;
 use conversation::Conversation;
 use explain::Judgement;
 use host::Host;
+use merge::Inherited;
 use pair::{Channel, Pair};
 use pane::Pane;
 use port_scan::Suspect;
@@ -181,6 +183,8 @@ struct State {
     internal: Table<Host>,
     external: Table<Host>,
     pairs: Table<Pair>,
+    /// Pairs that engines knew which this one continues, until they are met again.
+    inherited: Vec<Inherited>,
     channels: Table<Channel>,
     internal_suspects: Table<Suspect>,
     external_suspects: Table<Suspect>,
@@ -193,7 +197,7 @@ struct State {
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 6;
+const SNAPSHOT_VERSION: u32 = 7;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
@@ -236,6 +240,7 @@ impl Engine {
             internal: Table::new(caps.internal_hosts),
             external: Table::new(caps.external_hosts),
             pairs: Table::new(caps.pairs),
+            inherited: Vec::new(),
             channels: Table::new(caps.channels),
             internal_suspects: Table::new(caps.internal_suspects),
             external_suspects: Table::new(caps.external_suspects),
@@ -427,6 +432,7 @@ impl Engine {
     fn close_oldest(&mut self, out: &mut Output) {
         let Some(mut pane) = self.state.panes.pop_front() else { return };
         let window = pane.start;
+        merge::let_go(&mut self.state.inherited, self.state.pairs.len(), self.settings.tables.pairs, window);
         self.open_feature_window(window, out);
         let mut conversations = std::mem::take(&mut self.conversations);
         conversations.clear();
@@ -587,6 +593,9 @@ impl Engine {
         if ours && is_contact(c) {
             let (state, seed) = (&mut self.state, &self.seed);
             let fingerprint = fingerprint(seed, c);
+            if !state.inherited.is_empty() {
+                merge::meet_again(&mut state.inherited, &mut state.pairs, seed, c);
+            }
             let (pair, inserted) = state.pairs.entry_or_insert(seed, fingerprint, || Pair::new(fingerprint, c, window));
             new = inserted;
             let settings = &self.settings.c2_beacon;
@@ -874,7 +883,7 @@ impl Engine {
         let tables = [
             ("internal_hosts", state.internal.len(), state.internal.evicted()),
             ("external_hosts", state.external.len(), state.external.evicted()),
-            ("pairs", state.pairs.len(), state.pairs.evicted()),
+            ("pairs", state.pairs.len() + merge::waiting(&state.inherited), state.pairs.evicted()),
             ("channels", state.channels.len(), state.channels.evicted()),
             ("internal_suspects", state.internal_suspects.len(), state.internal_suspects.evicted()),
             ("external_suspects", state.external_suspects.len(), state.external_suspects.evicted()),
@@ -929,6 +938,7 @@ impl Engine {
         state.internal_suspects.reindex(&seed);
         state.external_suspects.reindex(&seed);
         state.besieged.reindex(&seed);
+        state.inherited.iter_mut().for_each(Inherited::reindex);
         for pane in &mut state.panes {
             pane.reindex(&seed);
         }
@@ -964,10 +974,20 @@ fn is_contact(c: &Conversation) -> bool {
 
 /// The key of a [`Pair`].
 fn fingerprint(seed: &foldhash::fast::FixedState, c: &Conversation) -> u64 {
+    fingerprint_of(seed, c.opener, c.responder, c.port, c.protocol)
+}
+
+fn fingerprint_of(
+    seed: &foldhash::fast::FixedState,
+    opener: Address,
+    responder: Address,
+    port: u16,
+    protocol: u8,
+) -> u64 {
     let mut hasher = seed.build_hasher();
-    hasher.write_u128(c.opener.bits());
-    hasher.write_u128(c.responder.bits());
-    hasher.write_u64(u64::from(c.port) << 8 | u64::from(c.protocol));
+    hasher.write_u128(opener.bits());
+    hasher.write_u128(responder.bits());
+    hasher.write_u64(u64::from(port) << 8 | u64::from(protocol));
     hasher.finish()
 }
 

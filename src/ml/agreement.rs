@@ -126,6 +126,14 @@ impl Counts {
         self.total += 1;
     }
 
+    /// Takes over what was counted elsewhere. Both may have counted the same windows, so of each count the larger stands.
+    fn join(&mut self, other: &Counts) {
+        for (mine, &theirs) in self.counts.iter_mut().zip(&other.counts) {
+            *mine = theirs.max(*mine);
+        }
+        self.total = self.counts.iter().sum();
+    }
+
     /// Windows in the same step or above.
     fn from(&self, step: usize) -> u64 {
         self.counts[step..].iter().sum()
@@ -215,6 +223,17 @@ struct Heard {
 impl Heard {
     const LOOK_EVERY: u64 = 100;
 
+    fn join(&mut self, other: Heard) {
+        self.promise.counts.join(&other.promise.counts);
+        self.broken |= other.broken;
+        if let Some(theirs) = &other.pooled {
+            self.pooled.get_or_insert_with(Counts::new).join(theirs);
+        }
+        for (class, theirs) in other.classes {
+            self.classes.entry(class).or_insert_with(Counts::new).join(&theirs);
+        }
+    }
+
     fn weigh(&mut self, p_value: f64, excess: f64, class: &str, calibrated: u64) -> f64 {
         let pooled = self.pooled.get_or_insert_with(Counts::new);
         if !self.classes.contains_key(class) {
@@ -263,6 +282,17 @@ impl Agreement {
             });
         }
         weighed
+    }
+
+    /// Takes over what the models said on another shard, which this one continues as well.
+    pub fn join(&mut self, other: Agreement) {
+        for (version, theirs) in other.models {
+            if let Some((_, heard)) = self.models.iter_mut().find(|(known, _)| *known == version) {
+                heard.iter_mut().zip(theirs).for_each(|(mine, theirs)| mine.join(theirs));
+            } else if self.models.len() < Self::MODELS {
+                self.models.insert(0, (version, theirs));
+            }
+        }
     }
 
     fn of(&mut self, version: &Arc<str>) -> &mut [Heard; 2] {

@@ -105,6 +105,19 @@ impl Behavior {
         joined(top, model)
     }
 
+    /// Takes over what is remembered of another shard, which this one continues as well.
+    pub fn join(&mut self, other: Behavior) {
+        self.scorer.join(&other.scorer);
+        self.pager.join(other.pager);
+        self.judge.join(other.judge);
+        self.agreement.join(other.agreement);
+        let mut said = self.said.stored();
+        said.extend(other.said.stored());
+        said.sort_by_key(|contribution| (contribution.window, contribution.host));
+        self.said = Said::default();
+        said.into_iter().for_each(|contribution| self.said.note(contribution));
+    }
+
     /// All that is remembered, for [`Behavior::restore`].
     pub fn snapshot(&self) -> Vec<u8> {
         let stored = Stored {

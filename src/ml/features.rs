@@ -136,6 +136,12 @@ impl Buckets {
         *count = count.saturating_add(1);
     }
 
+    fn join(&mut self, other: &Buckets) {
+        for (mine, &theirs) in self.0.iter_mut().flatten().zip(other.0.iter().flatten()) {
+            *mine = theirs.max(*mine);
+        }
+    }
+
     fn counts(&self) -> impl Iterator<Item = u32> {
         self.0.iter().flatten().map(|&count| u32::from(count))
     }
@@ -224,6 +230,30 @@ impl HostWindow {
         self.ext_bytes_out += if internal { 0 } else { sent };
         self.reject_in += u32::from(failed);
         self.sources.insert_hash(peer_hash);
+    }
+
+    /// Takes over what another engine saw of the same host in the same window. What both saw is not told from what each saw
+    /// alone, so of every amount the larger counts.
+    pub fn join(&mut self, other: &HostWindow) {
+        let larger = |mine: &mut u32, theirs: u32| *mine = theirs.max(*mine);
+        larger(&mut self.flows_out, other.flows_out);
+        larger(&mut self.flows_in, other.flows_in);
+        larger(&mut self.new_dst, other.new_dst);
+        larger(&mut self.reject_out, other.reject_out);
+        larger(&mut self.reject_in, other.reject_in);
+        larger(&mut self.small_flows, other.small_flows);
+        self.bytes_out = self.bytes_out.max(other.bytes_out);
+        self.bytes_in = self.bytes_in.max(other.bytes_in);
+        self.ext_bytes_out = self.ext_bytes_out.max(other.ext_bytes_out);
+        self.destinations.merge(&other.destinations);
+        self.ports.merge(&other.ports);
+        self.sources.merge(&other.sources);
+        self.destination_buckets.join(&other.destination_buckets);
+        self.port_buckets.join(&other.port_buckets);
+        for (mine, &theirs) in self.slots.iter_mut().zip(&other.slots) {
+            *mine = theirs.max(*mine);
+        }
+        self.admin |= other.admin;
     }
 
     fn raw(&self) -> [f64; 16] {
@@ -323,6 +353,15 @@ impl Baseline {
             angle.cos() as f32,
         ];
         FeatureVector { host, window, history, values, sequence, raw: raw.map(|v| v as f32).to_vec() }
+    }
+
+    /// Takes over what another engine has learned of the same host, where that is better founded: averages cannot be put
+    /// together when nobody knows which windows both have seen.
+    pub fn join(&mut self, other: Baseline) {
+        let founded = |baseline: &Baseline| (baseline.windows, baseline.last_seen);
+        if founded(&other) > founded(self) {
+            *self = other;
+        }
     }
 
     fn z(&self, amounts: &[f64; 17]) -> [f64; 17] {

@@ -97,6 +97,17 @@ impl TopThree {
     }
 }
 
+impl TopThree {
+    /// Takes over the windows that the scorer of another shard has seen. Both may have seen the same, so of each count the
+    /// larger stands.
+    pub(super) fn join(&mut self, other: &TopThree) {
+        for (mine, &theirs) in self.histogram.iter_mut().zip(&other.histogram) {
+            *mine = theirs.max(*mine);
+        }
+        self.seen = self.histogram.iter().sum();
+    }
+}
+
 /// Decides which scores are worth a finding.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Pager {
@@ -111,6 +122,19 @@ struct Recent {
 }
 
 impl Pager {
+    /// Takes over what the pager of another shard has heard.
+    pub(super) fn join(&mut self, other: Pager) {
+        for (host, theirs) in other.recent {
+            let recent = self.recent.entry(host).or_default();
+            let mut windows: BTreeMap<EventTime, bool> = recent.windows.iter().copied().collect();
+            for (window, unusual) in theirs.windows {
+                *windows.entry(window).or_default() |= unusual;
+            }
+            recent.windows = windows.into_iter().collect();
+            recent.told = recent.told.max(theirs.told);
+        }
+    }
+
     /// Hears a host's score; says something when enough of its last three windows were unusual.
     pub fn hear(&mut self, vector: &FeatureVector, score: &Score, settings: &Settings) -> Option<Finding> {
         let (rise, least) = rise(vector, score, settings);

@@ -492,6 +492,26 @@ impl Judge {
         model.join(opinions, usual, &scored.vector.values, scored.surprise.as_ref())
     }
 
+    /// Takes over what the judge of another shard remembers; of a host that both know, the longer memory.
+    pub fn join(&mut self, other: Judge) {
+        if self.version.is_empty() {
+            self.version.clone_from(&other.version);
+        }
+        let same = self.version == other.version;
+        for (address, mut host) in other.hosts {
+            // A state of another model is made anew when the host is next seen.
+            let current = same && host.generation == other.generation;
+            host.generation = if current { self.generation } else { self.generation.wrapping_sub(1) };
+            let room = self.hosts.len() < self.hosts_max;
+            match self.hosts.get_mut(&address) {
+                Some(known) if (known.windows, known.last_seen) >= (host.windows, host.last_seen) => {}
+                Some(known) => *known = host,
+                None if room => drop(self.hosts.insert(address, host)),
+                None => {}
+            }
+        }
+    }
+
     /// The memory, to be restored by [`Judge::restore`].
     pub fn snapshot(&self) -> Vec<u8> {
         // A state of an older model is as good as none: it is made anew from the latest windows.

@@ -308,7 +308,7 @@ impl Courier {
         let Barrier { shard, number, position, state, passed } = barrier;
         let name = shard.0.to_string();
         let sizes = [(judgement.name.clone(), judgement.state.len()), (name.clone(), state.len())];
-        let own = Snapshot { name, number, position: Some(position), state };
+        let own = Snapshot { name, number, position, state };
         for snapshot in [judgement, own] {
             if let Err(error) = self.common.snapshots.save(snapshot).await {
                 self.common.metrics.add(&telemetry::SNAPSHOTS, &["failed"], 1);

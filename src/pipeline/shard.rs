@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::{Common, Ending, Tiers, duration, judgement};
 use crate::finding::Finding;
 use crate::flow::{Address, EventTime};
-use crate::ingest::snapshot::Snapshot;
+use crate::ingest::snapshot::{Snapshot, SnapshotError};
 use crate::ingest::{Batch, IngestError, Position, Read, Refused, Shard, ShardId};
 use crate::ml::behavior::Behavior;
 use crate::ml::model::Judge;
@@ -58,7 +58,9 @@ pub(super) enum ShardError {
     #[error("start the engine's thread: {0}")]
     Thread(std::io::Error),
     #[error("the snapshot of {0:?} was not saved")]
-    Undelivered(Position),
+    Undelivered(Option<Position>),
+    #[error("restore the shard's state: {0}")]
+    Restore(SnapshotError),
 }
 
 /// What the reader tells the engine.
@@ -84,7 +86,8 @@ pub(super) type Passed = (u64, bool);
 pub(super) struct Barrier {
     pub shard: ShardId,
     pub number: u64,
-    pub position: Position,
+    /// `None` where nothing was read, and the state is all that the shard has.
+    pub position: Option<Position>,
     /// What the shard's own stages were at the mark; see [`State`].
     pub state: Vec<u8>,
     /// Told when everything before the mark is delivered, and whether the snapshots are saved.
@@ -114,7 +117,7 @@ pub(super) async fn live(
     to_judgement: mpsc::Sender<judgement::Message>,
 ) -> Result<End, ShardError> {
     let id = shard.id().clone();
-    let (engine, behavior, number) = restore(&common, shard.as_mut()).await;
+    let Restored { engine, behavior, said, number, inherited } = restore(&common, shard.as_mut()).await?;
     let (to_engine, work) = mpsc::channel(common.settings.records_waiting.max(1));
     let (to_score, steps) = mpsc::channel(common.settings.findings_waiting.max(1));
     // What a restored engine has counted before is not counted again.
@@ -128,7 +131,7 @@ pub(super) async fn live(
         looked: EventTime::default(),
         watched: Vec::new(),
     };
-    let body = move || observer.run(work, &to_score);
+    let body = move || observer.run(said, work, &to_score);
     thread::Builder::new().name(format!("engine {}", id.0)).spawn(body).map_err(ShardError::Thread)?;
     let enter = judgement::Message::Enter { shard: id.clone(), fence: shard.fence(), siblings: shard.siblings() };
     let scoring = tokio::spawn(score(common.clone(), id.clone(), behavior, steps, enter, to_judgement.clone()));
@@ -142,6 +145,7 @@ pub(super) async fn live(
         passing,
         number,
         position: None,
+        inherited,
         marked: None,
         settled: None,
     };
@@ -162,60 +166,103 @@ pub(super) async fn live(
     result
 }
 
-/// The engine and the scorer as the newest usable snapshot has them, or new ones; and the number of the next snapshot.
-async fn restore(common: &Common, shard: &mut dyn Shard) -> (Engine, Behavior, u64) {
-    let own = shard.id().0.to_string();
-    let mut next = 1;
-    for name in std::iter::once(own.clone()).chain(shard.parents().into_iter().map(|parent| parent.0.to_string())) {
-        let numbers = match common.snapshots.numbers(&name).await {
-            Ok(numbers) => numbers,
-            Err(error) => {
-                tracing::warn!(shard = own, %error, "snapshots cannot be listed");
-                continue;
+/// What a shard goes on from.
+struct Restored {
+    engine: Engine,
+    behavior: Behavior,
+    /// What was said while the states of several shards became one.
+    said: Output,
+    /// Of the next snapshot.
+    number: u64,
+    /// Whether it is the state of the shards that this one continues.
+    inherited: bool,
+}
+
+/// The engine and the scorer as the newest usable snapshot has them; where there is none, as those of all shards that this
+/// one continues have them; or new ones.
+async fn restore(common: &Common, shard: &mut dyn Shard) -> Result<Restored, ShardError> {
+    let own = shard.id().clone();
+    let numbers = common.snapshots.numbers(&own.0).await.map_err(ShardError::Restore)?;
+    let number = numbers.first().map_or(1, |newest| newest + 1);
+    let mut parts = Vec::new();
+    parts.extend(newest(common, &own, &own, numbers, |position| resumes(shard, position)).await?);
+    let inherited = parts.is_empty();
+    if inherited {
+        for parent in shard.parents() {
+            let numbers = common.snapshots.numbers(&parent.0).await.map_err(ShardError::Restore)?;
+            match newest(common, &own, &parent, numbers, |_| true).await? {
+                Some(part) => parts.push(part),
+                None => tracing::warn!(
+                    shard = &*own.0,
+                    from = &*parent.0,
+                    "there is no usable snapshot of a shard that this one continues: what was under way in it is not judged whole"
+                ),
             }
+        }
+    }
+    let inherited = inherited && !parts.is_empty();
+    if parts.is_empty() {
+        if shard.resume_from().is_some() {
+            tracing::warn!(
+                shard = &*own.0,
+                "there is a checkpoint and no usable snapshot: windows that were open then are not judged whole"
+            );
+        }
+        // Drawn from the system once in the life of a shard: the senders of packets must not know it.
+        let hash_seed = RandomState::new().hash_one(0);
+        let engine = Engine::with_seed(&common.tiers.statistical, &common.tiers.network, hash_seed);
+        let behavior = Behavior::new(common.tiers.hosts_max);
+        return Ok(Restored { engine, behavior, said: Output::default(), number, inherited });
+    }
+    let (mut engine, mut behavior) = parts.swap_remove(0);
+    let mut said = Output::default();
+    if !parts.is_empty() {
+        // Windows close while the engines become one, and are judged by the lists of the day.
+        let lists = Files::open(&common.tiers.statistical.intel).map(|files| files.lists()).unwrap_or_default();
+        let mut engines = vec![engine];
+        for (other, remembered) in parts {
+            engines.push(other);
+            behavior.join(remembered);
+        }
+        engines.iter_mut().for_each(|engine| engine.set_lists(lists.clone()));
+        engine = Engine::merge(engines, &mut said).ok_or(ShardError::Engine)?;
+    }
+    shard.adopt_interfaces(engine.interfaces());
+    Ok(Restored { engine, behavior, said, number, inherited })
+}
+
+/// The newest snapshot of a shard that can be used to go on with `own`. One that is damaged is passed over; where none can be
+/// got at, nothing is begun without it.
+async fn newest(
+    common: &Common,
+    own: &ShardId,
+    name: &ShardId,
+    numbers: Vec<u64>,
+    mut fits: impl FnMut(Option<&Position>) -> bool,
+) -> Result<Option<(Engine, Behavior)>, ShardError> {
+    let (shard, from) = (&*own.0, &*name.0);
+    for number in numbers {
+        let loaded = match common.snapshots.load(from, number).await {
+            Err(error @ SnapshotError::Backend { .. }) => return Err(ShardError::Restore(error)),
+            Err(error) => Err(error.to_string()),
+            Ok(snapshot) => revive(common, snapshot),
         };
-        if name == own {
-            next = numbers.first().map_or(1, |newest| newest + 1);
-        }
-        for number in numbers {
-            match common
-                .snapshots
-                .load(&name, number)
-                .await
-                .map_err(|error| error.to_string())
-                .and_then(|snapshot| revive(common, snapshot))
-            {
-                Ok((engine, behavior, position)) => {
-                    if name == own && !resumes(shard, position.as_ref()) {
-                        tracing::warn!(
-                            shard = own,
-                            number,
-                            "the snapshot was not taken at the checkpoint; trying the one before"
-                        );
-                        continue;
-                    }
-                    shard.adopt_interfaces(engine.interfaces());
-                    common.metrics.add(&telemetry::SNAPSHOTS, &["restored"], 1);
-                    tracing::info!(shard = own, from = name, number, "going on from a snapshot");
-                    return (engine, behavior, next);
-                }
-                Err(error) => {
-                    common.metrics.add(&telemetry::SNAPSHOTS, &["unreadable"], 1);
-                    tracing::warn!(shard = own, number, error, "the snapshot cannot be used; trying the one before");
-                }
+        match loaded {
+            Ok((_, _, position)) if !fits(position.as_ref()) => {
+                tracing::warn!(shard, number, "the snapshot was not taken at the checkpoint; trying the one before")
+            }
+            Ok((engine, behavior, _)) => {
+                common.metrics.add(&telemetry::SNAPSHOTS, &["restored"], 1);
+                tracing::info!(shard, from, number, "going on from a snapshot");
+                return Ok(Some((engine, behavior)));
+            }
+            Err(error) => {
+                common.metrics.add(&telemetry::SNAPSHOTS, &["unreadable"], 1);
+                tracing::warn!(shard, from, number, error, "the snapshot cannot be used; trying the one before");
             }
         }
     }
-    if shard.resume_from().is_some() {
-        tracing::warn!(
-            shard = own,
-            "there is a checkpoint and no usable snapshot: windows that were open then are not judged whole"
-        );
-    }
-    // Drawn from the system once in the life of a shard: the senders of packets must not know it.
-    let hash_seed = RandomState::new().hash_one(0);
-    let engine = Engine::with_seed(&common.tiers.statistical, &common.tiers.network, hash_seed);
-    (engine, Behavior::new(common.tiers.hosts_max), next)
+    Ok(None)
 }
 
 fn resumes(shard: &mut dyn Shard, position: Option<&Position>) -> bool {
@@ -240,8 +287,10 @@ struct Reader {
     number: u64,
     /// What was read up to.
     position: Option<Position>,
+    /// Whether the shard goes on from other shards' snapshots and has none of its own yet.
+    inherited: bool,
     /// The last barrier, and where it was set.
-    marked: Option<(u64, Position)>,
+    marked: Option<(u64, Option<Position>)>,
     /// The last barrier that is done with: the checkpoint has moved to it, or its snapshots were not saved.
     settled: Option<u64>,
 }
@@ -300,7 +349,7 @@ impl Reader {
 
     /// Whether anything was read since the last barrier.
     fn has_read_on(&self) -> bool {
-        self.position.is_some() && self.position.as_ref() != self.marked.as_ref().map(|(_, position)| position)
+        self.position.is_some() && self.marked.as_ref().is_none_or(|(_, position)| *position != self.position)
     }
 
     async fn hand_on(&mut self, mut batch: Batch) -> Result<(), ShardError> {
@@ -342,8 +391,8 @@ impl Reader {
 
     /// Sets a barrier behind everything that was read.
     async fn mark(&mut self) -> Result<(), ShardError> {
-        let Some(position) = self.position.clone() else { return Ok(()) };
-        let (shard, number, passed) = (self.id.clone(), self.number, self.passed.clone());
+        let (shard, position, number, passed) =
+            (self.id.clone(), self.position.clone(), self.number, self.passed.clone());
         self.number += 1;
         self.marked = Some((number, position.clone()));
         self.send(Work::Barrier(Barrier { shard, number, position, state: Vec::new(), passed })).await
@@ -362,8 +411,12 @@ impl Reader {
                 (self.marked, self.settled) = (None, None);
                 return Ok(true);
             }
-            Some((_, true)) => {}
+            Some((_, true)) => self.inherited = false,
         }
+        let Some(position) = position else {
+            self.settled = Some(number);
+            return Ok(true);
+        };
         let patience = duration(self.common.settings.call_timeout);
         match timeout(patience, shard.checkpoint(&position)).await {
             Ok(Ok(())) => {
@@ -408,7 +461,9 @@ impl Reader {
         if !self.settle(shard).await? {
             return Ok(());
         }
-        if finishing || self.has_read_on() {
+        // Whoever continues a shard of which nothing was read goes on from what that went on from.
+        let handed_on = end == End::Ended && self.inherited;
+        if finishing && self.position.is_some() || self.has_read_on() || handed_on {
             self.mark().await?;
             if !self.settle(shard).await? {
                 return Ok(());
@@ -439,9 +494,16 @@ const LOOK_RECORDS: usize = 4096;
 const LOOK_SECONDS: u32 = 5;
 
 impl Observer {
-    fn run(mut self, mut work: mpsc::Receiver<Work>, to_score: &mpsc::Sender<Step>) {
+    fn run(mut self, said: Output, mut work: mpsc::Receiver<Work>, to_score: &mpsc::Sender<Step>) {
         let mut lists = self.open_lists();
         let mut changes = self.common.tiers.changes.clone();
+        let Output { findings, vectors } = said;
+        if !findings.is_empty() || !vectors.is_empty() {
+            let (watermark, journey) = (Some(self.engine.watermark()), Journey::untraced());
+            if to_score.blocking_send(Step { findings, vectors, watermark, journey, barrier: None }).is_err() {
+                return;
+            }
+        }
         while let Some(item) = work.blocking_recv() {
             self.keep_watch();
             if let Some(thresholds) = Tiers::changed(&mut changes) {

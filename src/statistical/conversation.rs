@@ -213,8 +213,8 @@ fn speaker<'a, 'b>(
         if order == Ordering::Greater {
             (speaker.interface, most) = (view.interface, weight(view));
         }
-        speaker.up = merge(&speaker.up, &view.up);
-        speaker.down = merge(&speaker.down, &view.down);
+        speaker.up.join(&view.up);
+        speaker.down.join(&view.down);
     }
     speaker
 }
@@ -222,19 +222,6 @@ fn speaker<'a, 'b>(
 /// Who speaks for a conversation: an end of it before an intermediary, then who saw the most.
 fn weight(view: &View) -> (bool, u64) {
     (!view.is_translated(), u64::from(view.up.packets) + u64::from(view.down.packets))
-}
-
-/// Two sightings of one direction: the fuller one counts, times and facts join.
-fn merge(a: &Direction, b: &Direction) -> Direction {
-    let fuller = if (a.packets, a.bytes) >= (b.packets, b.bytes) { a } else { b };
-    Direction {
-        bytes: fuller.bytes,
-        packets: fuller.packets,
-        start: a.start.min(b.start),
-        end: a.end.max(b.end),
-        flags: a.flags | b.flags,
-        marks: a.marks | b.marks,
-    }
 }
 
 /// Decides who opened a conversation. In order: SYN without ACK (where flags are logged); a well-known port against

@@ -65,6 +65,21 @@ impl Host {
         self.clients |= 1 << (mix(client) & 63);
     }
 
+    /// Takes over what another engine knows of the same address.
+    pub fn join(&mut self, other: &Host) {
+        self.first_seen = self.first_seen.min(other.first_seen);
+        self.last_seen = self.last_seen.max(other.last_seen);
+        self.clients |= other.clients;
+        // No window but the latest is asked about; none at all stands at the end of time.
+        let age = |host: &Host| (host.asked > 0).then_some(host.asked_in);
+        if age(self) < age(other) {
+            (self.asked_in, self.asked, self.asked_packets) = (other.asked_in, other.asked, other.asked_packets);
+        } else if age(self) == age(other) {
+            self.asked = self.asked.max(other.asked);
+            self.asked_packets = self.asked_packets.max(other.asked_packets);
+        }
+    }
+
     /// How many of our hosts talk to it, estimated: −64·ln(zero bits / 64).
     pub fn clients(&self) -> f64 {
         match self.clients.count_ones() {

@@ -87,6 +87,25 @@ impl Pair {
         }
     }
 
+    /// Takes over what another engine remembers of the same pair.
+    pub fn join(&mut self, other: &Pair) {
+        let first = |pair: &Pair| (pair.first_seen, pair.opener_port);
+        let amount = |pair: &Pair| (pair.sent_packets, pair.received_packets, pair.sent_bytes, pair.received_bytes);
+        if first(other) < first(self) || first(other) == first(self) && amount(other) > amount(self) {
+            (self.sent_bytes, self.received_bytes) = (other.sent_bytes, other.received_bytes);
+            (self.sent_packets, self.received_packets) = (other.sent_packets, other.received_packets);
+            (self.opener_port, self.first_duration) = (other.opener_port, other.first_duration);
+        }
+        self.first_seen = self.first_seen.min(other.first_seen);
+        self.last_seen = self.last_seen.max(other.last_seen);
+        self.answered_in = match (self.answered_in, other.answered_in) {
+            (0, window) | (window, 0) => window,
+            (one, another) => one.min(another),
+        };
+        self.taken |= other.taken;
+        self.promoted |= other.promoted;
+    }
+
     /// Whether any conversation was ever answered.
     pub fn answered(&self) -> bool {
         self.answered_in != 0
@@ -217,6 +236,24 @@ impl Session {
         (f64::from(windows) / intervals).min(1.0)
     }
 
+    /// Whether both are pieces of one session.
+    fn is_with(&self, other: &Session) -> bool {
+        self.opener_port == other.opener_port
+            && other.start.since(self.end) <= STITCH_SECONDS
+            && self.start.since(other.end) <= STITCH_SECONDS
+    }
+
+    /// Takes over what another engine knows of the same session: of two sightings the fuller one counts.
+    fn join(&mut self, other: &Session) {
+        let amount = |s: &Session| (s.windows, s.sent_bytes.saturating_add(s.received_bytes), s.sent_packets);
+        let (start, end) = (self.start.min(other.start), self.end.max(other.end));
+        let (piece, failed) = (self.piece.max(other.piece), self.failed && other.failed);
+        if amount(other) > amount(self) {
+            *self = *other;
+        }
+        (self.start, self.end, self.piece, self.failed) = (start, end, piece, failed);
+    }
+
     /// Seconds from first to last packet.
     pub fn duration(&self) -> u32 {
         self.end.since(self.start)
@@ -286,6 +323,36 @@ impl Channel {
         }
     }
 
+    /// Takes over what another engine remembers of the same channel.
+    pub fn join(&mut self, other: Channel) {
+        let first = |channel: &Channel| channel.sessions.first().map_or(EventTime(u32::MAX), |s| s.start);
+        if first(&other) < first(self) {
+            self.interface = other.interface;
+        }
+        for session in &other.sessions {
+            match self.sessions.iter_mut().find(|known| known.is_with(session)) {
+                Some(known) => known.join(session),
+                None => self.sessions.push(*session),
+            }
+        }
+        self.sessions.sort_by_key(|s| (s.start, s.opener_port));
+        self.forgotten = self.forgotten.max(other.forgotten);
+        while self.sessions.len() > Self::SESSIONS_MAX {
+            self.forget_oldest();
+        }
+        self.aws_service |= other.aws_service;
+        self.judged_sessions = self.judged_sessions.max(other.judged_sessions);
+        self.judged_windows = self.judged_windows.max(other.judged_windows);
+        self.told = self.told.max(other.told);
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some(oldest) = (0..self.sessions.len()).min_by_key(|&i| self.sessions[i].end) {
+            self.sessions.remove(oldest);
+            self.forgotten += 1;
+        }
+    }
+
     /// Whether it is time to judge: something new since the last time, and after a finding not before ten minutes have
     /// passed. Sessions and windows grow by an eighth between judgements, so that judging costs a constant a session.
     pub fn due(&self, now: EventTime) -> bool {
@@ -317,10 +384,7 @@ impl Channel {
             Some(session) => session.add(c),
             None => {
                 if self.sessions.len() == Self::SESSIONS_MAX {
-                    let oldest =
-                        (0..self.sessions.len()).min_by_key(|&i| self.sessions[i].end).expect("the list is full");
-                    self.sessions.remove(oldest);
-                    self.forgotten += 1;
+                    self.forget_oldest();
                 }
                 // Kept in order of start, whatever order the window's conversations came in.
                 let session = Session::of(c);

@@ -47,6 +47,16 @@ impl Direction {
         self.marks |= record.marks.0;
     }
 
+    /// Two sightings of one direction: the fuller one counts, times and facts join.
+    pub fn join(&mut self, other: &Direction) {
+        if (other.packets, other.bytes) > (self.packets, self.bytes) {
+            (self.packets, self.bytes) = (other.packets, other.bytes);
+        }
+        (self.start, self.end) = (self.start.min(other.start), self.end.max(other.end));
+        self.flags |= other.flags;
+        self.marks |= other.marks;
+    }
+
     /// Whether a mark was seen on any record.
     pub fn has(&self, mark: Marks) -> bool {
         Marks(self.marks).has(mark)
@@ -167,6 +177,50 @@ impl Pane {
         (self.peeked, self.crowded_at, self.left_out) = (0, 0, 0);
     }
 
+    /// Takes in what another engine has of the same window; `rename` gives its interfaces their numbers here.
+    pub fn join(
+        &mut self,
+        seed: &foldhash::fast::FixedState,
+        other: &Pane,
+        rename: impl Fn(InterfaceId) -> InterfaceId,
+    ) {
+        for theirs in &other.views {
+            let (tuple, interface) = (theirs.tuple(), rename(theirs.interface));
+            let hash = tuple.hash(seed);
+            match self.find(hash, &tuple, interface) {
+                (Some(at), _) => {
+                    self.views[at].up.join(&theirs.up);
+                    self.views[at].down.join(&theirs.down);
+                }
+                (None, head) => {
+                    self.index.insert(hash, self.views.len());
+                    self.views.push(View { interface, twin: twin_of(head), ..*theirs });
+                }
+            }
+        }
+        self.peeked = 0;
+        self.crowded.extend(&other.crowded);
+        self.crowded_at = self.crowded_at.max(other.crowded_at);
+        self.left_out = self.left_out.max(other.left_out);
+    }
+
+    /// The place of a view, or else of the first one of the same five-tuple.
+    #[inline]
+    fn find(&self, hash: u64, tuple: &Tuple, interface: InterfaceId) -> (Option<usize>, Option<usize>) {
+        let views = &self.views;
+        let mut twin = None;
+        let found = self.index.find(hash, |at| {
+            let view = &views[at];
+            let same = view.tuple() == *tuple;
+            let it = same && view.interface == interface;
+            if same && !it && twin.is_none() {
+                twin = Some(view.twin.map_or(at, |head| head.get() as usize - 1));
+            }
+            it
+        });
+        (found, twin)
+    }
+
     /// Room is short: addresses with at least `least` conversations get no more of them in this window. A flood has told
     /// by then what there is to tell, and the others' conversations are kept whole.
     pub fn close_to_crowds(&mut self, least: u32) {
@@ -209,24 +263,13 @@ impl Pane {
     #[inline]
     pub fn fold(&mut self, prepared: &Prepared<'_>) {
         let Prepared { tuple, hash, record, upward } = prepared;
-        let views = &self.views;
-        let mut twin = None;
-        let found = self.index.find(*hash, |at| {
-            let view = &views[at];
-            let same = view.tuple() == *tuple;
-            let it = same && view.interface == record.interface;
-            if same && !it && twin.is_none() {
-                twin = Some(view.twin.map_or(at, |head| head.get() as usize - 1));
-            }
-            it
-        });
-        let at = match found {
-            Some(at) => at,
-            None if self.is_crowded(tuple) => {
+        let at = match self.find(*hash, tuple, record.interface) {
+            (Some(at), _) => at,
+            (None, _) if self.is_crowded(tuple) => {
                 self.left_out += 1;
                 return;
             }
-            None => {
+            (None, head) => {
                 let at = self.views.len();
                 self.views.push(View {
                     low: tuple.low,
@@ -234,7 +277,7 @@ impl Pane {
                     up: Direction::NONE,
                     down: Direction::NONE,
                     interface: record.interface,
-                    twin: twin.and_then(|head| NonZeroU32::new(head as u32 + 1)),
+                    twin: twin_of(head),
                     low_port: tuple.low_port,
                     high_port: tuple.high_port,
                     protocol: tuple.protocol,
@@ -247,6 +290,11 @@ impl Pane {
         let direction = if *upward { &mut view.up } else { &mut view.down };
         direction.fold(record);
     }
+}
+
+/// A place as [`View::twin`] has it.
+fn twin_of(head: Option<usize>) -> Option<NonZeroU32> {
+    head.and_then(|head| NonZeroU32::new(head as u32 + 1))
 }
 
 /// A record on its way into a window.

@@ -21,7 +21,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
-use crate::flow::{Address, EventTime, protocol};
+use crate::flow::{Address, EventTime, InterfaceId, protocol};
 use crate::statistical::conversation::{Conversation, Place};
 use crate::statistical::explain::Judgement;
 use crate::statistical::table::Entry;
@@ -89,7 +89,7 @@ pub struct Suspect {
     /// Place of the latest failure.
     latest: Place,
     /// Interface of the latest failure.
-    pub interface: crate::flow::InterfaceId,
+    pub interface: InterfaceId,
     /// Failures that were added since the source was last judged.
     pub fresh: u32,
     /// Failures known when it was last told.
@@ -128,7 +128,7 @@ impl Suspect {
             successes: 0,
             last_seen: at,
             latest: Place::default(),
-            interface: crate::flow::InterfaceId(0),
+            interface: InterfaceId(0),
             fresh: 0,
             told: 0,
             refused: 0,
@@ -174,6 +174,37 @@ impl Suspect {
     pub fn note_success(&mut self, c: &Conversation) {
         self.successes = self.successes.saturating_add(1);
         self.failures.remove(&(c.responder, c.port, c.protocol));
+    }
+
+    /// Takes over what another engine knows of the same source.
+    pub fn join(&mut self, other: Suspect) {
+        if other.latest > self.latest {
+            (self.latest, self.interface) = (other.latest, other.interface);
+        }
+        self.last_seen = self.last_seen.max(other.last_seen);
+        let mut overflow = 0;
+        let mut failures: Vec<_> = other.failures.into_iter().collect();
+        failures.sort_unstable();
+        for (key, (from, to)) in failures {
+            if let Some((first, last)) = self.failures.get_mut(&key) {
+                (*first, *last) = ((*first).min(from), (*last).max(to));
+            } else if self.failures.len() < Self::FAILURES_MAX {
+                self.failures.insert(key, (from, to));
+            } else {
+                overflow += 1;
+            }
+        }
+        self.overflow = self.overflow.max(other.overflow).saturating_add(overflow);
+        self.successes = self.successes.max(other.successes);
+        self.fresh = self.fresh.max(other.fresh);
+        self.told = self.told.max(other.told);
+        self.refused = self.refused.max(other.refused);
+        self.attempts = self.attempts.max(other.attempts);
+    }
+
+    /// Takes back failures of which it is known that they were answered after all: (target, port, protocol).
+    pub fn take_back(&mut self, answered: impl Fn(Address, u16, u8) -> bool) {
+        self.failures.retain(|&(target, port, protocol), _| !answered(target, port, protocol));
     }
 
     /// Failures remembered, with those that are only counted.

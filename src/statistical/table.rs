@@ -109,6 +109,47 @@ impl<E: Entry> Table<E> {
         at
     }
 
+    /// Takes an entry out.
+    pub fn take(&mut self, seed: &foldhash::fast::FixedState, key: E::Key) -> Option<E> {
+        let entries = &self.entries;
+        let found = self.index.find_entry(seed.hash_one(key), |&at| entries[at as usize].key() == key);
+        let at = found.ok()?.remove().0 as usize;
+        let last = self.entries.len() - 1;
+        // The last entry moves into the gap.
+        let moved = seed.hash_one(self.entries[last].key());
+        if let Some(place) = self.index.find_mut(moved, |&place| place as usize == last) {
+            *place = at as u32;
+        }
+        Some(self.entries.swap_remove(at))
+    }
+
+    /// Takes in another table's entries; `join` brings together what both have.
+    pub fn absorb(&mut self, seed: &foldhash::fast::FixedState, other: Table<E>, mut join: impl FnMut(&mut E, E)) {
+        self.evicted += other.evicted;
+        for entry in other.entries {
+            let key = entry.key();
+            match self.get_mut(seed, key) {
+                Some(known) => join(known, entry),
+                None => {
+                    self.insert(seed, seed.hash_one(key), entry);
+                }
+            }
+        }
+    }
+
+    /// Changes every entry, its key as well; keys must stay distinct.
+    pub fn change_all(&mut self, seed: &foldhash::fast::FixedState, change: impl FnMut(&mut E)) {
+        self.entries.iter_mut().for_each(change);
+        self.reindex(seed);
+    }
+
+    /// Forgets the oldest quarter.
+    pub fn shrink(&mut self, seed: &foldhash::fast::FixedState) {
+        if !self.is_empty() {
+            self.forget_oldest(seed);
+        }
+    }
+
     /// Forgets entries for which `keep` says no, without counting them as evicted.
     pub fn retain(&mut self, seed: &foldhash::fast::FixedState, keep: impl FnMut(&E) -> bool) {
         let before = self.entries.len();

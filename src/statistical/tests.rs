@@ -10,7 +10,7 @@ use crate::settings;
 /// Midnight, and the beginning of a window of every length in use.
 const START: u32 = 1_700_006_400;
 
-fn settings() -> (Settings, Network) {
+pub(super) fn settings() -> (Settings, Network) {
     let all = settings::Settings::assemble(&[]).expect("the embedded defaults are right");
     (all.statistical, Network::new(&all.network))
 }
@@ -20,27 +20,27 @@ fn engine() -> Engine {
     Engine::new(&settings, &network)
 }
 
-fn address(text: &str) -> Address {
+pub(super) fn address(text: &str) -> Address {
     text.parse().expect("an address of a test")
 }
 
 /// A session as two records, or one where nothing comes back.
 #[derive(Clone, Debug)]
-struct Exchange {
-    from: Address,
-    to: Address,
-    from_port: u16,
+pub(super) struct Exchange {
+    pub(super) from: Address,
+    pub(super) to: Address,
+    pub(super) from_port: u16,
     to_port: u16,
-    at: u32,
+    pub(super) at: u32,
     seconds: u32,
-    sent: (u64, u64),
-    received: (u64, u64),
+    pub(super) sent: (u64, u64),
+    pub(super) received: (u64, u64),
     rejected: bool,
-    interface: u32,
+    pub(super) interface: u32,
 }
 
 impl Exchange {
-    fn new(from: &str, from_port: u16, to: &str, to_port: u16, at: u32) -> Exchange {
+    pub(super) fn new(from: &str, from_port: u16, to: &str, to_port: u16, at: u32) -> Exchange {
         Exchange {
             from: address(from),
             to: address(to),
@@ -55,12 +55,12 @@ impl Exchange {
         }
     }
 
-    fn refused(mut self) -> Exchange {
+    pub(super) fn refused(mut self) -> Exchange {
         (self.sent, self.received, self.rejected) = ((1, 44), (0, 0), true);
         self
     }
 
-    fn records(&self) -> Vec<FlowRecord> {
+    pub(super) fn records(&self) -> Vec<FlowRecord> {
         let there = FlowRecord {
             source: self.from,
             destination: self.to,
@@ -109,7 +109,7 @@ fn findings(exchanges: &[Exchange]) -> Vec<Finding> {
 }
 
 /// A day of one shape: browsing, a scan, a beacon and a flood, so that every detector has something to say.
-fn busy(seed: u32) -> Vec<Exchange> {
+pub(super) fn busy(seed: u32) -> Vec<Exchange> {
     let mut all = Vec::new();
     for n in 0..400u32 {
         let random = host::mix(Address::v4(n * 100 + seed)) as u32;

@@ -12,7 +12,7 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
-use crate::flow::{Address, EventTime, protocol};
+use crate::flow::{Address, EventTime, InterfaceId, protocol};
 use crate::statistical::conversation::{Conversation, Place};
 use crate::statistical::explain::Judgement;
 use crate::statistical::intel::{Lists, is_tor_authority};
@@ -50,7 +50,7 @@ pub struct Contacts {
     /// Peers when last told.
     told: usize,
     latest: Place,
-    interface: crate::flow::InterfaceId,
+    interface: InterfaceId,
 }
 
 /// Whether a conversation of ours counts, and why.
@@ -84,13 +84,28 @@ impl Contacts {
         *peer = (peer.0.min(c.start()), peer.1.max(c.end()), peer.2.min(c.port), peer.3.min(kind));
     }
 
+    /// Takes over what another engine knows of the same host; `rename` gives its interfaces their numbers here.
+    pub fn join(&mut self, other: &Contacts, rename: impl Fn(InterfaceId) -> InterfaceId) {
+        if other.latest > self.latest {
+            (self.latest, self.interface) = (other.latest, rename(other.interface));
+        }
+        for (&address, theirs) in &other.peers {
+            if self.peers.len() < Self::PEERS_MAX || self.peers.contains_key(&address) {
+                let peer = self.peers.entry(address).or_insert(*theirs);
+                let (first, last) = (peer.0.min(theirs.0), peer.1.max(theirs.1));
+                *peer = (first, last, peer.2.min(theirs.2), peer.3.min(theirs.3));
+            }
+        }
+        self.told = self.told.max(other.told);
+    }
+
     /// Whether there is nothing left to remember.
     pub fn is_empty(&self) -> bool {
         self.peers.is_empty()
     }
 
     /// Who saw it.
-    pub fn interface(&self) -> crate::flow::InterfaceId {
+    pub fn interface(&self) -> InterfaceId {
         self.interface
     }
 

@@ -38,6 +38,14 @@ impl Gateway {
         self.last = self.last.max(window);
     }
 
+    /// Takes over what another engine has noted of the same host.
+    pub fn join(&mut self, other: &Gateway) {
+        // Noted at different times is noted in two windows at least.
+        let apart = self.windows > 0 && other.windows > 0 && self.last != other.last;
+        self.windows = self.windows.max(other.windows).max(if apart { 2 } else { 0 });
+        self.last = self.last.max(other.last);
+    }
+
     /// Twice, so that one odd minute does not take a host out of sight.
     pub fn is_certain(&self) -> bool {
         self.windows >= 2

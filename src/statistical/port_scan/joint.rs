@@ -54,6 +54,15 @@ impl Besieged {
         }
     }
 
+    /// Takes over what another engine knows of the same host.
+    pub fn join(&mut self, other: &Besieged) {
+        for (&source, &at) in &other.sources {
+            let at = self.sources.get(&source).map_or(at, |&known| at.max(known));
+            self.note(source, at);
+        }
+        self.last_seen = self.last_seen.max(other.last_seen);
+    }
+
     /// Sources that were at work since a moment; the others are forgotten.
     pub fn sources(&mut self, since: EventTime) -> Vec<Address> {
         self.sources.retain(|_, last| *last >= since);
