@@ -3,7 +3,7 @@
 //! | exit code | meaning |
 //! | --- | --- |
 //! | 0 | done |
-//! | 1 | it failed while running |
+//! | 1 | it failed while running, or what it needs was away when it began |
 //! | 2 | what was asked for cannot be done: wrong arguments, settings, or input that is no flow log |
 
 use std::path::PathBuf;

@@ -9,24 +9,24 @@ use tokio::sync::OnceCell;
 use tracing::{info, warn};
 
 use crate::aws;
-use crate::correlation::IncidentStore;
 use crate::correlation::fallback::WithFallback;
 use crate::correlation::local::LocalIncidents;
 use crate::correlation::redis::RedisIncidents;
+use crate::correlation::{CorrelationError, IncidentStore};
 use crate::health::Health;
-use crate::ingest::FlowSource;
 use crate::ingest::kinesis::{Kinesis, worker_name};
 use crate::ingest::local::Source;
 use crate::ingest::snapshot::SnapshotStore;
 use crate::ingest::snapshot::local::Folder;
 use crate::ingest::snapshot::s3::Bucket;
+use crate::ingest::{FlowSource, IngestError};
 use crate::pipeline::{Backends, Ending};
 use crate::publish::dead_letter::{self, DeadLetters, Refusals, WithDeadLetters};
 use crate::publish::dynamodb::DynamoStore;
 use crate::publish::dynamodb::schema::Schema;
 use crate::publish::eventbridge::EventBridge;
 use crate::publish::local::{LineAnnouncer, SqliteStore};
-use crate::publish::{Announcer, AnomalyStore};
+use crate::publish::{Announcer, AnomalyStore, PublishError};
 use crate::settings::Settings;
 use crate::telemetry::Metrics;
 
@@ -45,6 +45,15 @@ pub(super) async fn choose(
     let incidents = incidents(settings, health).await?;
     let (source, ending) = source(settings, &aws, task).await?;
     Ok(Backends { source, ending, snapshots, incidents, store, announcer, refusals })
+}
+
+/// Whether what kept a backend from being opened may pass: nothing is wrong with the settings, and another try may go better.
+pub(super) fn may_pass(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        matches!(cause.downcast_ref(), Some(PublishError::Retry { .. }))
+            || matches!(cause.downcast_ref(), Some(IngestError::Retry { .. }))
+            || matches!(cause.downcast_ref(), Some(CorrelationError::Retry { .. }))
+    })
 }
 
 /// The AWS configuration, read when the first backend asks for it: a service that uses none of AWS needs no account.

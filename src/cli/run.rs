@@ -40,7 +40,8 @@ pub struct Args {
 
 const EXIT_CODES: &str = "Exit codes:
   0  the input has ended, or it was told to stop (SIGTERM, Ctrl-C), and everything that was read is delivered
-  1  it failed, or the grace period was over before everything was delivered; a restart goes on from the checkpoint
+  1  it failed, what it needs did not answer when it began, or the grace period was over before everything was delivered; a
+     restart goes on from the checkpoint
   2  it cannot begin: wrong arguments or settings, or input that is no flow log";
 
 /// Runs until the input ends or a signal comes.
@@ -70,7 +71,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
         Ok(backends) => backends,
         Err(error) => {
             eprintln!("flowvigil: {error:#}");
-            return Ok(super::unusable());
+            return Ok(if backends::may_pass(&error) { ExitCode::FAILURE } else { super::unusable() });
         }
     };
     let (stop, told) = watch::channel(false);

@@ -276,3 +276,52 @@ fn a_batch_is_one_trace_through_all_tiers_and_its_id_goes_on_with_what_is_announ
     let parent = root["spanId"].as_str().unwrap();
     assert_eq!(header, format!("Root=1-{}-{};Parent={parent};Sampled=1", &id[..8], &id[8..]));
 }
+
+/// How `run` ends with this in its environment, and what it says.
+fn ends(environment: &[(&str, &str)]) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let flow_log = folder.path().join("flow.log");
+    std::fs::write(&flow_log, "").unwrap();
+    let ended = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
+        .args(["run", "--once"])
+        .arg(&flow_log)
+        .env("FLOWVIGIL__API__LISTEN", "127.0.0.1:0")
+        .env("FLOWVIGIL__PUBLISH__SQLITE__PATH", path("anomalies.db"))
+        .env("FLOWVIGIL__INGEST__SNAPSHOT__LOCAL__FOLDER", path("snapshots"))
+        .env("FLOWVIGIL__INGEST__LOCAL__CHECKPOINT", path("checkpoints"))
+        .env("AWS_ACCESS_KEY_ID", "000000000000")
+        .env("AWS_SECRET_ACCESS_KEY", "test")
+        .env("AWS_REGION", "us-east-1")
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+}
+
+#[test]
+fn what_is_away_when_the_service_begins_is_worth_another_try_and_a_wrong_setting_is_not() {
+    // One that takes requests in and never answers, and one at which nobody listens.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for (server, address) in [("silent", silent.local_addr().unwrap()), ("closed", closed)] {
+        let (url, redis) = (format!("http://{address}"), format!("redis://{address}"));
+        let tables = ("FLOWVIGIL__PUBLISH__DYNAMODB__TABLE", "anomalies");
+        let quick = ("FLOWVIGIL__PUBLISH__DYNAMODB__TIMEOUT", "200ms");
+        let (code, said) = ends(&[("AWS_ENDPOINT_URL_DYNAMODB", &url), tables, quick]);
+        assert_eq!(code, Some(1), "tables, {server}: {said}");
+        let stream = ("FLOWVIGIL__INGEST__KINESIS__STREAM", "stream");
+        let quick = ("FLOWVIGIL__INGEST__KINESIS__TIMEOUT", "200ms");
+        let (code, said) = ends(&[("AWS_ENDPOINT_URL_DYNAMODB", &url), stream, quick]);
+        assert_eq!(code, Some(1), "leases, {server}: {said}");
+        // Without Redis it correlates by itself.
+        let quick = ("FLOWVIGIL__CORRELATION__REDIS__TIMEOUT", "200ms");
+        let (code, said) = ends(&[("FLOWVIGIL__CORRELATION__REDIS__URL", &redis), quick]);
+        assert_eq!(code, Some(0), "Redis, {server}: {said}");
+    }
+    let (code, said) = ends(&[("FLOWVIGIL__CORRELATION__REDIS__URL", "no address")]);
+    assert_eq!(code, Some(2), "{said}");
+    let (code, said) = ends(&[("FLOWVIGIL__INGEST__FIELDS", "${no-such-field}")]);
+    assert_eq!(code, Some(2), "{said}");
+}
