@@ -185,6 +185,81 @@ impl Task {
     }
 }
 
+impl Task {
+    /// Records what comes of findings and of a watermark, and dies before it announces any of it.
+    async fn record_and_die(mut self, findings: &[Finding], watermark: u32) {
+        for finding in findings {
+            let touched = self.incidents.fold(&ShardId("0".into()), std::slice::from_ref(finding)).await.unwrap();
+            self.record(&touched).await;
+        }
+        let watermarks = Watermarks::from([(ShardId("0".into()), EventTime(watermark))]);
+        let closed = self.incidents.expire(&watermarks).await.unwrap();
+        self.record(&closed).await;
+    }
+
+    async fn record(&mut self, incidents: &[Incident]) {
+        let mut never_announced = Vec::new();
+        for outcome in self.judge.judge(incidents) {
+            self.courier.record(outcome, &mut never_announced).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_recorded_before_a_crash_is_announced_by_the_next_life_as_detected_and_as_closed_if_it_is() {
+    let world = World::new();
+    world.task().record_and_die(&[scan(3, 10), scan(3, 30)], END).await;
+    world.task().record_and_die(&[scan(1, 10)], 0).await;
+    world.task().record_and_die(&[scan(2, 10), scan(2, 30), scan(2, 50)], 0).await;
+    let mut heard_of = world.task();
+    heard_of.fold("0", &scan(4, 10)).await;
+    let said = |scanner: u32, announced: &BTreeMap<String, Vec<String>>, recorded: &[Anomaly]| -> Vec<String> {
+        let of = recorded.iter().find(|a| a.actor == scan(scanner, 0).actor).expect("it is recorded");
+        announced.get(&of.anomaly_id.to_string()).cloned().unwrap_or_default()
+    };
+    let recorded = world.recorded().await;
+    assert_eq!((recorded.len(), world.announced().len()), (4, 1), "the others were recorded only");
+    world.task().courier.announce_leftovers().await.unwrap();
+    let announced = world.announced();
+    assert_eq!(said(1, &announced, &recorded), ["Anomaly Detected"]);
+    assert_eq!(said(2, &announced, &recorded), ["Anomaly Detected"], "nobody has heard of it, so it is no update");
+    assert_eq!(said(3, &announced, &recorded), ["Anomaly Detected", "Anomaly Closed"]);
+    assert_eq!(said(4, &announced, &recorded), ["Anomaly Detected"], "it was told before");
+    // And once is enough.
+    world.task().courier.announce_leftovers().await.unwrap();
+    assert_eq!(world.announced(), announced);
+}
+
+#[tokio::test]
+async fn what_was_announced_by_a_life_that_died_before_it_noted_that_is_announced_once_more() {
+    let world = World::new();
+    world.task().record_and_die(&[scan(1, 10)], 0).await;
+    let recorded = world.recorded().await;
+    let dying = world.task();
+    let results = dying.courier.announcer.announce(&[(Announcement::Detected, recorded[0].clone())]).await;
+    assert!(results.iter().all(Result::is_ok));
+    world.task().courier.announce_leftovers().await.unwrap();
+    world.task().courier.announce_leftovers().await.unwrap();
+    let announced = world.announced();
+    assert_eq!(announced[&recorded[0].anomaly_id.to_string()], ["Anomaly Detected"; 2]);
+}
+
+#[tokio::test]
+async fn more_than_a_batch_of_leftovers_are_all_announced() {
+    let world = World::new();
+    let many = LEFTOVERS as u32 + 30;
+    let scans: Vec<Finding> =
+        (0..many).map(|scanner| Finding { severity: Severity::Low, ..scan(scanner, 1) }).collect();
+    let mut settings = world.settings.clone();
+    settings.validation.storm.anomalies_max = many;
+    let world = World { settings, ..world };
+    world.task().record_and_die(&scans, 0).await;
+    world.task().courier.announce_leftovers().await.unwrap();
+    let announced = world.announced();
+    assert_eq!((world.recorded().await.len(), announced.len()), (many as usize, many as usize));
+    assert!(announced.values().all(|told| *told == ["Anomaly Detected"]));
+}
+
 /// A scan of one of two scanners in a minute, on a host of its own.
 fn scan(scanner: u32, minute: u32) -> Finding {
     let (actor, window) = (Address::v4(0xcb00_7100 + scanner), minute * 60);
