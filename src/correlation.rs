@@ -14,7 +14,7 @@
 //! for validation to say. Nor are their ids the last word: tasks that cannot ask each other give one episode several, and
 //! the store of anomalies decides under which it is told ([`crate::publish::episodes`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use jiff::SignedDuration;
@@ -146,13 +146,19 @@ pub trait IncidentStore: Send + Sync {
     /// An incident that is still open.
     async fn get(&self, id: Uuid) -> Result<Option<Incident>, CorrelationError>;
 
-    /// What would be lost with this process, to be kept with the task's snapshot; `None` where the backend keeps it.
-    async fn state(&self) -> Result<Option<Vec<u8>>, CorrelationError> {
+    /// What of these incidents would be lost with this process, to be kept with a shard's snapshot; `None` where the backend
+    /// keeps it.
+    async fn state(&self, _ids: &BTreeSet<Uuid>) -> Result<Option<Vec<u8>>, CorrelationError> {
         Ok(None)
     }
 
-    /// Goes on where [`IncidentStore::state`] was taken. Before the first fold.
+    /// Takes in what [`IncidentStore::state`] gave, here or in another process. What is known of them already stays known.
     async fn resume(&self, _state: &[u8]) -> Result<(), CorrelationError> {
+        Ok(())
+    }
+
+    /// Lets go of incidents that another process goes on with, where that would not hear of them otherwise.
+    async fn release(&self, _ids: &BTreeSet<Uuid>) -> Result<(), CorrelationError> {
         Ok(())
     }
 }

@@ -16,8 +16,12 @@
 //! recorded and announced. Only then the snapshots are saved and the checkpoint moves. A crash at any instant so loses
 //! nothing; what is judged again afterwards has the same ids, and the store knows it already.
 //!
-//! *What is kept of the judge* is a little newer than any engine's snapshot, for all shards share it. That is harmless:
-//! folding a finding twice changes nothing, and what was told is remembered as told.
+//! *What is kept of the judge* travels with each shard: what it knows of the incidents in which the shard had a part. Whoever
+//! reads the shard next goes on with it, and nobody else does, however many tasks there are. Of an incident in which other
+//! shards have a part it is a little newer than the engine's own snapshot. That is harmless: folding a finding twice changes
+//! nothing, and what was told is remembered as told.
+//!
+//! *A shard that continues others* (Kinesis splits and merges shards) goes on from what they left, all of it together.
 //!
 //! *Failures.* A shard whose reading or judging fails is dropped and comes back at its last checkpoint, after a pause that
 //! doubles each time. Judge and delivery are the same for all shards: if one of them is gone, the pipeline ends and says
@@ -167,9 +171,6 @@ pub enum PipelineError {
     /// Those who were to be told are gone.
     #[error("{0}; what was not announced is, after a restart")]
     Unheard(String),
-    /// State is there, and cannot be got at.
-    #[error("restore the judgement: {0}")]
-    Restore(String),
 }
 
 /// What all stages share.
@@ -201,7 +202,7 @@ pub async fn run(
     let (to_delivery, deliveries) = tokio::sync::mpsc::channel(waiting);
     let (to_judgement, judgements) = tokio::sync::mpsc::channel(waiting);
 
-    let judgement = Judgement::restore(&common, incidents.clone(), store.clone()).await?;
+    let judgement = Judgement::new(&common, incidents.clone(), store.clone());
     let mut stages = JoinSet::new();
     stages.spawn(delivery::run(common.clone(), store, announcer, incidents, deliveries));
     stages.spawn(judgement.run(judgements, to_delivery));

@@ -442,11 +442,22 @@ impl Judge {
         self.told.entry(anomaly.anomaly_id).or_insert(told);
     }
 
+    /// Forgets an incident that is over.
+    pub fn forget(&mut self, id: Uuid) {
+        self.told.remove(&id);
+        self.silent.remove(&id);
+    }
+
     /// The whole state apart from settings.
     pub fn snapshot(&self) -> Vec<u8> {
+        self.snapshot_of(|_| true)
+    }
+
+    /// What is remembered of some incidents, and all that is about none, to be taken in by [`Judge::take_in`].
+    pub fn snapshot_of(&self, wanted: impl Fn(Uuid) -> bool) -> Vec<u8> {
         let snapshot = Snapshot {
-            told: self.told.values().cloned().collect(),
-            silent: self.silent.clone(),
+            told: self.told.iter().filter(|(id, _)| wanted(**id)).map(|(_, told)| told.clone()).collect(),
+            silent: self.silent.iter().filter(|(id, _)| wanted(**id)).map(|(id, s)| (*id, s.clone())).collect(),
             counts: self.counts.clone(),
             storms: self.storms.clone(),
             calibration: self.calibration.feedbacks().clone(),
@@ -456,14 +467,42 @@ impl Judge {
 
     /// A judge that goes on where [`Judge::snapshot`] was taken.
     pub fn restore(bytes: &[u8], settings: &Settings, network: &Network) -> Result<Judge, serde_json::Error> {
-        let snapshot: Snapshot = serde_json::from_slice(bytes)?;
         let mut judge = Judge::new(settings, network);
-        judge.told = snapshot.told.into_iter().map(|told| (told.anomaly.anomaly_id, told)).collect();
-        judge.silent = snapshot.silent;
-        judge.counts = snapshot.counts;
-        judge.storms = snapshot.storms.with(&settings.storm);
-        judge.calibration.resume(snapshot.calibration);
+        judge.take_in(bytes, true)?;
         Ok(judge)
+    }
+
+    /// Takes in what a snapshot remembers; where something else is remembered here, what says more stays. Of analysts'
+    /// verdicts there is one count for all, which takes the place of the one here where `verdicts` says so.
+    pub fn take_in(&mut self, bytes: &[u8], verdicts: bool) -> Result<(), serde_json::Error> {
+        let snapshot: Snapshot = serde_json::from_slice(bytes)?;
+        for told in snapshot.told {
+            let known = self.told.get(&told.anomaly.anomaly_id);
+            if known.is_none_or(|known| known.anomaly.updates < told.anomaly.updates) {
+                self.told.insert(told.anomaly.anomaly_id, told);
+            }
+        }
+        for (id, stage) in snapshot.silent.into_iter().filter(|(id, _)| !self.told.contains_key(id)) {
+            self.silent.entry(id).or_insert(stage);
+        }
+        self.counts.join(&snapshot.counts);
+        self.storms.take_in(snapshot.storms);
+        if verdicts {
+            self.calibration.resume(snapshot.calibration);
+        }
+        Ok(())
+    }
+}
+
+impl Counts {
+    /// Takes over counts of which these may be a part.
+    fn join(&mut self, other: &Counts) {
+        for (mine, theirs) in [(&mut self.confirmed, &other.confirmed), (&mut self.refused, &other.refused)] {
+            for (name, &count) in theirs {
+                let known = mine.entry(name.clone()).or_default();
+                *known = count.max(*known);
+            }
+        }
     }
 }
 

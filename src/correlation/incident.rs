@@ -127,6 +127,23 @@ impl Incident {
 
     /// Takes over everything that another episode of the same key knows; the two turned out to be one.
     pub(super) fn absorb(&mut self, other: &Incident) {
+        self.join_settled(other);
+        self.join_open(other);
+    }
+
+    /// Brings together two states of the same incident: the one that knows more stays, or both where each knows something of
+    /// its own.
+    pub(super) fn unite(&mut self, other: &Incident) {
+        if other.settled.covers(&self.settled) {
+            self.settled = other.settled.clone();
+        } else if !self.settled.covers(&other.settled) {
+            self.join_settled(other);
+        }
+        self.join_open(other);
+        self.actors_on_target = self.actors_on_target.max(other.actors_on_target);
+    }
+
+    fn join_settled(&mut self, other: &Incident) {
         let mut settled = other.settled.clone();
         if self.settled.added_through.is_some() || settled.added_through.is_some() {
             // Windows that one side has added up cannot be told apart any more, so all of them are added up.
@@ -134,6 +151,9 @@ impl Incident {
             settled.add_up(0);
         }
         self.settled.join(&settled);
+    }
+
+    fn join_open(&mut self, other: &Incident) {
         self.open.retain(|source, _| !self.settled.knows(source));
         for (source, finding) in &other.open {
             self.fold(&source.shard, finding);
@@ -307,6 +327,13 @@ impl Account {
     /// Whether this judgement of a closed window is part of the account already.
     fn knows(&self, source: &Source) -> bool {
         self.windows.contains_key(source) || self.added_through.is_some_and(|through| source.window <= through)
+    }
+
+    /// Whether every judgement that the other has taken in was taken in here.
+    fn covers(&self, other: &Account) -> bool {
+        self.added_windows >= other.added_windows
+            && self.added_through >= other.added_through
+            && other.windows.keys().all(|source| self.knows(source))
     }
 
     /// Joins what one finding says.

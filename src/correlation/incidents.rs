@@ -329,10 +329,15 @@ impl Incidents {
 
     /// The whole state, to be restored by the same version.
     pub fn snapshot(&self) -> Vec<u8> {
+        self.snapshot_of(|_| true)
+    }
+
+    /// What is known of some incidents, to be taken in by [`Incidents::take_in`].
+    pub fn snapshot_of(&self, wanted: impl Fn(&Incident) -> bool) -> Vec<u8> {
         let snapshot = Snapshot {
             version: SNAPSHOT_VERSION,
-            incidents: self.episodes.values().flatten().cloned().collect(),
-            evicted: self.evicted.clone(),
+            incidents: self.episodes.values().flatten().filter(|incident| wanted(incident)).cloned().collect(),
+            evicted: self.evicted.iter().filter(|incident| wanted(incident)).cloned().collect(),
             evictions: self.evictions,
         };
         serde_json::to_vec(&snapshot).expect("an incident holds nothing that JSON cannot write")
@@ -340,17 +345,45 @@ impl Incidents {
 
     /// Incidents that go on where [`Incidents::snapshot`] was taken.
     pub fn restore(bytes: &[u8], settings: &Settings) -> Result<Incidents, RestoreError> {
+        let mut incidents = Incidents::new(settings);
+        incidents.take_in(bytes)?;
+        Ok(incidents)
+    }
+
+    /// Takes in what a snapshot knows. Of an incident that is known here as well, the one that knows more stays, or both
+    /// together where each knows something of its own.
+    pub fn take_in(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
         let snapshot: Snapshot = serde_json::from_slice(bytes).map_err(|e| RestoreError(e.to_string()))?;
         if snapshot.version != SNAPSHOT_VERSION {
             return Err(RestoreError(format!("version {} is not {SNAPSHOT_VERSION}", snapshot.version)));
         }
-        let mut incidents = Incidents::new(settings);
-        incidents.evicted = snapshot.evicted;
-        incidents.evictions = snapshot.evictions;
-        for incident in snapshot.incidents {
-            incidents.adopt(incident);
+        self.evictions = self.evictions.max(snapshot.evictions);
+        for incident in snapshot.evicted {
+            if self.evicted.iter().all(|known| known.id != incident.id) {
+                self.evicted.push(incident);
+            }
         }
-        Ok(incidents)
+        for incident in snapshot.incidents {
+            let known = self.change(incident.id, |known| {
+                known.unite(&incident);
+                true
+            });
+            if !known {
+                self.adopt(incident);
+            }
+        }
+        self.evict();
+        Ok(())
+    }
+
+    /// Forgets some incidents: somebody else goes on with them.
+    pub fn release(&mut self, ids: &BTreeSet<Uuid>) {
+        let mut gone = Vec::new();
+        for episodes in self.episodes.values_mut() {
+            gone.extend(episodes.extract_if(.., |incident| ids.contains(&incident.id)));
+        }
+        self.evicted.retain(|incident| !ids.contains(&incident.id));
+        self.forget(&mut gone);
     }
 
     /// All open incidents, by key.

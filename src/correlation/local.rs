@@ -2,6 +2,7 @@
 //!
 //! Correct for as long as one task owns all shards, and what every task falls back to while the shared backend is away.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
 
 use async_trait::async_trait;
@@ -15,20 +16,18 @@ use crate::ingest::ShardId;
 /// Incidents in this task's memory, shared by its shards.
 #[derive(Debug)]
 pub struct LocalIncidents {
-    settings: Settings,
     incidents: Mutex<Incidents>,
 }
 
 impl LocalIncidents {
     /// No incidents yet.
     pub fn new(settings: &Settings) -> LocalIncidents {
-        LocalIncidents { settings: settings.clone(), incidents: Mutex::new(Incidents::new(settings)) }
+        LocalIncidents { incidents: Mutex::new(Incidents::new(settings)) }
     }
 
     /// Goes on where [`LocalIncidents::snapshot`] was taken.
     pub fn restore(bytes: &[u8], settings: &Settings) -> Result<LocalIncidents, RestoreError> {
-        let incidents = Mutex::new(Incidents::restore(bytes, settings)?);
-        Ok(LocalIncidents { settings: settings.clone(), incidents })
+        Ok(LocalIncidents { incidents: Mutex::new(Incidents::restore(bytes, settings)?) })
     }
 
     /// The whole state.
@@ -56,8 +55,8 @@ impl IncidentStore for LocalIncidents {
         Ok(self.lock().get(id).cloned())
     }
 
-    async fn state(&self) -> Result<Option<Vec<u8>>, CorrelationError> {
-        Ok(Some(self.snapshot()))
+    async fn state(&self, ids: &BTreeSet<Uuid>) -> Result<Option<Vec<u8>>, CorrelationError> {
+        Ok(Some(self.lock().snapshot_of(|incident| ids.contains(&incident.id))))
     }
 
     async fn resume(&self, state: &[u8]) -> Result<(), CorrelationError> {
@@ -65,7 +64,11 @@ impl IncidentStore for LocalIncidents {
             context: "restore the incidents".to_owned(),
             cause: cause.to_string(),
         };
-        *self.lock() = Incidents::restore(state, &self.settings).map_err(fatal)?;
+        self.lock().take_in(state).map_err(fatal)
+    }
+
+    async fn release(&self, ids: &BTreeSet<Uuid>) -> Result<(), CorrelationError> {
+        self.lock().release(ids);
         Ok(())
     }
 }

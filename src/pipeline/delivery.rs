@@ -87,7 +87,7 @@ impl Courier {
             journey.end(told);
         }
         match barrier {
-            Some((barrier, judgement)) if fence.holds() => self.keep(barrier, judgement).await,
+            Some(barrier) if fence.holds() => self.keep(barrier).await,
             Some(_) | None => {}
         }
         Ok(())
@@ -302,30 +302,24 @@ impl Courier {
         }
     }
 
-    /// Everything before the barrier is delivered: the snapshots become current. The judgement's goes first, for an older
-    /// judgement must never stand beside a newer engine.
-    async fn keep(&self, barrier: Barrier, judgement: Snapshot) {
+    /// Everything before the barrier is delivered: the snapshot becomes current.
+    async fn keep(&self, barrier: Barrier) {
         let Barrier { shard, number, position, state, passed } = barrier;
-        let name = shard.0.to_string();
-        let sizes = [(judgement.name.clone(), judgement.state.len()), (name.clone(), state.len())];
-        let own = Snapshot { name, number, position, state };
-        for snapshot in [judgement, own] {
-            if let Err(error) = self.common.snapshots.save(snapshot).await {
-                self.common.metrics.add(&telemetry::SNAPSHOTS, &["failed"], 1);
-                if self.common.health.degrade("snapshot", format!("{error}; the checkpoint stands still")) {
-                    tracing::warn!(%error, "no snapshot could be saved; the checkpoint stands still");
-                }
-                passed.send_replace(Some((number, false)));
-                return;
+        let state = postcard::to_stdvec(&state).expect("plain data can always be written");
+        let (name, bytes) = (shard.0.to_string(), state.len());
+        if let Err(error) = self.common.snapshots.save(Snapshot { name, number, position, state }).await {
+            self.common.metrics.add(&telemetry::SNAPSHOTS, &["failed"], 1);
+            if self.common.health.degrade("snapshot", format!("{error}; the checkpoint stands still")) {
+                tracing::warn!(%error, "no snapshot could be saved; the checkpoint stands still");
             }
+            passed.send_replace(Some((number, false)));
+            return;
         }
         if self.common.health.restore("snapshot") {
             tracing::info!("snapshots are saved again");
         }
         self.common.metrics.add(&telemetry::SNAPSHOTS, &["saved"], 1);
-        for (name, bytes) in sizes {
-            self.common.metrics.set(&telemetry::SNAPSHOT_BYTES, &[&name], bytes as i64);
-        }
+        self.common.metrics.set(&telemetry::SNAPSHOT_BYTES, &[&shard.0], bytes as i64);
         passed.send_replace(Some((number, true)));
     }
 }

@@ -1,6 +1,6 @@
 //! Tiers 3 and 4 of all shards of this task: findings fold into incidents, incidents are judged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,20 +11,16 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::shard::{Barrier, Step};
-use super::{Common, PipelineError, Tiers, Watermarks, duration};
+use super::{Common, Ending, PipelineError, Tiers, Watermarks, duration};
 use crate::correlation::{self, CorrelationError, Incident, IncidentStore};
 use crate::finding::Finding;
 use crate::flow::EventTime;
-use crate::ingest::snapshot::Snapshot;
 use crate::ingest::{Fence, ShardId};
 use crate::publish::AnomalyStore;
 use crate::publish::rules::Rule;
 use crate::telemetry::{self, trace::Journey};
 use crate::validation::suppression::Suppression;
 use crate::validation::{Judge, Outcome};
-
-/// The name under which the judgement's snapshots are kept.
-pub(super) const NAME: &str = "judgement";
 
 /// Verdicts younger than this are left for the next time, s: more of the same second may be on their way.
 const FEEDBACK_SETTLES: u32 = 2;
@@ -43,6 +39,8 @@ pub(super) enum Message {
         shard: ShardId,
         fence: Fence,
         siblings: Vec<ShardId>,
+        /// What its earlier owners knew; see [`State`].
+        judgements: Vec<Vec<u8>>,
     },
     Step(ShardId, Step),
     Leave(ShardId),
@@ -61,14 +59,19 @@ pub(super) struct Delivery {
     pub closed: Vec<Uuid>,
     /// Whose records it came of, and when they arrived.
     pub arrived: Option<(ShardId, Journey)>,
-    /// With the judgement's own snapshot.
-    pub barrier: Option<(Barrier, Snapshot)>,
+    /// With what the judge knows of the shard's incidents.
+    pub barrier: Option<Barrier>,
 }
 
-/// What of the judgement a snapshot holds.
+/// Incidents, and until when they matter.
+type Parts = BTreeMap<Uuid, EventTime>;
+
+/// What of the judgement a shard's snapshot holds.
 #[derive(Serialize, Deserialize)]
 struct State {
-    /// The incidents, where the backend lives in this process.
+    /// The incidents in which the shard had a part.
+    parts: Parts,
+    /// What is known of them, where the backend lives in this process.
     incidents: Option<Vec<u8>>,
     judge: Vec<u8>,
     feedback_from: EventTime,
@@ -83,25 +86,19 @@ pub(super) struct Judgement {
     watermarks: Watermarks,
     fences: BTreeMap<ShardId, Fence>,
     expired: EventTime,
+    /// The incidents in which each shard had a part, with the moment at which they are over whoever closes them.
+    parts: BTreeMap<ShardId, Parts>,
     /// When the watermarks were last told to correlation.
     told_at: Option<Instant>,
     feedback_from: EventTime,
-    /// Of the next snapshot.
-    number: u64,
     /// When the rules that people made were last read.
     rules_read: Option<Instant>,
 }
 
 impl Judgement {
-    /// Goes on from the newest usable snapshot, or begins anew.
-    pub(super) async fn restore(
-        common: &Common,
-        incidents: Arc<dyn IncidentStore>,
-        store: Arc<dyn AnomalyStore>,
-    ) -> Result<Judgement, PipelineError> {
-        let unavailable = |error: crate::ingest::snapshot::SnapshotError| PipelineError::Restore(error.to_string());
-        let numbers = common.snapshots.numbers(NAME).await.map_err(unavailable)?;
-        let mut judgement = Judgement {
+    /// Nothing is known before a shard enters and brings it along.
+    pub(super) fn new(common: &Common, incidents: Arc<dyn IncidentStore>, store: Arc<dyn AnomalyStore>) -> Judgement {
+        Judgement {
             common: common.clone(),
             incidents,
             store,
@@ -109,40 +106,24 @@ impl Judgement {
             watermarks: Watermarks::default(),
             fences: BTreeMap::new(),
             expired: EventTime(0),
+            parts: BTreeMap::new(),
             told_at: None,
             feedback_from: EventTime(0),
-            number: numbers.first().map_or(1, |newest| newest + 1),
             rules_read: None,
-        };
-        for number in numbers {
-            let loaded = common.snapshots.load(NAME, number).await.map_err(|error| error.to_string());
-            match match loaded {
-                Ok(snapshot) => judgement.revive(&snapshot.state).await,
-                Err(error) => Err(error),
-            } {
-                Ok(()) => {
-                    common.metrics.add(&telemetry::SNAPSHOTS, &["restored"], 1);
-                    tracing::info!(number, "judgement goes on from a snapshot");
-                    break;
-                }
-                Err(error) => {
-                    common.metrics.add(&telemetry::SNAPSHOTS, &["unreadable"], 1);
-                    tracing::warn!(number, error, "the judgement's snapshot cannot be used; trying the one before");
-                }
-            }
         }
-        Ok(judgement)
     }
 
-    async fn revive(&mut self, state: &[u8]) -> Result<(), String> {
+    /// Takes in what was known of a shard's incidents where it was read before.
+    async fn take_in(&mut self, shard: &ShardId, state: &[u8]) -> Result<(), String> {
         let state: State = postcard::from_bytes(state).map_err(|error| error.to_string())?;
-        let (validation, network) = (&self.common.tiers.validation, &self.common.tiers.network);
-        let judge = Judge::restore(&state.judge, validation, network).map_err(|error| error.to_string())?;
+        let newer = state.feedback_from > self.feedback_from;
+        self.judge.take_in(&state.judge, newer).map_err(|error| error.to_string())?;
+        self.feedback_from = self.feedback_from.max(state.feedback_from);
+        let parts = self.parts.entry(shard.clone()).or_default();
+        parts.extend(state.parts);
         if let Some(incidents) = &state.incidents {
             self.incidents.resume(incidents).await.map_err(|error| error.to_string())?;
         }
-        self.judge = judge;
-        self.feedback_from = state.feedback_from;
         Ok(())
     }
 
@@ -161,10 +142,16 @@ impl Judgement {
             let depth = messages.len() as i64;
             self.common.metrics.set(&telemetry::QUEUE_DEPTH, &["judgement"], depth);
             let delivery = match message {
-                Message::Enter { shard, fence, siblings } => self.enter(shard, fence, siblings).await,
+                Message::Enter { shard, fence, siblings, judgements } => {
+                    for state in &judgements {
+                        if let Err(error) = self.take_in(&shard, state).await {
+                            tracing::warn!(shard = &*shard.0, error, "what was known of its incidents cannot be used");
+                        }
+                    }
+                    self.enter(shard, fence, siblings).await
+                }
                 Message::Leave(shard) => {
-                    self.watermarks.leave(&shard);
-                    self.fences.remove(&shard);
+                    self.leave(&shard).await;
                     continue;
                 }
                 Message::Step(shard, _) if !self.fence(&shard).holds() => {
@@ -200,6 +187,20 @@ impl Judgement {
         delivery
     }
 
+    /// Whoever reads the shard next goes on with its incidents, unless nobody will.
+    async fn leave(&mut self, shard: &ShardId) {
+        self.watermarks.leave(shard);
+        self.fences.remove(shard);
+        let parts = self.parts.remove(shard).unwrap_or_default();
+        let alone = |id: &Uuid| self.parts.values().all(|others| !others.contains_key(id));
+        let ids: BTreeSet<Uuid> = parts.into_keys().filter(alone).collect();
+        if self.common.ending == Ending::LeaveOpen
+            && let Err(error) = self.incidents.release(&ids).await
+        {
+            tracing::warn!(%error, "incidents that others go on with are kept");
+        }
+    }
+
     /// Judges a window at a time, and first closes what was over by then: what is told must not depend on how the stream
     /// was cut into batches.
     async fn step(&mut self, shard: ShardId, step: Step) -> Delivery {
@@ -217,6 +218,7 @@ impl Judgement {
                 self.expire(&mut delivery).await;
             }
             let touched = self.fold(&shard, window).await;
+            self.note_parts(&shard, window, &touched);
             delivery.closed.extend(over(&touched));
             let judging = Instant::now();
             let outcomes = self.judge(&touched).await;
@@ -237,10 +239,41 @@ impl Judgement {
                 barrier.passed.send_replace(Some((barrier.number, false)));
                 None
             }
-            Some(barrier) => Some((barrier, self.snapshot().await)),
+            Some(mut barrier) => {
+                barrier.state.judgement = self.snapshot(&shard).await;
+                Some(barrier)
+            }
             None => None,
         };
         delivery
+    }
+
+    /// Notes in which incidents a shard had a part, and forgets those that are over.
+    fn note_parts(&mut self, shard: &ShardId, findings: &[Finding], touched: &[Incident]) {
+        let gaps = &self.common.tiers.episode_gap;
+        let own = |incident: &&Incident| findings.iter().any(|finding| finding.key() == incident.key);
+        // What another task closed is not heard of here; it was over after one gap.
+        let until = |incident: &Incident| incident.span().1.plus(gaps.seconds(incident.key.threat).saturating_mul(2));
+        let parts = touched.iter().filter(own).map(|incident| (incident.id, until(incident)));
+        self.parts.entry(shard.clone()).or_default().extend(parts);
+        self.forget_parts(touched);
+    }
+
+    /// Forgets what was closed by others long ago.
+    fn forget_the_past(&mut self) {
+        for parts in self.parts.values_mut() {
+            for (id, _) in parts.extract_if(.., |_, until| *until < self.expired) {
+                self.judge.forget(id);
+            }
+        }
+    }
+
+    fn forget_parts(&mut self, incidents: &[Incident]) {
+        for incident in incidents.iter().filter(|incident| incident.closed) {
+            for parts in self.parts.values_mut() {
+                parts.remove(&incident.id);
+            }
+        }
     }
 
     async fn judge(&mut self, incidents: &[Incident]) -> Vec<Outcome> {
@@ -291,6 +324,7 @@ impl Judgement {
         self.expired = least.unwrap_or(self.expired);
         self.learn().await;
         self.close(&self.watermarks.told(), delivery).await;
+        self.forget_the_past();
     }
 
     async fn close(&mut self, watermarks: &correlation::Watermarks, delivery: &mut Delivery) {
@@ -307,6 +341,7 @@ impl Judgement {
                 Vec::new()
             }
         };
+        self.forget_parts(&closed);
         delivery.closed.extend(over(&closed));
         let outcomes = self.judge(&closed).await;
         delivery.closings.extend(outcomes);
@@ -371,19 +406,19 @@ impl Judgement {
         }
     }
 
-    async fn snapshot(&mut self) -> Snapshot {
-        let incidents = match self.incidents.state().await {
+    /// What is known of the incidents in which a shard had a part.
+    async fn snapshot(&self, shard: &ShardId) -> Vec<u8> {
+        let parts = self.parts.get(shard).cloned().unwrap_or_default();
+        let incidents = match self.incidents.state(&parts.keys().copied().collect()).await {
             Ok(incidents) => incidents,
             Err(error) => {
                 tracing::warn!(%error, "the incidents are left out of the snapshot");
                 None
             }
         };
-        let state = State { incidents, judge: self.judge.snapshot(), feedback_from: self.feedback_from };
-        let state = postcard::to_stdvec(&state).expect("plain data can always be written");
-        let number = self.number;
-        self.number += 1;
-        Snapshot { name: NAME.to_owned(), number, position: None, state }
+        let judge = self.judge.snapshot_of(|id| parts.contains_key(&id));
+        let state = State { parts, incidents, judge, feedback_from: self.feedback_from };
+        postcard::to_stdvec(&state).expect("plain data can always be written")
     }
 }
 
@@ -396,3 +431,6 @@ fn over(incidents: &[Incident]) -> impl Iterator<Item = Uuid> {
 fn window_end(finding: &Finding) -> EventTime {
     finding.window.plus(finding.window_seconds)
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,8 +88,8 @@ pub(super) struct Barrier {
     pub number: u64,
     /// `None` where nothing was read, and the state is all that the shard has.
     pub position: Option<Position>,
-    /// What the shard's own stages were at the mark; see [`State`].
-    pub state: Vec<u8>,
+    /// What the stages were at the mark.
+    pub state: State,
     /// Told when everything before the mark is delivered, and whether the snapshots are saved.
     pub passed: Arc<watch::Sender<Option<Passed>>>,
 }
@@ -103,11 +103,13 @@ pub(super) struct Step {
     pub barrier: Option<Barrier>,
 }
 
-/// A shard's snapshot: tier 1 and what tier 2 remembers.
-#[derive(Serialize, Deserialize)]
-struct State {
-    engine: Vec<u8>,
-    behavior: Vec<u8>,
+/// A shard's snapshot: tier 1, what tier 2 remembers, and what tiers 3 and 4 know of incidents in which it had a part. It is
+/// one, and under the shard's name, so that whoever reads the shard next goes on with all of it.
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct State {
+    pub engine: Vec<u8>,
+    pub behavior: Vec<u8>,
+    pub judgement: Vec<u8>,
 }
 
 /// Reads a shard until it ends, is lost, fails, or the service is told to stop.
@@ -117,7 +119,7 @@ pub(super) async fn live(
     to_judgement: mpsc::Sender<judgement::Message>,
 ) -> Result<End, ShardError> {
     let id = shard.id().clone();
-    let Restored { engine, behavior, said, number, inherited } = restore(&common, shard.as_mut()).await?;
+    let Restored { engine, behavior, judgements, said, number, inherited } = restore(&common, shard.as_mut()).await?;
     let (to_engine, work) = mpsc::channel(common.settings.records_waiting.max(1));
     let (to_score, steps) = mpsc::channel(common.settings.findings_waiting.max(1));
     // What a restored engine has counted before is not counted again.
@@ -133,8 +135,9 @@ pub(super) async fn live(
     };
     let body = move || observer.run(said, work, &to_score);
     thread::Builder::new().name(format!("engine {}", id.0)).spawn(body).map_err(ShardError::Thread)?;
-    let enter = judgement::Message::Enter { shard: id.clone(), fence: shard.fence(), siblings: shard.siblings() };
-    let scoring = tokio::spawn(score(common.clone(), id.clone(), behavior, steps, enter, to_judgement.clone()));
+    let (fence, siblings) = (shard.fence(), shard.siblings());
+    let enter = judgement::Message::Enter { shard: id.clone(), fence, siblings, judgements };
+    let mut scoring = tokio::spawn(score(common.clone(), id.clone(), behavior, steps, enter, to_judgement.clone()));
 
     let (passed, passing) = watch::channel(None);
     let mut reader = Reader {
@@ -152,10 +155,12 @@ pub(super) async fn live(
     let end = reader.read_on(shard.as_mut()).await;
     let result = match end {
         Ok(End::Lost) => {
-            // Whoever reads it now tells it: nothing more goes on to the judge from here.
+            // Whoever reads it now tells it: nothing more goes on to the judge from here, least of all after the word that it
+            // has left.
             scoring.abort();
+            let _ = (&mut scoring).await;
             let _ = to_judgement.send(judgement::Message::Leave(reader.id.clone())).await;
-            Ok(End::Lost)
+            return Ok(End::Lost);
         }
         Ok(end) => reader.leave(shard.as_mut(), end).await.map(|()| end),
         Err(error) => Err(error),
@@ -170,6 +175,8 @@ pub(super) async fn live(
 struct Restored {
     engine: Engine,
     behavior: Behavior,
+    /// What the judge knew, once for each shard whose state this is.
+    judgements: Vec<Vec<u8>>,
     /// What was said while the states of several shards became one.
     said: Output,
     /// Of the next snapshot.
@@ -212,23 +219,33 @@ async fn restore(common: &Common, shard: &mut dyn Shard) -> Result<Restored, Sha
         let hash_seed = RandomState::new().hash_one(0);
         let engine = Engine::with_seed(&common.tiers.statistical, &common.tiers.network, hash_seed);
         let behavior = Behavior::new(common.tiers.hosts_max);
-        return Ok(Restored { engine, behavior, said: Output::default(), number, inherited });
+        let (judgements, said) = (Vec::new(), Output::default());
+        return Ok(Restored { engine, behavior, judgements, said, number, inherited });
     }
-    let (mut engine, mut behavior) = parts.swap_remove(0);
+    let Part { mut engine, mut behavior, judgement } = parts.remove(0);
+    let mut judgements = vec![judgement];
     let mut said = Output::default();
     if !parts.is_empty() {
         // Windows close while the engines become one, and are judged by the lists of the day.
         let lists = Files::open(&common.tiers.statistical.intel).map(|files| files.lists()).unwrap_or_default();
         let mut engines = vec![engine];
-        for (other, remembered) in parts {
-            engines.push(other);
-            behavior.join(remembered);
+        for part in parts {
+            engines.push(part.engine);
+            behavior.join(part.behavior);
+            judgements.push(part.judgement);
         }
         engines.iter_mut().for_each(|engine| engine.set_lists(lists.clone()));
         engine = Engine::merge(engines, &mut said).ok_or(ShardError::Engine)?;
     }
     shard.adopt_interfaces(engine.interfaces());
-    Ok(Restored { engine, behavior, said, number, inherited })
+    Ok(Restored { engine, behavior, judgements, said, number, inherited })
+}
+
+/// What one snapshot holds.
+struct Part {
+    engine: Engine,
+    behavior: Behavior,
+    judgement: Vec<u8>,
 }
 
 /// The newest snapshot of a shard that can be used to go on with `own`. One that is damaged is passed over; where none can be
@@ -239,7 +256,7 @@ async fn newest(
     name: &ShardId,
     numbers: Vec<u64>,
     mut fits: impl FnMut(Option<&Position>) -> bool,
-) -> Result<Option<(Engine, Behavior)>, ShardError> {
+) -> Result<Option<Part>, ShardError> {
     let (shard, from) = (&*own.0, &*name.0);
     for number in numbers {
         let loaded = match common.snapshots.load(from, number).await {
@@ -248,13 +265,13 @@ async fn newest(
             Ok(snapshot) => revive(common, snapshot),
         };
         match loaded {
-            Ok((_, _, position)) if !fits(position.as_ref()) => {
+            Ok((_, position)) if !fits(position.as_ref()) => {
                 tracing::warn!(shard, number, "the snapshot was not taken at the checkpoint; trying the one before")
             }
-            Ok((engine, behavior, _)) => {
+            Ok((part, _)) => {
                 common.metrics.add(&telemetry::SNAPSHOTS, &["restored"], 1);
                 tracing::info!(shard, from, number, "going on from a snapshot");
-                return Ok(Some((engine, behavior)));
+                return Ok(Some(part));
             }
             Err(error) => {
                 common.metrics.add(&telemetry::SNAPSHOTS, &["unreadable"], 1);
@@ -269,11 +286,12 @@ fn resumes(shard: &mut dyn Shard, position: Option<&Position>) -> bool {
     position.is_some_and(|position| shard.resume_at(position)) || shard.resume_from().as_ref() == position
 }
 
-fn revive(common: &Common, snapshot: Snapshot) -> Result<(Engine, Behavior, Option<Position>), String> {
+fn revive(common: &Common, snapshot: Snapshot) -> Result<(Part, Option<Position>), String> {
     let state: State = postcard::from_bytes(&snapshot.state).map_err(|error| error.to_string())?;
     let engine = Engine::restore(&state.engine, &common.tiers.statistical, &common.tiers.network);
     let behavior = Behavior::restore(&state.behavior, common.tiers.hosts_max).ok_or("tier 2 cannot be read")?;
-    Ok((engine.map_err(|error| error.to_string())?, behavior, snapshot.position))
+    let engine = engine.map_err(|error| error.to_string())?;
+    Ok((Part { engine, behavior, judgement: state.judgement }, snapshot.position))
 }
 
 /// The end of the chain that faces the stream.
@@ -395,7 +413,7 @@ impl Reader {
             (self.id.clone(), self.position.clone(), self.number, self.passed.clone());
         self.number += 1;
         self.marked = Some((number, position.clone()));
-        self.send(Work::Barrier(Barrier { shard, number, position, state: Vec::new(), passed })).await
+        self.send(Work::Barrier(Barrier { shard, number, position, state: State::default(), passed })).await
     }
 
     /// Moves the checkpoint to the last barrier when that has passed; false when the shard is no longer ours.
@@ -522,7 +540,10 @@ impl Observer {
                 Work::Batch(batch) => self.observe(&batch, &mut out),
                 Work::Quiet(seconds) => self.wait(seconds, &mut out),
                 Work::Finish => self.engine.finish(&mut out),
-                Work::Barrier(mark) => barrier = Some(Barrier { state: self.engine.snapshot(), ..mark }),
+                Work::Barrier(mut mark) => {
+                    mark.state.engine = self.engine.snapshot();
+                    barrier = Some(mark);
+                }
             }
             let closed = self.counted.windows;
             self.count();
@@ -739,8 +760,7 @@ async fn score(
         }
         step.journey.step("ml", began, &[("windows", step.vectors.len() as i64)]);
         if let Some(barrier) = &mut step.barrier {
-            let state = State { engine: std::mem::take(&mut barrier.state), behavior: behavior.snapshot() };
-            barrier.state = postcard::to_stdvec(&state).expect("plain data can always be written");
+            barrier.state.behavior = behavior.snapshot();
         }
         if to_judgement.send(judgement::Message::Step(id.clone(), step)).await.is_err() {
             return;

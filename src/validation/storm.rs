@@ -59,6 +59,23 @@ impl Storms {
         self
     }
 
+    /// Takes over what another judge knows of the same storms.
+    pub(super) fn take_in(&mut self, other: Storms) {
+        for (threat, theirs) in other.by_threat {
+            let storm = self.by_threat.entry(threat).or_default();
+            if theirs.start > storm.start {
+                *storm = theirs;
+            } else if theirs.start == storm.start {
+                storm.told = storm.told.max(theirs.told);
+                storm.held_back.extend(theirs.held_back);
+                let counted = |anomaly: &Option<Anomaly>| anomaly.as_ref().map_or(0, |anomaly| anomaly.updates);
+                if counted(&theirs.anomaly) > counted(&storm.anomaly) {
+                    storm.anomaly = theirs.anomaly;
+                }
+            }
+        }
+    }
+
     /// The stage: refuses what comes on top of the window's limit. Called once for every incident about to be told.
     pub(super) fn stage(&mut self, case: &Case<'_>) -> Stage {
         let Some(settings) = &self.settings else { return stage(NAME, true, "no limit".to_owned()) };

@@ -1,0 +1,214 @@
+//! What a judge knows goes with the shards that it came from, to whichever task reads them next.
+
+use tokio::sync::watch;
+
+use super::*;
+use crate::anomaly::{Anomaly, Status};
+use crate::correlation::local::LocalIncidents;
+use crate::finding::{Actor, Evidence, Merge, Severity, Subject, Target, Threat};
+use crate::flow::Address;
+use crate::flow::network::Network;
+use crate::health::Health;
+use crate::ingest::snapshot::local::{Folder, Settings as FolderSettings};
+use crate::publish::local::SqliteStore;
+use crate::settings::Settings;
+use crate::telemetry::Metrics;
+
+/// Several tasks without a shared correlation backend.
+struct World {
+    folder: tempfile::TempDir,
+    store: Arc<SqliteStore>,
+}
+
+impl World {
+    fn new() -> World {
+        World { folder: tempfile::tempdir().unwrap(), store: Arc::new(SqliteStore::in_memory().unwrap()) }
+    }
+
+    fn task(&self) -> Judgement {
+        let settings = Settings::defaults();
+        let tiers = Tiers {
+            statistical: settings.statistical,
+            behavior: settings.ml.behavior,
+            models: None,
+            hosts_max: 0,
+            episode_gap: settings.correlation.episode_gap.clone(),
+            validation: settings.validation,
+            network: Network::new(&settings.network),
+            changes: None,
+        };
+        let folder = FolderSettings { folder: self.folder.path().to_owned() };
+        let common = Common {
+            settings: Arc::new(settings.pipeline),
+            tiers: Arc::new(tiers),
+            health: Arc::new(Health::default()),
+            metrics: Arc::new(Metrics::new()),
+            snapshots: Arc::new(Folder::open(&folder).unwrap()),
+            stop: watch::channel(false).1,
+            ending: Ending::LeaveOpen,
+            refusals: None,
+        };
+        Judgement::new(&common, Arc::new(LocalIncidents::new(&settings.correlation)), self.store.clone())
+    }
+}
+
+impl Judgement {
+    async fn reads(&mut self, shard: &str, judgements: &[Vec<u8>]) {
+        for state in judgements {
+            self.take_in(&name(shard), state).await.unwrap();
+        }
+        self.enter(name(shard), Fence::default(), Vec::new()).await;
+    }
+
+    async fn hears(&mut self, shard: &str, finding: Finding) -> Vec<Anomaly> {
+        let step = Step {
+            findings: vec![finding],
+            vectors: Vec::new(),
+            watermark: None,
+            journey: Journey::untraced(),
+            barrier: None,
+        };
+        told(self.step(name(shard), step).await.outcomes)
+    }
+
+    /// What becomes of everything when a shard's event time moves on.
+    async fn passes(&mut self, shard: &str, moment: u32) -> Vec<Anomaly> {
+        let (watermark, journey) = (Some(EventTime(moment)), Journey::untraced());
+        let step = Step { findings: Vec::new(), vectors: Vec::new(), watermark, journey, barrier: None };
+        told(self.step(name(shard), step).await.closings)
+    }
+}
+
+fn name(shard: &str) -> ShardId {
+    ShardId(shard.into())
+}
+
+fn told(outcomes: Vec<Outcome>) -> Vec<Anomaly> {
+    let anomaly = |outcome| match outcome {
+        Outcome::Told(anomaly) => Some(*anomaly),
+        Outcome::Silent(_) => None,
+    };
+    outcomes.into_iter().filter_map(anomaly).collect()
+}
+
+/// A scan of a host in a minute.
+fn scan(scanner: u32, minute: u32) -> Finding {
+    let (actor, window) = (Address::v4(0xcb00_7100 + scanner), minute * 60);
+    Finding {
+        threat: Threat::PortScan,
+        method: "vertical".to_owned(),
+        actor: Actor::One(actor),
+        subject: Subject::Actor(actor),
+        targets: vec![Target { address: Address::v4(0x0a00_0000 + minute), ports: vec![22], port_count: 1 }],
+        target_count: 1,
+        target_sketch: Vec::new(),
+        first_seen: EventTime(window + 1),
+        last_seen: EventTime(window + 50),
+        window: EventTime(window),
+        window_seconds: 60,
+        score: 0.99,
+        severity: Severity::High,
+        evidence: vec![Evidence::judged("distinct_ports", 500.0, 100.0, "ports", Merge::Max)],
+        summary: "a scan".to_owned(),
+        interfaces: vec!["eni-1".to_owned()],
+        account: String::new(),
+        provisional: false,
+        ml: None,
+    }
+}
+
+/// A moment at which everything is over.
+const END: u32 = 1_000_000;
+
+#[tokio::test]
+async fn tasks_that_correlate_apart_keep_what_each_knows_and_take_over_what_comes_with_a_shard() {
+    let world = World::new();
+    let (mut one, mut two) = (world.task(), world.task());
+    one.reads("a", &[]).await;
+    one.reads("b", &[]).await;
+    two.reads("c", &[]).await;
+    let first = one.hears("a", scan(1, 10)).await;
+    one.hears("b", scan(2, 10)).await;
+    two.hears("c", scan(3, 10)).await;
+    let (a, b) = (one.snapshot(&name("a")).await, one.snapshot(&name("b")).await);
+    // One is gone. Another reads one of its shards, and two the other.
+    drop(one);
+    let mut another = world.task();
+    another.reads("a", &[a]).await;
+    two.reads("b", &[b]).await;
+    let on = another.hears("a", scan(1, 40)).await;
+    assert_eq!((on.len(), on[0].anomaly_id, on[0].first_seen), (1, first[0].anomaly_id, EventTime(601)));
+    assert_eq!(on[0].targets.len(), 2, "what was known before is still known");
+    let closed = another.passes("a", END).await;
+    let about = |anomalies: &[Anomaly]| anomalies.iter().map(|a| (a.actor, a.status)).collect::<Vec<_>>();
+    assert_eq!(about(&closed), [(scan(1, 0).actor, Status::Closed)], "and of the others nothing is known here");
+    two.passes("b", END).await;
+    let closed = two.passes("c", END).await;
+    assert_eq!(about(&closed), [scan(2, 0), scan(3, 0)].map(|scan| (scan.actor, Status::Closed)));
+}
+
+#[tokio::test]
+async fn a_task_that_has_lost_a_shard_does_not_close_what_others_go_on_with() {
+    let world = World::new();
+    let mut task = world.task();
+    task.reads("a", &[]).await;
+    task.reads("b", &[]).await;
+    task.hears("a", scan(1, 10)).await;
+    // One in which both shards have a part.
+    task.hears("a", scan(2, 10)).await;
+    task.hears("b", scan(2, 11)).await;
+    task.leave(&name("a")).await;
+    let closed = task.passes("b", END).await;
+    assert_eq!(closed.iter().map(|anomaly| anomaly.actor).collect::<Vec<_>>(), [scan(2, 0).actor]);
+}
+
+#[tokio::test]
+async fn a_shard_that_continues_two_others_knows_the_incidents_of_both() {
+    let world = World::new();
+    let (mut one, mut two, mut three) = (world.task(), world.task(), world.task());
+    one.reads("a", &[]).await;
+    two.reads("b", &[]).await;
+    one.hears("a", scan(1, 10)).await;
+    two.hears("b", scan(2, 10)).await;
+    // And one of which each has seen a part.
+    one.hears("a", scan(3, 10)).await;
+    two.hears("b", scan(3, 12)).await;
+    let states = [one.snapshot(&name("a")).await, two.snapshot(&name("b")).await];
+    three.reads("ab", &states).await;
+    let on = three.hears("ab", scan(3, 40)).await;
+    assert_eq!((on[0].first_seen, on[0].targets.len()), (EventTime(601), 3));
+    let closed = three.passes("ab", END).await;
+    let mut actors: Vec<_> = closed.iter().map(|anomaly| anomaly.actor).collect();
+    actors.dedup();
+    assert_eq!(actors, [1, 2, 3].map(|scanner| scan(scanner, 0).actor));
+}
+
+#[tokio::test]
+async fn taking_in_the_same_state_again_changes_nothing() {
+    let world = World::new();
+    let mut task = world.task();
+    task.reads("a", &[]).await;
+    for minute in 10..200 {
+        task.hears("a", scan(1, minute)).await;
+    }
+    let state = task.snapshot(&name("a")).await;
+    task.reads("a", std::slice::from_ref(&state)).await;
+    assert_eq!(task.snapshot(&name("a")).await, state);
+    let mut other = world.task();
+    other.reads("a", &[state.clone(), state.clone()]).await;
+    assert_eq!(other.snapshot(&name("a")).await, state);
+}
+
+#[tokio::test]
+async fn what_others_closed_is_forgotten_in_time() {
+    let world = World::new();
+    let mut task = world.task();
+    task.reads("a", &[]).await;
+    task.hears("a", scan(1, 10)).await;
+    let id = *task.parts[&name("a")].keys().next().expect("it has a part");
+    // Somebody else was faster.
+    task.incidents.release(&BTreeSet::from([id])).await.unwrap();
+    assert!(task.judge.knows(id));
+    assert_eq!(task.passes("a", END).await, vec![]);
+    assert!(task.parts[&name("a")].is_empty() && !task.judge.knows(id));
+}
