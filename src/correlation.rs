@@ -132,6 +132,11 @@ pub trait IncidentStore: Send + Sync {
     /// A shard that has not told a watermark yet stands at 0, and so keeps everything open.
     async fn expire(&self, watermarks: &Watermarks) -> Result<Vec<Incident>, CorrelationError>;
 
+    /// A shard has ended, and these continue it: none of them is less far, and it is not waited for any more.
+    async fn continued(&self, _shard: &ShardId, _by: &[ShardId]) -> Result<(), CorrelationError> {
+        Ok(())
+    }
+
     /// Forgets closed incidents: what became of them is recorded and announced.
     async fn forget(&self, _ids: &[Uuid]) -> Result<(), CorrelationError> {
         Ok(())

@@ -199,6 +199,11 @@ pub trait Shard: Send {
     /// The shards this one continues (after a split or merge); empty for most.
     fn parents(&self) -> Vec<ShardId>;
 
+    /// The shards that continue this one, once it was released at its end; none where there are none, or they are not known.
+    async fn children(&mut self) -> Vec<ShardId> {
+        Vec::new()
+    }
+
     /// Where reading starts, i.e. the last checkpoint; `None` at the beginning.
     fn resume_from(&self) -> Option<Position>;
 

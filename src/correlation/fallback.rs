@@ -46,13 +46,20 @@ struct State {
     away_since_probe: Option<Instant>,
     missed: VecDeque<(ShardId, Finding)>,
     dropped: u64,
+    /// Shards that have ended, with those that continue them, of which the shared store was not told yet.
+    ended: Vec<(ShardId, Vec<ShardId>)>,
 }
 
 impl<S: IncidentStore> WithFallback<S> {
     /// Uses `shared` while it answers.
     pub fn new(shared: S, settings: &Settings, on_change: OnChange) -> WithFallback<S> {
-        let state =
-            State { local: Incidents::new(settings), away_since_probe: None, missed: VecDeque::new(), dropped: 0 };
+        let state = State {
+            local: Incidents::new(settings),
+            away_since_probe: None,
+            missed: VecDeque::new(),
+            dropped: 0,
+            ended: Vec::new(),
+        };
         WithFallback { shared, state: Mutex::new(state), probe: PROBE, on_change }
     }
 
@@ -108,6 +115,7 @@ impl<S: IncidentStore> WithFallback<S> {
     ) -> Result<Option<Vec<Incident>>, CorrelationError> {
         let both = async {
             let mut touched = self.catch_up().await?;
+            self.tell_of_the_ended().await?;
             touched.extend(then.await?);
             Ok(touched)
         };
@@ -134,6 +142,15 @@ impl<S: IncidentStore> WithFallback<S> {
             state.missed.push_back((shard.clone(), finding.clone()));
         }
         state.local.fold(&shard.0, findings)
+    }
+
+    /// Tells the shared store which shards have ended; what fails stays for the next time.
+    async fn tell_of_the_ended(&self) -> Result<(), CorrelationError> {
+        loop {
+            let Some((shard, by)) = self.lock().ended.first().cloned() else { return Ok(()) };
+            self.shared.continued(&shard, &by).await?;
+            self.lock().ended.retain(|(ended, _)| *ended != shard);
+        }
     }
 
     /// Folds what was missed; what fails stays for the next time.
@@ -182,6 +199,18 @@ impl<S: IncidentStore> IncidentStore for WithFallback<S> {
         // What other tasks closed is over here, too.
         self.lock().local.expire(least(watermarks));
         Ok(touched)
+    }
+
+    async fn continued(&self, shard: &ShardId, by: &[ShardId]) -> Result<(), CorrelationError> {
+        self.lock().ended.push((shard.clone(), by.to_vec()));
+        if self.leave_alone() {
+            return Ok(());
+        }
+        match self.tell_of_the_ended().await {
+            // It is told when the shared store is back.
+            Err(CorrelationError::Retry { .. }) => Ok(()),
+            done => done,
+        }
     }
 
     async fn forget(&self, ids: &[Uuid]) -> Result<(), CorrelationError> {

@@ -261,6 +261,24 @@ impl RedisIncidents {
         Ok(EventTime(alive.map(|(watermark, _)| *watermark).min().unwrap_or(0)))
     }
 
+    /// Gives a shard's watermark to those that continue it.
+    async fn hand_on(&self, shard: &ShardId, by: &[ShardId]) -> Result<(), RedisError> {
+        let mut connection = self.connection.clone();
+        let shards = self.plain("shards");
+        let (now, _): (i64, i64) = redis::cmd("TIME").query_async(&mut connection).await?;
+        let told: BTreeMap<String, String> = redis::cmd("HGETALL").arg(&shards).query_async(&mut connection).await?;
+        let watermark = |shard: &ShardId| -> u32 {
+            told.get(&*shard.0).and_then(|text| text.split_once(' ')?.0.parse().ok()).unwrap_or(0)
+        };
+        let mut update = Pipeline::new();
+        for child in by {
+            let reached = watermark(child).max(watermark(shard));
+            update.hset(&shards, &*child.0, format!("{reached} {now}")).ignore();
+        }
+        update.hdel(&shards, &*shard.0).ignore();
+        update.expire(&shards, self.ttl).ignore().query_async::<()>(&mut connection).await
+    }
+
     /// Closed incidents that somebody was handed and has not told in time.
     async fn left_closing(&self) -> Result<Vec<Incident>, RedisError> {
         let mut connection = self.connection.clone();
@@ -340,6 +358,10 @@ impl IncidentStore for RedisIncidents {
         }
         let cause = format!("other tasks were faster {ATTEMPTS} times");
         Err(CorrelationError::Retry { context: "fold in Redis".to_owned(), cause })
+    }
+
+    async fn continued(&self, shard: &ShardId, by: &[ShardId]) -> Result<(), CorrelationError> {
+        self.hand_on(shard, by).await.map_err(|e| failed("hand on a watermark", &e))
     }
 
     async fn expire(&self, watermarks: &Watermarks) -> Result<Vec<Incident>, CorrelationError> {

@@ -370,6 +370,10 @@ impl Shard for KinesisShard {
         self.held.parents().iter().map(|p| ShardId(p.as_str().into())).collect()
     }
 
+    async fn children(&mut self) -> Vec<ShardId> {
+        self.held.children().await.into_iter().map(|child| ShardId(child.into())).collect()
+    }
+
     fn siblings(&self) -> Vec<ShardId> {
         let unfinished = self.coordinator.unfinished();
         unfinished.into_iter().filter(|key| key != self.held.key()).map(|key| ShardId(key.into())).collect()

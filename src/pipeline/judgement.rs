@@ -44,6 +44,8 @@ pub(super) enum Message {
     },
     Step(ShardId, Step),
     Leave(ShardId),
+    /// One that has left was read to its end, and these continue it.
+    Continued(ShardId, Vec<ShardId>),
 }
 
 /// What the judge tells delivery.
@@ -152,6 +154,15 @@ impl Judgement {
                 }
                 Message::Leave(shard) => {
                     self.leave(&shard).await;
+                    continue;
+                }
+                Message::Continued(shard, by) => {
+                    let patience = duration(self.common.settings.call_timeout);
+                    if let Ok(Err(error)) = timeout(patience, self.incidents.continued(&shard, &by)).await {
+                        tracing::warn!(shard = &*shard.0, %error, "others still wait for a shard that has ended");
+                    }
+                    // Something may be over now.
+                    self.told_at = None;
                     continue;
                 }
                 Message::Step(shard, _) if !self.fence(&shard).holds() => {

@@ -165,9 +165,14 @@ pub(super) async fn live(
         Ok(end) => reader.leave(shard.as_mut(), end).await.map(|()| end),
         Err(error) => Err(error),
     };
+    let children = if let Ok(End::Ended) = result { shard.children().await } else { Vec::new() };
     // Without a sender the engine ends, then the score stage, and the judge is told that the shard has left.
+    let id = reader.id.clone();
     drop(reader);
     let _ = scoring.await;
+    if !children.is_empty() {
+        let _ = to_judgement.send(judgement::Message::Continued(id, children)).await;
+    }
     result
 }
 

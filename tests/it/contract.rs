@@ -627,6 +627,21 @@ async fn episodes_are_closed_only_when_every_shard_has_passed_them_whoever_reads
 }
 
 #[tokio::test]
+async fn a_shard_that_has_ended_is_not_waited_for_but_those_that_continue_it_are() {
+    let Some(url) = redis() else { return };
+    let (settings, tier) = (redis_settings(url), Settings::defaults().correlation);
+    let store = RedisIncidents::open(&settings, &tier).await.unwrap();
+    store.fold(&shard(0), &[scan(1, 50, 0)]).await.unwrap();
+    assert_eq!(store.expire(&watermarks([(0, 100), (1, 100)])).await.unwrap(), []);
+    // One of the two begins before the other has ended, and is no less far than that was.
+    assert_eq!(store.expire(&watermarks([(2, 0)])).await.unwrap(), []);
+    store.continued(&shard(0), &[shard(2), shard(3)]).await.unwrap();
+    store.continued(&shard(1), &[shard(2), shard(3)]).await.unwrap();
+    assert_eq!(store.expire(&watermarks([(2, 1_000_000)])).await.unwrap(), [], "the other has only come so far");
+    assert_eq!(store.expire(&watermarks([(3, 1_000_000)])).await.unwrap().len(), 1, "and nobody else is waited for");
+}
+
+#[tokio::test]
 async fn what_a_lost_task_was_to_close_is_handed_out_again_until_it_is_forgotten() {
     let Some(url) = redis() else { return };
     let (settings, tier) = (redis_settings(url.clone()), Settings::defaults().correlation);

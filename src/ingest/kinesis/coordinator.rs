@@ -70,6 +70,11 @@ impl Held {
         self.lease.lock().await.checkpoint.clone()
     }
 
+    /// The shards that continue this one, once it was read to its end.
+    pub async fn children(&self) -> BTreeSet<String> {
+        self.lease.lock().await.children.clone()
+    }
+
     fn note_renewed(&self, since: Instant) {
         *self.renewed.lock().expect("nothing panics while it is held") = since;
     }
