@@ -349,6 +349,11 @@ fn of_two_sightings_of_a_direction_the_fuller_counts_and_times_and_facts_join() 
     let few = Direction { bytes: 9_000, packets: 5, start: 100, end: 120, flags: SYN, marks: Marks::REJECTED.0 };
     let many = Direction { bytes: 800, packets: 6, start: 90, end: 110, flags: FIN, marks: Marks::FLAGS_KNOWN.0 };
     let joined = Direction { bytes: 800, packets: 6, start: 90, end: 120, flags: SYN | FIN, marks: 3 };
+    let merge = |a: &Direction, b: &Direction| {
+        let mut both = *a;
+        both.join(b);
+        both
+    };
     assert_eq!((merge(&few, &many), merge(&many, &few)), (joined, joined));
     let larger = Direction { bytes: 900, ..many };
     assert_eq!((merge(&larger, &many).bytes, merge(&many, &larger).bytes), (900, 900));
