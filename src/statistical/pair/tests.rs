@@ -253,3 +253,17 @@ fn a_conversation_that_began_with_silence_is_as_long_as_what_was_seen() {
     );
     assert_eq!((pair.received_bytes, pair.received_packets), (0, 0));
 }
+
+#[test]
+fn presence_is_measured_in_the_intervals_by_which_the_log_was_cut() {
+    let session = |seconds, piece| {
+        let mut session = Session::of(&call());
+        (session.end, session.piece) = (EventTime(session.start.0 + seconds), piece);
+        session
+    };
+    assert_eq!(session(6_000, 60).presence(30), 0.3, "of a hundred minutes");
+    assert_eq!(session(6_000, 180).presence(30), 0.3, "three minutes may still be pieces of one");
+    assert_eq!(session(6_000, 181).presence(3), 0.3, "of ten times ten minutes");
+    assert_eq!(session(6_000, 60).presence(101), 1.0, "a window more than there are intervals");
+    assert_eq!((session(30, 30).presence(1), session(30, 30).presence(0)), (1.0, 0.0), "less than an interval is one");
+}

@@ -205,3 +205,25 @@ fn spans_are_told_in_seconds_then_minutes_then_hours() {
     let told = [0, 119, 120, 7_199, 7_200, 9_000].map(span);
     assert_eq!(told, ["0 s", "119 s", "2 min", "119 min", "2.0 h", "2.5 h"]);
 }
+
+#[test]
+fn who_spreads_the_beat_widely_may_vary_the_bytes_where_the_beat_is_sure() {
+    let spread = |by: u32| {
+        let calls = (0..60u32).map(|n| {
+            let one = session(n, 3_000 + u64::from(n) * 5, 2_000);
+            let start = EventTime(1_000_000 + n * 60 + n * 7 % 11 * by);
+            Session { start, end: start, ..one }
+        });
+        channel(calls.collect())
+    };
+    let judgement = judged(&spread(2), &AROUND);
+    let number = |name: &str| number(&judgement, name).value;
+    let (nats, jitter) = (number("timing_log_likelihood_ratio"), number("jitter"));
+    let passes = |timing_nats: f64, wilful_jitter: f64| {
+        judge(&spread(2), &AROUND, &Settings { timing_nats, wilful_jitter, ..settings() }).unwrap().passed
+    };
+    let sure = nats / 2.0 - 10f64.ln();
+    assert!(passes(sure - 1e-6, jitter), "sizes within {}", number("size_dispersion"));
+    assert!(!passes(sure - 1e-6, jitter + 1e-6), "spread a little less than that");
+    assert!(!passes(sure + 1e-6, jitter), "a beat that is less sure");
+}
