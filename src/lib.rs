@@ -49,6 +49,9 @@
 //!   in it apart, and each half would look like a failure.
 //! - The service draws the seed of its hash tables and keeps it in the snapshot; commands that must give the same bytes have a
 //!   fixed one. It shows in results only where tables are full.
+//! - A shard that continues two others begins with what both knew. States join by union, extreme, or the fuller of two sightings,
+//!   never by adding up, for two shards may have seen the same ([`statistical::merge`]). What the judge knows of a shard's
+//!   incidents is in the shard's snapshot, so that whoever reads the shard next goes on with all of it, and nobody else does.
 //! - Hosts of ours and outsiders have tables of their own: an eviction rule within one table would have to know who matters.
 //! - NAT gateways are found by what they repeat where the log has no packet addresses ([`statistical::translation`]).
 //! - The sequence model and its trainer are our own: a library would bring more than a hundred crates and be slower at one window.
