@@ -89,8 +89,10 @@ pub struct Score {
     pub p_value: Option<f64>,
     /// The same by scorer, in the order of [`model::Part::ALL`], before they were joined.
     pub p_values: [Option<f64>; 3],
-    /// Evidence of forest and sequence model that is no news of the host: see [`agreement::Usual::at`].
+    /// Evidence of forest and sequence model that is no news of the host: see [`agreement::Habit::at`].
     pub usual: [f32; 2],
+    /// Whether the host has been known for so long that its habits are.
+    pub grown: bool,
     /// By scorer: the features that made it unusual, largest contribution first; empty for what is usual to it.
     pub attributions: [Vec<(String, f32)>; 3],
     /// Which model spoke.

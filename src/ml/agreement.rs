@@ -6,10 +6,10 @@
 //! through what was seen here, for each scorer by itself:
 //!
 //! 1. *The host's own habits.* Evidence is `-log10 p`. Of it counts what exceeds the host's level, a moving average that no
-//!    single window pulls far, and what the host did around this hour on at least two earlier days ([`Usual`]): behaviour is a
+//!    single window pulls far, and what the host did around this hour on at least two earlier days ([`Habit`]): behaviour is a
 //!    host out of its own character, and the backup of every night is none.
-//! 2. *The rank.* The share of this deployment's windows, of the host's class where there are enough, with as large an excess:
-//!    a conformal p-value (Vovk et al. 2005), whatever the model is worth.
+//! 2. *The rank.* The share of this deployment's windows, of the host's class where there are enough and of hosts that have been
+//!    known for two days or have not, as it has, with as large an excess: a conformal p-value (Vovk et al. 2005), whatever the model is worth.
 //! 3. *The promise.* While the p-values hold here ([`Promise`]: one-sided Kolmogorov-Smirnov distance from the uniform, and at
 //!    most twice the promised share at 1e-1, 1e-2 and 1e-3), the artifact's own calibration windows count as seen here, so that a
 //!    model of this deployment can say rare things at once. A model from a simulation brings none, and one that broke its
@@ -28,74 +28,89 @@ use super::calibration::Calibration;
 use super::model::Part;
 use crate::flow::EventTime;
 
-/// What is usual for one host, in evidence of forest and sequence model: its level, and what it does at which hour.
+/// What is usual for one host to one scorer: its level, and what it does at which hour.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-pub struct Usual {
-    level: [f32; 2],
+pub struct Habit {
+    level: f32,
     windows: u16,
-    /// By scorer and hour of day: the largest evidence of a day in that hour, and the second largest, in [`STEPS_PER_DECADE`].
-    habit: [[[u8; 2]; 24]; 2],
+    /// The hour of the first window.
+    first: u32,
+    /// By hour of day: the largest evidence of a day in that hour, and the second largest, in [`STEPS_PER_DECADE`].
+    hours: [[u8; 2]; 24],
     /// The hour under way, in hours since 1970, and its largest evidence so far.
     hour: u32,
-    now: [u8; 2],
+    now: u8,
 }
 
-impl Default for Usual {
-    fn default() -> Usual {
-        Usual { level: [UNIFORM as f32; 2], windows: 0, habit: [[[0; 2]; 24]; 2], hour: 0, now: [0; 2] }
+impl Default for Habit {
+    fn default() -> Habit {
+        Habit { level: UNIFORM as f32, windows: 0, first: 0, hours: [[0; 2]; 24], hour: 0, now: 0 }
     }
 }
 
 /// Mean of `-log10 p` of p-values that are uniform.
-const UNIFORM: f64 = std::f64::consts::LOG10_E;
+pub(super) const UNIFORM: f64 = std::f64::consts::LOG10_E;
 /// Weight of a window in a host's level: about 50 windows, as in the features.
 const WEIGHT: f64 = 0.02;
 /// The first windows of a host define its level; after them none pulls further than this.
 const PULL: f64 = 1.0;
 const FIRST: u16 = 6;
-/// A habit is kept in steps of this share of a decade.
+/// A habit is kept in steps of this share of a decade, up to 7.9 decades.
 const STEPS_PER_DECADE: f64 = 32.0;
 /// What a habit loses with each day: a decade in eight days, so that a day of rest does not end it.
 const FADES: u8 = 4;
 
-impl Usual {
+impl Habit {
     /// Takes in the evidence of one window.
-    pub fn learn(&mut self, window: EventTime, evidence: [Option<f64>; 2]) {
+    pub fn learn(&mut self, window: EventTime, evidence: f64) {
         let hour = window.0 / 3600;
+        if self.windows == 0 {
+            self.first = hour;
+        }
         if hour != self.hour {
             self.end_hour();
-            (self.hour, self.now) = (hour, [0; 2]);
+            (self.hour, self.now) = (hour, 0);
         }
         // Equal shares while there are few.
         let weight = WEIGHT.max(1.0 / (f64::from(self.windows) + 1.0));
-        for at in 0..2 {
-            let Some(evidence) = evidence[at] else { continue };
-            let step = evidence - f64::from(self.level[at]);
-            let step = if self.windows < FIRST { step } else { step.clamp(-PULL, PULL) };
-            self.level[at] += (weight * step) as f32;
-            self.now[at] = self.now[at].max((evidence * STEPS_PER_DECADE) as u8);
-        }
+        let step = evidence - f64::from(self.level);
+        let step = if self.windows < FIRST { step } else { step.clamp(-PULL, PULL) };
+        self.level += (weight * step) as f32;
+        self.now = self.now.max((evidence * STEPS_PER_DECADE) as u8);
         self.windows = self.windows.saturating_add(1);
     }
 
-    /// What the hour under way adds to the habits.
+    /// What the hour under way adds.
     fn end_hour(&mut self) {
-        let hour = self.hour as usize % 24;
-        for (habit, most) in self.habit.iter_mut().zip(self.now) {
-            let [first, second] = habit[hour].map(|steps| steps.saturating_sub(FADES));
-            habit[hour] = [first.max(most), second.max(first.min(most))];
-        }
+        let hour = &mut self.hours[self.hour as usize % 24];
+        let [first, second] = hour.map(|steps| steps.saturating_sub(FADES));
+        *hour = [first.max(self.now), second.max(first.min(self.now))];
     }
 
     /// The evidence that is no news of the host at a window: its level, or what it did around this hour on two days, for what
     /// was done once is no habit.
-    pub fn at(&self, window: EventTime) -> [f32; 2] {
+    pub fn at(&self, window: EventTime) -> f32 {
         let hour = window.0 as usize / 3600;
-        std::array::from_fn(|at| {
-            let around = [23, 24, 25].map(|near| self.habit[at][(hour + near) % 24][1]);
-            let habit = around.into_iter().max().unwrap_or(0);
-            self.level[at].max(UNIFORM as f32).max((f64::from(habit) / STEPS_PER_DECADE) as f32)
-        })
+        let around = [23, 24, 25].map(|near| self.hours[(hour + near) % 24][1]);
+        let habit = around.into_iter().max().unwrap_or(0);
+        self.level.max(UNIFORM as f32).max((f64::from(habit) / STEPS_PER_DECADE) as f32)
+    }
+
+    /// What two shards know of one host: what was learned from more windows stands.
+    pub(super) fn join(&mut self, other: &Habit) {
+        if other.windows > self.windows {
+            *self = *other;
+        }
+    }
+
+    /// Whether the host has been known for so long that its habits are: two days.
+    pub(super) fn is_grown(&self, window: EventTime) -> bool {
+        self.windows > 0 && window.0 / 3600 >= self.first + 48
+    }
+
+    /// Whether nothing was heard of the host for a day before a window.
+    pub(super) fn is_stale(&self, window: EventTime) -> bool {
+        self.hour + 24 < window.0 / 3600
     }
 }
 
@@ -142,6 +157,60 @@ impl Counts {
     fn is_sound(&self) -> bool {
         self.counts.len() == Self::STEPS
             && self.counts.iter().try_fold(0u64, |sum, n| sum.checked_add(*n)) == Some(self.total)
+    }
+}
+
+/// Windows by how far they were beyond their host's habits: those of hosts whose habits are known, and of hosts that are too young
+/// for that. What the latter do every night is not yet known of them, and would stand in the way of all others.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Ranks {
+    young: Counts,
+    grown: Counts,
+}
+
+impl Ranks {
+    /// Fewer windows of grown hosts are not by themselves.
+    const LEAST: u64 = 10_000;
+
+    pub(super) fn new() -> Ranks {
+        Ranks { young: Counts::new(), grown: Counts::new() }
+    }
+
+    pub(super) fn count(&mut self, excess: f64, grown: bool) {
+        if grown { self.grown.count(excess) } else { self.young.count(excess) }
+    }
+
+    /// How many windows were as far out, of how many.
+    fn as_far(&self, excess: f64, grown: bool) -> (u64, u64) {
+        let step = Counts::step(excess);
+        let (young, old) = ((self.young.from(step), self.young.total), (self.grown.from(step), self.grown.total));
+        match grown {
+            true if old.1 >= Self::LEAST => old,
+            true => (young.0 + old.0, young.1 + old.1),
+            false => young,
+        }
+    }
+
+    /// The share of windows that were as far out, with the one that is asked about among them: its conformal p-value. `prior`
+    /// windows of a calibration count as if seen here.
+    pub(super) fn rank(&self, excess: f64, grown: bool, prior: f64) -> f64 {
+        let (as_far, of) = self.as_far(excess, grown);
+        let prior_as_far = prior * 10f64.powf(-(excess + UNIFORM).max(0.0));
+        (as_far as f64 + prior_as_far + 1.0) / (of as f64 + prior + 1.0)
+    }
+
+    /// Takes over what was counted elsewhere, see [`Counts::join`].
+    pub(super) fn join(&mut self, other: &Ranks) {
+        self.young.join(&other.young);
+        self.grown.join(&other.grown);
+    }
+
+    fn known(&self, grown: bool) -> u64 {
+        if grown { self.grown.total } else { self.young.total }
+    }
+
+    pub(super) fn is_sound(&self) -> bool {
+        self.young.is_sound() && self.grown.is_sound()
     }
 }
 
@@ -216,8 +285,9 @@ struct Heard {
     promise: Promise,
     /// Whether the promise held when it was last looked at, every so many windows.
     broken: bool,
-    pooled: Option<Counts>,
-    classes: BTreeMap<String, Counts>,
+    pooled: Option<Ranks>,
+    classes: BTreeMap<String, Ranks>,
+    windows: u64,
 }
 
 impl Heard {
@@ -226,36 +296,37 @@ impl Heard {
     fn join(&mut self, other: Heard) {
         self.promise.counts.join(&other.promise.counts);
         self.broken |= other.broken;
+        self.windows = self.windows.max(other.windows);
         if let Some(theirs) = &other.pooled {
-            self.pooled.get_or_insert_with(Counts::new).join(theirs);
+            self.pooled.get_or_insert_with(Ranks::new).join(theirs);
         }
         for (class, theirs) in other.classes {
-            self.classes.entry(class).or_insert_with(Counts::new).join(&theirs);
+            self.classes.entry(class).or_insert_with(Ranks::new).join(&theirs);
         }
     }
 
-    fn weigh(&mut self, p_value: f64, excess: f64, class: &str, calibrated: u64) -> f64 {
-        let pooled = self.pooled.get_or_insert_with(Counts::new);
+    fn weigh(&mut self, p_value: f64, excess: f64, grown: bool, class: &str, calibrated: u64) -> f64 {
+        let pooled = self.pooled.get_or_insert_with(Ranks::new);
         if !self.classes.contains_key(class) {
-            self.classes.insert(class.to_owned(), Counts::new());
+            self.classes.insert(class.to_owned(), Ranks::new());
         }
         let own = self.classes.get_mut(class).expect("it was just put there");
-        let ranks = if own.total >= Calibration::CLASS_MIN as u64 { &*own } else { &*pooled };
-        let prior = if self.broken { 0.0 } else { calibrated as f64 };
-        let as_rare = ranks.from(Counts::step(excess)) as f64 + prior * 10f64.powf(-(excess + UNIFORM).max(0.0));
-        let rank = (as_rare + 1.0) / (ranks.total as f64 + prior + 1.0);
-        own.count(excess);
-        pooled.count(excess);
+        let ranks = if own.known(grown) >= Calibration::CLASS_MIN as u64 { &*own } else { &*pooled };
+        let rank = ranks.rank(excess, grown, if self.broken { 0.0 } else { calibrated as f64 });
+        own.count(excess, grown);
+        pooled.count(excess, grown);
         self.promise.hear(p_value);
-        if pooled.total.is_multiple_of(Self::LOOK_EVERY) {
+        self.windows += 1;
+        if self.windows.is_multiple_of(Self::LOOK_EVERY) {
             self.broken = !self.promise.kept().holds;
         }
         p_value.max(rank).min(1.0)
     }
 
     fn is_sound(&self) -> bool {
-        let all = self.classes.values().chain(&self.pooled).chain([&self.promise.counts]);
-        self.classes.len() <= 16 && all.into_iter().all(Counts::is_sound)
+        self.classes.len() <= 16
+            && self.classes.values().chain(&self.pooled).all(Ranks::is_sound)
+            && self.promise.counts.is_sound()
     }
 }
 
@@ -278,7 +349,7 @@ impl Agreement {
         for (at, part) in Self::PARTS.into_iter().enumerate() {
             weighed[part as usize] = said.p_values[part as usize].map(|p_value| {
                 let excess = -p_value.log10() - f64::from(said.usual[at]);
-                heard[at].weigh(p_value, excess, class, said.calibrated)
+                heard[at].weigh(p_value, excess, said.grown, class, said.calibrated)
             });
         }
         weighed

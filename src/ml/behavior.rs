@@ -52,7 +52,7 @@ struct Stored {
 impl Behavior {
     /// Nothing heard yet; the models remember at most so many hosts.
     pub fn new(hosts_max: usize) -> Behavior {
-        let (scorer, pager) = (TopThree::default(), Pager::default());
+        let (scorer, pager) = (TopThree::new(hosts_max), Pager::default());
         let (judge, agreement) = (Judge::new(hosts_max), Agreement::default());
         Behavior { scorer, pager, judge, agreement, said: Said::default() }
     }
@@ -133,7 +133,7 @@ impl Behavior {
     /// Goes on where the snapshot was taken; `None` when the bytes are not one.
     pub fn restore(bytes: &[u8], hosts_max: usize) -> Option<Behavior> {
         let Stored { scorer, pager, judge, agreement, said } = postcard::from_bytes(bytes).ok()?;
-        if !agreement.is_sound() {
+        if !agreement.is_sound() || !scorer.is_sound() {
             return None;
         }
         let judge = Judge::restore(&judge, hosts_max)?;

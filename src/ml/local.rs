@@ -1,9 +1,11 @@
 //! The always-on behaviour scorer, and the pager that turns scores into findings.
 //!
 //! `top3_z` is the sum of a window's three largest one-sided z-scores: on measured data it ties with the models or beats
-//! them, and it needs no training. It is calibrated against the windows of this very deployment: the p-value of a score
-//! is its rank among all windows of warm hosts seen before (conformal prediction, Vovk et al. 2005), so that a target of
-//! one in ten thousand means that, and a deployment that is too young to know says nothing.
+//! them, and it needs no training. What counts is how far it is beyond the host's own habit at that hour ([`Habit`]): the dump of
+//! every night is as large a rise as the same dump in the afternoon, and only one of them is news. It is calibrated against the
+//! windows of this very deployment: the p-value is its rank among all windows of warm hosts seen before (conformal prediction,
+//! Vovk et al. 2005), so that a target of one in ten thousand means that, and a deployment that is too young to know says
+//! nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::finding::{Actor, Evidence, Finding, Merge, MlContribution, MlFeature, Severity, Subject, Threat, Tier};
 use crate::flow::{Address, EventTime};
+use crate::ml::agreement::{Habit, Ranks};
 use crate::ml::features::{NAMES, RAW_NAMES, WINDOW_SECONDS, Z_COUNT};
 use crate::ml::model::Part;
 use crate::ml::{FeatureVector, Score};
@@ -35,21 +38,17 @@ pub struct Settings {
     pub again: SignedDuration,
 }
 
-/// Scores a vector by `top3_z` and its rank among those before.
+/// Scores a vector by `top3_z` beyond what the host does at this hour, and by the rank of that among those before.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TopThree {
-    /// Windows seen, by tenths of the score (0 to 90).
-    histogram: Vec<u64>,
-    seen: u64,
+    /// What hosts do at which hour; about 80 bytes each.
+    habits: BTreeMap<Address, Habit>,
+    hosts_max: u64,
+    /// Windows seen, by how far each was beyond the host's habit.
+    seen: Ranks,
     /// What it calls itself in a score.
     name: Arc<str>,
     variant: Arc<str>,
-}
-
-impl Default for TopThree {
-    fn default() -> Self {
-        TopThree { histogram: vec![0; 901], seen: 0, name: Arc::from("top3_z"), variant: Arc::from("local") }
-    }
 }
 
 /// The sum of a vector's three largest z-scores, 0 to 90.
@@ -71,15 +70,21 @@ fn attribution(vector: &FeatureVector) -> Vec<(String, f32)> {
 }
 
 impl TopThree {
+    /// Has seen nothing, and remembers the habits of at most so many hosts.
+    pub fn new(hosts_max: usize) -> TopThree {
+        let (habits, seen) = (BTreeMap::new(), Ranks::new());
+        TopThree { habits, hosts_max: hosts_max as u64, seen, name: Arc::from("top3_z"), variant: Arc::from("local") }
+    }
+
     /// The score of a window, then remembers the window. `None` for the p-value while the host is new.
     pub fn score(&mut self, vector: &FeatureVector, warm_up: u32) -> Score {
-        let value = top3_z(vector);
+        // On the scale of -log10 p, roughly: 90 standard deviations are 6.8, and twice as many are one more.
+        let evidence = 1.5 * top3_z(vector).ln_1p();
+        let (usual, grown) = self.learn(vector, evidence, warm_up);
         let p_value = (vector.history >= warm_up).then(|| {
-            let bucket = ((value * 10.0) as usize).min(self.histogram.len() - 1);
-            let as_high: u64 = self.histogram[bucket..].iter().sum();
-            let p = (1 + as_high) as f64 / (self.seen + 1) as f64;
-            self.histogram[bucket] += 1;
-            self.seen += 1;
+            let excess = evidence - f64::from(usual);
+            let p = self.seen.rank(excess, grown, 0.0);
+            self.seen.count(excess, grown);
             p
         });
         // Whatever is not unusual is asked by nobody why.
@@ -88,6 +93,7 @@ impl TopThree {
             p_value,
             p_values: [p_value, None, None],
             usual: [0.0; 2],
+            grown,
             attributions: [attribution, Vec::new(), Vec::new()],
             model_version: self.name.clone(),
             variant: self.variant.clone(),
@@ -95,16 +101,42 @@ impl TopThree {
             degraded: false,
         }
     }
+
+    /// What is no news of the host, and whether its habits are known; it then learns from the window: from the middle of its warm-up, so that its level is
+    /// known when it is judged.
+    fn learn(&mut self, vector: &FeatureVector, evidence: f64, warm_up: u32) -> (f32, bool) {
+        let (host, window) = (vector.host, vector.window);
+        if vector.history < warm_up / 2 {
+            return (Habit::default().at(window), false);
+        }
+        if !self.habits.contains_key(&host) && self.habits.len() as u64 >= self.hosts_max {
+            self.habits.retain(|_, habit| !habit.is_stale(window));
+            if self.habits.len() as u64 >= self.hosts_max {
+                return (Habit::default().at(window), false);
+            }
+        }
+        let habit = self.habits.entry(host).or_default();
+        let known = (habit.at(window), habit.is_grown(window));
+        habit.learn(window, evidence);
+        known
+    }
+
+    /// Whether what was read makes sense.
+    pub(super) fn is_sound(&self) -> bool {
+        self.seen.is_sound()
+    }
 }
 
 impl TopThree {
     /// Takes over the windows that the scorer of another shard has seen. Both may have seen the same, so of each count the
     /// larger stands.
     pub(super) fn join(&mut self, other: &TopThree) {
-        for (mine, &theirs) in self.histogram.iter_mut().zip(&other.histogram) {
-            *mine = theirs.max(*mine);
+        self.seen.join(&other.seen);
+        for (host, theirs) in &other.habits {
+            if self.habits.contains_key(host) || (self.habits.len() as u64) < self.hosts_max {
+                self.habits.entry(*host).or_default().join(theirs);
+            }
         }
-        self.seen = self.histogram.iter().sum();
     }
 }
 
@@ -267,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_young_deployment_says_nothing_and_one_window_is_not_enough() {
-        let (mut scorer, mut pager) = (TopThree::default(), Pager::default());
+        let (mut scorer, mut pager) = (TopThree::new(1_000), Pager::default());
         let mut hear = |v: &FeatureVector, s: &mut TopThree| {
             let score = s.score(v, SETTINGS.warm_up);
             pager.hear(v, &score, &SETTINGS)
@@ -284,14 +316,51 @@ mod tests {
     }
 
     #[test]
+    fn the_dump_of_every_night_is_no_news_and_the_same_dump_in_the_afternoon_is() {
+        let mut scorer = TopThree::new(100);
+        let mut said = Vec::new();
+        let mut state = 1u64;
+        let mut noise = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            -(((state >> 33) as f32 + 1.0) / 2_147_483_649.0).ln()
+        };
+        for n in 0..6 * 288u32 {
+            let (day, hour) = (n / 288, n % 288 / 12);
+            for host in 0..20 {
+                let dumps = host == 7 && (hour == 3 || day == 5 && hour == 15);
+                let z = if dumps { 20.0 } else { noise() };
+                let score = scorer.score(&vector(host, n, z), SETTINGS.warm_up);
+                if dumps {
+                    said.push(((day, hour), score.p_value.unwrap()));
+                }
+            }
+        }
+        let least = |at: (u32, u32)| said.iter().filter(|(when, _)| *when == at).map(|(_, p)| *p).fold(1.0, f64::min);
+        assert!(least((5, 3)) > 5e-3, "after five nights: {}", least((5, 3)));
+        assert!(least((5, 15)) < 1e-3, "in the afternoon: {}", least((5, 15)));
+    }
+
+    #[test]
+    fn habits_are_kept_of_so_many_hosts_and_of_those_of_today() {
+        let mut scorer = TopThree::new(8);
+        (0..50).for_each(|host| drop(scorer.score(&vector(host, 1, 1.0), SETTINGS.warm_up)));
+        assert_eq!(scorer.habits.len(), 8);
+        scorer.score(&vector(99, 3 * 288, 1.0), SETTINGS.warm_up);
+        assert_eq!(scorer.habits.len(), 1);
+    }
+
+    #[test]
     fn p_values_of_exchangeable_windows_are_uniform() {
-        let mut scorer = TopThree::default();
+        let mut scorer = TopThree::new(1_000);
         let mut state = 1u64;
         let mut below = 0;
         for n in 0..20_000 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let z = ((state >> 33) % 900) as f32 / 300.0;
-            let score = scorer.score(&vector(1, n, z), 24);
+            let z = -(((state >> 33) as f32 + 1.0) / 2_147_483_649.0).ln();
+            // All at one hour of one day: where there is no past, there is no habit.
+            let mut window = vector(1, 0, z);
+            window.window = EventTime(n % 12 * WINDOW_SECONDS);
+            let score = scorer.score(&window, 24);
             below += u32::from(score.p_value.unwrap() <= 0.05);
         }
         let share = f64::from(below) / 20_000.0;

@@ -15,7 +15,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
-use super::agreement::Usual;
+use super::agreement::Habit;
 use super::calibration::Calibration;
 use super::drift::Bins;
 use super::features::{NAMES, SEQUENCE_NAMES, Z_COUNT};
@@ -179,8 +179,10 @@ pub struct Judgement {
     pub opinions: [Option<Opinion>; 3],
     /// Joined; `None` when no scorer had an opinion.
     pub p_value: Option<f64>,
-    /// What is no news of the host: see [`Usual::at`].
+    /// What is no news of the host: see [`Habit::at`].
     pub usual: [f32; 2],
+    /// Whether the host has been known for so long that its habits are.
+    pub grown: bool,
     /// By scorer: the features that made it so, largest first; empty for windows that nobody would ask about.
     pub attributions: [Vec<(String, f32)>; 3],
 }
@@ -189,14 +191,13 @@ impl Judgement {
     /// As the tier's score.
     pub(super) fn score(self, model_version: Arc<str>, variant: Arc<str>, calibrated: u64) -> Score {
         let p_values = self.opinions.map(|opinion| opinion.map(|o| o.p_value));
-        let Judgement { p_value, usual, attributions, .. } = self;
-        Score { p_value, p_values, usual, attributions, model_version, variant, calibrated, degraded: false }
+        let Judgement { p_value, usual, grown, attributions, .. } = self;
+        Score { p_value, p_values, usual, grown, attributions, model_version, variant, calibrated, degraded: false }
     }
 }
 
-/// The share of the false-positive rate that each scorer may use up, in the order of [`Part::ALL`]. A judgement, not a
-/// measurement: `top3_z` needs no model and is the hardest to beat on the data that was published; the sequence model is the
-/// only one that knows the hour; the forest sees nothing that the other two do not.
+/// The share of the false-positive rate that each scorer may use up, in the order of [`Part::ALL`]. A judgement: `top3_z` needs no
+/// model and is the hardest to beat. On simulated days other weights (.7, .2, .1; .6, .3, .1) found the same to within a hundredth.
 pub const WEIGHTS: [f64; 3] = [0.6, 0.1, 0.3];
 
 /// Each p-value over its scorer's weight; what did not speak gives up its share to those that did.
@@ -254,7 +255,7 @@ impl Model {
         let opinions = std::array::from_fn(|i| {
             scores[i].map(|score| Opinion { score, p_value: self.calibration(Part::ALL[i]).p_value(class, score) })
         });
-        self.join(opinions, Usual::default().at(EventTime(0)), values, surprise.as_ref())
+        self.join(opinions, ([Habit::default().at(EventTime(0)); 2], false), values, surprise.as_ref())
     }
 
     /// The paper's score of a forest path, 0 to 1, for people who know it.
@@ -265,38 +266,41 @@ impl Model {
     fn join(
         &self,
         opinions: [Option<Opinion>; 3],
-        usual: [f32; 2],
+        (usual, grown): ([f32; 2], bool),
         values: &[f32],
         surprise: Option<&[f32; TARGETS]>,
     ) -> Judgement {
         let p_values = opinions.map(|opinion| opinion.map(|o| o.p_value));
+        // What is no news of the host will not be asked about; to explain a forest costs four times as much as to walk it.
+        let usual_of = |part: Part| match part {
+            Part::Top3Z => 0.0,
+            Part::Forest => usual[0],
+            Part::Lstm => usual[1],
+        };
         let explained = |part: Part| match p_values[part as usize] {
-            Some(p) if p <= EXPLAINED => self.explain(part, values, surprise),
+            Some(p) if p <= EXPLAINED && -p.log10() > f64::from(usual_of(part)) => self.explain(part, values, surprise),
             _ => Vec::new(),
         };
-        Judgement { opinions, p_value: combine(p_values), usual, attributions: Part::ALL.map(explained) }
+        Judgement { opinions, p_value: combine(p_values), usual, grown, attributions: Part::ALL.map(explained) }
     }
 
     /// The features that moved a scorer most: rises in standard deviations, shares of the forest's path, or what the
     /// sequence model had not foretold, in its standard deviations (`unforeseen_flows_out`).
     fn explain(&self, part: Part, values: &[f32], surprise: Option<&[f32; TARGETS]>) -> Vec<(String, f32)> {
-        let named = |names: &[&str], shares: &[f32]| -> Vec<(String, f32)> {
-            names.iter().zip(shares).map(|(name, share)| ((*name).to_owned(), *share)).collect()
-        };
-        let mut shares = match (part, surprise) {
-            (Part::Lstm, Some(surprise)) => SEQUENCE_NAMES
-                .iter()
-                .zip(surprise)
-                .map(|(name, s)| (format!("{UNFORESEEN}{}", name.trim_start_matches("z_")), s.sqrt()))
-                .collect(),
+        let mut shares: Vec<(usize, f32)> = match (part, surprise) {
+            (Part::Lstm, Some(surprise)) => surprise.iter().map(|s| s.sqrt()).enumerate().collect(),
             // The three aggregates at the end repeat what the others say.
-            (Part::Forest, _) => named(&NAMES[..24], &self.forest.attribute(values)),
-            _ => named(&NAMES[..Z_COUNT], values),
+            (Part::Forest, _) => self.forest.attribute(values).into_iter().take(24).enumerate().collect(),
+            _ => values.iter().copied().take(Z_COUNT).enumerate().collect(),
         };
         shares.retain(|(_, share)| *share > 0.0);
         shares.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         shares.truncate(NAMED);
-        shares
+        let name = |at: usize| match (part, surprise) {
+            (Part::Lstm, Some(_)) => format!("{UNFORESEEN}{}", SEQUENCE_NAMES[at].trim_start_matches("z_")),
+            _ => NAMES[at].to_owned(),
+        };
+        shares.into_iter().map(|(at, share)| (name(at), share)).collect()
     }
 }
 
@@ -348,7 +352,7 @@ struct Host {
     windows: u32,
     last_seen: EventTime,
     /// What models usually think of it.
-    usual: Usual,
+    usual: [Habit; 2],
 }
 
 /// The latest windows of a host, to begin anew with another model and to be sent to an endpoint, which remembers nothing: a
@@ -360,7 +364,7 @@ struct Recent {
 }
 
 /// Address, state, latest windows, usual peers (to and from), windows, last seen, usual evidence.
-type StoredHost = (Address, Vec<f32>, Vec<i16>, [f32; 2], u32, EventTime, Usual);
+type StoredHost = (Address, Vec<f32>, Vec<i16>, [f32; 2], u32, EventTime, [Habit; 2]);
 
 /// A judge's memory as it is stored.
 #[derive(Serialize, Deserialize)]
@@ -480,16 +484,18 @@ impl Judge {
             Some(Opinion { score, p_value: p_value(part, score) })
         });
         let window = scored.vector.window;
-        let mut usual = Usual::default().at(window);
+        let (mut usual, mut grown) = ([Habit::default().at(window); 2], false);
         if let Some(host) = self.hosts.get_mut(&scored.vector.host).filter(|_| scored.learned[0].is_some()) {
-            usual = host.usual.at(window);
-            let evidence = |at: usize, part: Part| {
-                let p = opinions[part as usize].map(|opinion| opinion.p_value);
-                Some(-p.or_else(|| Some(p_value(part, scored.learned[at]?)))?.log10())
-            };
-            host.usual.learn(window, [evidence(0, Part::Forest), evidence(1, Part::Lstm)]);
+            usual = host.usual.each_ref().map(|habit| habit.at(window));
+            grown = host.usual[0].is_grown(window);
+            for (at, (habit, part)) in host.usual.iter_mut().zip([Part::Forest, Part::Lstm]).enumerate() {
+                let opinion = opinions[part as usize].map(|opinion| opinion.p_value);
+                if let Some(p) = opinion.or_else(|| Some(p_value(part, scored.learned[at]?))) {
+                    habit.learn(window, -p.log10());
+                }
+            }
         }
-        model.join(opinions, usual, &scored.vector.values, scored.surprise.as_ref())
+        model.join(opinions, (usual, grown), &scored.vector.values, scored.surprise.as_ref())
     }
 
     /// Takes over what the judge of another shard remembers; of a host that both know, the longer memory.
@@ -605,7 +611,7 @@ impl Recent {
 impl Host {
     fn new(generation: u32) -> Host {
         let (state, recent) = (State::default(), Recent::new());
-        let usual = Usual::default();
+        let usual = [Habit::default(); 2];
         Host { state, generation, recent, destinations: 0.0, sources: 0.0, windows: 0, last_seen: EventTime(0), usual }
     }
 

@@ -350,7 +350,7 @@ fn join(
     (version, calibrated): (&Arc<str>, u64),
 ) -> Score {
     let mut p_values = local.opinions.map(|opinion| opinion.map(|o| o.p_value));
-    let (usual, mut attributions) = (local.usual, local.attributions);
+    let (usual, grown, mut attributions) = (local.usual, local.grown, local.attributions);
     let mut degraded = false;
     let mut answered: Option<&Said<'_>> = None;
     for part in wanted.filter(|part| local.opinions[*part as usize].is_some()) {
@@ -368,7 +368,17 @@ fn join(
         Some(said) => (said.version.clone(), said.variant.clone(), said.calibrated),
         None => (version.clone(), Arc::from("local"), calibrated),
     };
-    Score { p_value: combine(p_values), p_values, usual, attributions, model_version, variant, calibrated, degraded }
+    Score {
+        p_value: combine(p_values),
+        p_values,
+        usual,
+        grown,
+        attributions,
+        model_version,
+        variant,
+        calibrated,
+        degraded,
+    }
 }
 
 /// What an endpoint said of one window.

@@ -8,14 +8,17 @@ use crate::ml::model::tests::{MODEL, windows};
 use crate::ml::model::{Source, WARM_UP, WEIGHTS, combine};
 
 /// What a model says: p-values of one window.
-fn said(version: &str, calibrated: u64, usual: &mut Usual, p_values: [Option<f64>; 3]) -> Score {
+fn said(version: &str, calibrated: u64, usual: &mut [Habit; 2], p_values: [Option<f64>; 3]) -> Score {
     // All at one moment: of hours and days there are tests of their own.
-    let before = usual.at(EventTime(0));
-    usual.learn(EventTime(0), [p_values[1], p_values[2]].map(|p| p.map(|p| -p.log10())));
+    let before = usual.each_ref().map(|habit| habit.at(EventTime(0)));
+    for (habit, p) in usual.iter_mut().zip([p_values[1], p_values[2]]) {
+        p.into_iter().for_each(|p| habit.learn(EventTime(0), -p.log10()));
+    }
     Score {
         p_value: None,
         p_values,
         usual: before,
+        grown: false,
         attributions: Default::default(),
         model_version: Arc::from(version),
         variant: Arc::from("local"),
@@ -28,7 +31,7 @@ fn said(version: &str, calibrated: u64, usual: &mut Usual, p_values: [Option<f64
 fn weighed(windows: usize, calibrated: u64, mut of: impl FnMut(usize, f64) -> f64) -> Vec<(usize, f64)> {
     let mut random = Xoshiro256PlusPlus::seed_from_u64(5);
     let mut agreement = Agreement::default();
-    let mut usual = [Usual::default(); 50];
+    let mut usual = [[Habit::default(); 2]; 50];
     let weigh = |at: usize| {
         let host = at % usual.len();
         let unit = ((random.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
@@ -116,38 +119,38 @@ fn a_host_that_is_odd_all_day_takes_nobodys_place() {
 
 #[test]
 fn an_attack_of_an_hour_does_not_become_usual() {
-    let mut usual = Usual::default();
+    let mut habit = Habit::default();
     let at = |n: u32| EventTime(1_700_006_400 + n * 300);
-    (0..100).for_each(|n| usual.learn(at(n), [Some(0.4), None]));
-    (100..112).for_each(|n| usual.learn(at(n), [Some(4.0), None]));
-    assert!(usual.at(at(112))[0] < 0.8, "{:?}", usual.at(at(112)));
+    (0..100).for_each(|n| habit.learn(at(n), 0.4));
+    (100..112).for_each(|n| habit.learn(at(n), 4.0));
+    assert!(habit.at(at(112)) < 0.8, "{}", habit.at(at(112)));
 }
 
 #[test]
 fn what_was_done_at_this_hour_on_two_days_is_a_habit_and_once_is_none() {
-    let mut usual = Usual::default();
+    let mut habit = Habit::default();
     let at = |day: u32, hour: u32| EventTime(1_700_006_400 + day * 86_400 + hour * 3_600);
     let mut at_three = Vec::new();
     for day in 0..12 {
         for hour in 0..24 {
             if hour == 3 {
-                at_three.push(usual.at(at(day, hour))[1]);
+                at_three.push(habit.at(at(day, hour)));
             }
             // Three days of a backup at night, and then none.
             let evidence = if hour == 3 && day < 3 { 3.5 } else { 0.3 };
-            (0..12).for_each(|_| usual.learn(at(day, hour), [None, Some(evidence)]));
+            (0..12).for_each(|_| habit.learn(at(day, hour), evidence));
         }
     }
     assert!(at_three[1] < 1.0, "once is no habit: {at_three:?}");
     assert!(at_three[2] > 3.2, "twice is: {at_three:?}");
     assert!(at_three[4] > 3.0 && at_three[11] < 2.8, "it fades: {at_three:?}");
-    assert!(usual.at(at(12, 14))[1] < 1.0, "at another hour it never was");
+    assert!(habit.at(at(12, 14)) < 1.0, "at another hour it never was");
 }
 
 #[test]
 fn a_model_on_trial_is_counted_by_itself() {
     let mut agreement = Agreement::default();
-    let mut usual = Usual::default();
+    let mut usual = [Habit::default(); 2];
     for n in 0..1_000 {
         for version in ["a", "b"] {
             let p = if version == "a" { f64::from(n % 100 + 1) / 100.0 } else { 1e-3 };
@@ -187,7 +190,7 @@ fn a_broken_forest_costs_the_others_nothing_of_their_share() {
     // The forest calls every attack usual and every second other window as rare as it can.
     let mut random = Xoshiro256PlusPlus::seed_from_u64(11);
     let mut unit = || ((random.next_u64() >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-    let (mut agreement, mut usual) = (Agreement::default(), [Usual::default(); 20]);
+    let (mut agreement, mut usual) = (Agreement::default(), [[Habit::default(); 2]; 20]);
     let mut found = [0u32; 2];
     let mut false_alarms = [0u32; 2];
     for n in 0..40_000usize {
