@@ -90,7 +90,7 @@ pub struct Suspect {
     latest: Place,
     /// Interface of the latest failure.
     pub interface: InterfaceId,
-    /// Failures that were added since the source was last judged.
+    /// Failures, with repeats, since the source was last judged: whoever tries the same again is still at it.
     pub fresh: u32,
     /// Failures known when it was last told.
     pub told: u32,
@@ -161,6 +161,7 @@ impl Suspect {
         let key = (c.responder, c.port, c.protocol);
         if let Some((first, last)) = self.failures.get_mut(&key) {
             (*first, *last) = ((*first).min(c.start()), (*last).max(c.end()));
+            self.fresh += 1;
         } else if self.failures.len() < Self::FAILURES_MAX {
             self.failures.insert(key, (c.start(), c.end()));
             self.fresh += 1;

@@ -101,7 +101,7 @@ fn an_attempt_that_is_repeated_is_one_failure_from_first_to_last() {
         let suspect = suspect(order);
         let times = suspect.failures[&(host(1), 22, protocol::TCP)];
         assert_eq!(times, (EventTime(1_010), EventTime(1_051)));
-        assert_eq!((suspect.known(), suspect.fresh, suspect.attempts, suspect.refused), (1, 1, 2, 1));
+        assert_eq!((suspect.known(), suspect.fresh, suspect.attempts, suspect.refused), (1, 2, 2, 1));
         assert_eq!(
             (suspect.key(), Entry::last_seen(&suspect), suspect.interface),
             (source(), EventTime(1_051), InterfaceId(4))
@@ -127,7 +127,7 @@ fn failures_beyond_the_room_are_counted_and_not_kept() {
     assert_eq!((suspect.known(), suspect.overflow), (room, 0));
     suspect.note(&on(room + 1, 22));
     suspect.note(&on(1, 22));
-    assert_eq!((suspect.known(), suspect.overflow, suspect.fresh), (room + 1, 1, room + 1));
+    assert_eq!((suspect.known(), suspect.overflow, suspect.fresh), (room + 1, 1, room + 2));
     let judgement = suspect.judge(&settings(), true, NOW);
     let failures = judgement.evidence.iter().find(|e| e.name == "first_contact_failures").unwrap();
     assert_eq!((failures.value, suspect.fresh), (f64::from(room + 1), 0));
