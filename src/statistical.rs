@@ -815,6 +815,9 @@ impl Engine {
                 out.findings.push(finding);
             }
         }
+        // Of hosts of ours alone, and only while they have to do with Tor: that is this table's bound.
+        let before = now.minus(self.settings.tor.span.as_secs() as u32);
+        self.state.tor.retain(|_, contacts| !contacts.is_over(before));
     }
 
     /// Puts the names behind an interface number on a finding.

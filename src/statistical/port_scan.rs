@@ -92,8 +92,6 @@ pub struct Suspect {
     pub interface: InterfaceId,
     /// Failures, with repeats, since the source was last judged: whoever tries the same again is still at it.
     pub fresh: u32,
-    /// Failures known when it was last told.
-    pub told: u32,
     /// Attempts (with repeats) that were refused outright.
     pub refused: u32,
     /// Attempts (with repeats).
@@ -130,7 +128,6 @@ impl Suspect {
             latest: Place::default(),
             interface: InterfaceId(0),
             fresh: 0,
-            told: 0,
             refused: 0,
             attempts: 0,
         }
@@ -198,7 +195,6 @@ impl Suspect {
         self.overflow = self.overflow.max(other.overflow).saturating_add(overflow);
         self.successes = self.successes.max(other.successes);
         self.fresh = self.fresh.max(other.fresh);
-        self.told = self.told.max(other.told);
         self.refused = self.refused.max(other.refused);
         self.attempts = self.attempts.max(other.attempts);
     }
@@ -217,7 +213,7 @@ impl Suspect {
     fn expire(&mut self, before: EventTime) {
         self.failures.retain(|_, (_, last)| *last >= before);
         if self.failures.is_empty() {
-            (self.overflow, self.told, self.refused, self.attempts, self.successes) = (0, 0, 0, 0, 0);
+            (self.overflow, self.refused, self.attempts, self.successes) = (0, 0, 0, 0);
         }
     }
 
@@ -324,7 +320,6 @@ impl Suspect {
             (first, last) = (first.min(from), last.max(to));
         }
         let failures = self.failures.len() as u32 + self.overflow;
-        self.told = failures;
         let target_count = per_target.len() as u32;
         // The hosts with the most ports are the ones to show; then by address, so that the choice is stable.
         let mut targets: Vec<(Address, Vec<u16>)> = per_target.into_iter().collect();

@@ -99,9 +99,9 @@ impl Contacts {
         self.told = self.told.max(other.told);
     }
 
-    /// Whether there is nothing left to remember.
-    pub fn is_empty(&self) -> bool {
-        self.peers.is_empty()
+    /// Whether nothing was seen since a moment, so that there is nothing left to remember.
+    pub fn is_over(&self, before: EventTime) -> bool {
+        self.latest.0 < before
     }
 
     /// Who saw it.
