@@ -1,6 +1,6 @@
 //! Flow logs from a Kinesis stream, shared with other tasks by leases in DynamoDB.
 //!
-//! Shards are polled, or pushed to us where a consumer of enhanced fan-out is named ([`fan_out`]). Kinesis allows five reads
+//! Shards are polled, or pushed to us where a consumer of enhanced fan-out is named (`fan_out.rs`). Kinesis allows five reads
 //! and 2 MiB a second per shard for all pollers together, so a reader waits after every read for as long as what it read
 //! took from that allowance, and backs off when it is throttled all the same. A split or merged shard is read to its end
 //! before its children are handed out.

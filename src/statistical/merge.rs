@@ -11,7 +11,7 @@
 //! are then too small, and a pair that either engine met once has one sighting and not two.
 //!
 //! Engines hash with seeds of their own, and of most pairs nothing is kept but a hash. Pairs of another seed are therefore
-//! kept beside the engine's own as they are, and taken over when they are met again ([`Inherited`]); engines of one seed are
+//! kept beside the engine's own as they are, and taken over when they are met again; engines of one seed are
 //! of one descent, and join at once.
 
 use foldhash::fast::FixedState;
