@@ -319,6 +319,8 @@ impl Suspect {
             per_target.entry(target).or_default().push(port);
             (first, last) = (first.min(from), last.max(to));
         }
+        // What is only counted, since the list is full, moves the end as well.
+        last = last.max(self.last_seen);
         let failures = self.failures.len() as u32 + self.overflow;
         let target_count = per_target.len() as u32;
         // The hosts with the most ports are the ones to show; then by address, so that the choice is stable.

@@ -132,6 +132,9 @@ fn failures_beyond_the_room_are_counted_and_not_kept() {
     let failures = judgement.evidence.iter().find(|e| e.name == "first_contact_failures").unwrap();
     assert_eq!((failures.value, suspect.fresh), (f64::from(room + 1), 0));
     assert!(suspect.finding(&judgement, true, START, 60).summary.contains("port 22 on 2048 hosts"));
+    suspect.note(&at(40, on(room + 2, 22)));
+    let judgement = suspect.judge(&settings(), true, NOW);
+    assert_eq!(suspect.finding(&judgement, true, START, 60).last_seen, EventTime(1_041), "it is still at it");
 }
 
 #[test]
