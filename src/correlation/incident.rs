@@ -12,8 +12,8 @@
 //! | what the models said | the louder |
 //! | evidence | its [`Merge`]; sums are kept per window, shard and method and overwritten |
 //!
-//! What closed windows said is joined for good; what was said of a window that is still open is kept apart, until the
-//! closed window speaks. So an early look never leaves a trace in the final account.
+//! What closed windows said is joined for good; what was said of a window that is still open is kept apart, until its
+//! shard speaks of that window or a later one as closed. So an early look never leaves a trace in the final account.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -109,9 +109,9 @@ impl Incident {
     pub(super) fn fold(&mut self, shard: &Arc<str>, finding: &Finding) {
         let source = Source::of(shard, finding);
         if !finding.provisional {
-            self.open.remove(&source);
+            self.open.retain(|look, _| look.shard != source.shard || look.window > source.window);
             self.settled.fold(source, finding);
-        } else if !self.settled.knows(&source) {
+        } else if !self.settled.outdates(&source) {
             match self.open.get_mut(&source) {
                 Some(before) if later_look(before, finding) == Ordering::Less => *before = finding.clone(),
                 Some(_) => {}
@@ -154,7 +154,7 @@ impl Incident {
     }
 
     fn join_open(&mut self, other: &Incident) {
-        self.open.retain(|source, _| !self.settled.knows(source));
+        self.open.retain(|look, _| !self.settled.outdates(look));
         for (source, finding) in &other.open {
             self.fold(&source.shard, finding);
         }
@@ -172,13 +172,19 @@ impl Incident {
         true
     }
 
-    /// Everything that is known, the looks at open windows included.
+    /// Everything that is known, the looks at open windows included while it goes on. When it is over, no window of it is
+    /// open; a look that no closed window has taken the place of is one of a shard that has ended since.
     pub fn account(&self) -> Account {
         let mut account = self.settled.clone();
-        for (source, finding) in &self.open {
+        for (source, finding) in self.looks() {
             account.fold(source.clone(), finding);
         }
         account
+    }
+
+    fn looks(&self) -> impl Iterator<Item = (&Source, &Finding)> {
+        let over = self.closed && self.settled.headline.is_some();
+        self.open.iter().filter(move |_| !over)
     }
 
     /// How many closed windows (of each shard and method) have contributed; 0 while only open ones were looked at.
@@ -188,7 +194,7 @@ impl Incident {
 
     /// First and last moment.
     pub fn span(&self) -> (EventTime, EventTime) {
-        let open = self.open.values().map(|f| (f.first_seen, f.last_seen));
+        let open = self.looks().map(|(_, f)| (f.first_seen, f.last_seen));
         let settled = self.settled.headline.is_some().then_some((self.settled.first_seen, self.settled.last_seen));
         open.chain(settled).reduce(|(a, b), (c, d)| (a.min(c), b.max(d))).unwrap_or((self.known_from, self.known_from))
     }
@@ -327,6 +333,13 @@ impl Account {
     /// Whether this judgement of a closed window is part of the account already.
     fn knows(&self, source: &Source) -> bool {
         self.windows.contains_key(source) || self.added_through.is_some_and(|through| source.window <= through)
+    }
+
+    /// Whether the window of a look has closed since: its shard has spoken of that window or, since windows close in
+    /// order, of a later one, by whichever method.
+    fn outdates(&self, look: &Source) -> bool {
+        let closed = |source: &Source| source.shard == look.shard && source.window >= look.window;
+        self.windows.keys().any(closed) || self.added_through.is_some_and(|through| look.window <= through)
     }
 
     /// Whether every judgement that the other has taken in was taken in here.

@@ -125,6 +125,37 @@ fn the_closed_window_takes_the_place_of_every_look_at_the_open_one() {
 }
 
 #[test]
+fn a_look_leaves_no_trace_whatever_the_method_that_speaks_when_the_window_closes() {
+    let look = |start| Finding { provisional: true, method: "vertical".to_owned(), ..scan(start, 40) };
+    let closed = |start| Finding { method: "block".to_owned(), ..scan(start, 100) };
+    let mut straight = Incidents::new(&settings());
+    let expected = straight.fold(&shard(), &[closed(60)]).remove(0);
+    for window in [0, 60] {
+        let mut looked = Incidents::new(&settings());
+        looked.fold(&shard(), &[look(window)]);
+        let after = looked.fold(&shard(), &[closed(60)]).remove(0);
+        assert_eq!(after.account(), expected.account(), "a look at {window}");
+        assert_eq!(looked.fold(&shard(), &[look(window)]).remove(0).account(), expected.account(), "late, {window}");
+    }
+    let later = straight.fold(&shard(), &[look(120)]).remove(0);
+    assert!(later.account().methods.contains_key("vertical"), "the window at 120 s is still open");
+}
+
+#[test]
+fn a_look_of_a_shard_that_has_ended_leaves_no_trace_when_the_episode_is_over() {
+    let look = Finding { provisional: true, method: "vertical".to_owned(), ..scan(60, 40) };
+    let mut incidents = Incidents::new(&settings());
+    let expected = incidents.fold(&Arc::from("child"), &[scan(60, 100)]).remove(0).account();
+    let open = incidents.fold(&Arc::from("parent"), &[look.clone()]).remove(0).account();
+    assert!(open.methods.contains_key("vertical"));
+    assert_eq!(incidents.finish()[0].account(), expected);
+    // Where nobody else spoke, it is all that is known.
+    let mut alone = Incidents::new(&settings());
+    alone.fold(&Arc::from("parent"), &[look]);
+    assert!(alone.finish()[0].account().methods.contains_key("vertical"));
+}
+
+#[test]
 fn an_incident_is_closed_once_when_its_gap_has_passed() {
     let mut incidents = Incidents::new(&settings());
     incidents.fold(&shard(), &[scan(0, 100)]);
@@ -260,8 +291,9 @@ proptest! {
     ) {
         let shards: [Arc<str>; 3] = ["a", "b", "c"].map(Arc::from);
         let mut straight = Incidents::new(&settings());
+        let mut going_on = Vec::new();
         for (finding, shard) in &findings {
-            straight.fold(&shards[*shard], std::slice::from_ref(finding));
+            going_on = straight.fold(&shards[*shard], std::slice::from_ref(finding));
         }
         let mut shuffled = findings.clone();
         shuffled.rotate_left(order.index(findings.len()));
@@ -272,9 +304,12 @@ proptest! {
             shuffled.insert(shuffled.len() / 2, again);
         }
         let mut other = Incidents::new(&settings());
+        let mut other_going_on = Vec::new();
         for (finding, shard) in &shuffled {
-            other.fold(&shards[*shard], std::slice::from_ref(finding));
+            other_going_on = other.fold(&shards[*shard], std::slice::from_ref(finding));
         }
+        let alive = |all: &[Incident]| all.iter().find(|i| i.absorbed_by.is_none()).map(content);
+        prop_assert_eq!(alive(&going_on), alive(&other_going_on));
         let (straight, other) = (straight.finish(), other.finish());
         prop_assert_eq!(straight.len(), 1);
         prop_assert_eq!(other.len(), 1);
