@@ -316,6 +316,17 @@ pub fn may_start(lease: &Lease, leases: &[Lease]) -> bool {
     leases.iter().filter(|l| lease.parents.contains(&l.key)).all(Lease::is_complete)
 }
 
+/// Whether the lease of a shard's child may be made when that shard has been read to its end.
+///
+/// Not while another parent, which the stream still has, is without a lease: nobody has begun to read it (what was read to
+/// its end has made its children's leases first, and is cleaned up only after they were begun), and with the child's lease
+/// there it would pass for cleaned up. Whoever ends that parent makes the child's lease.
+pub fn may_be_made(child: &ShardInfo, leases: &[Lease], shards: &[ShardInfo]) -> bool {
+    let leased = |id: &String| leases.iter().any(|lease| lease.key == *id);
+    let known = |id: &String| shards.iter().any(|shard| shard.id == *id);
+    child.parents.iter().all(|parent| leased(parent) || !known(parent))
+}
+
 /// Completed leases that nobody needs any more: all children are being read past their beginning, and the parents'
 /// leases are gone, so that a shard never comes back as its own ancestor.
 pub fn removable<'a>(leases: &'a [Lease], shards: &[ShardInfo]) -> Vec<&'a Lease> {

@@ -50,6 +50,7 @@ every_way! {
     two_workers_share_the_shards_and_none_is_read_by_both;
     a_lost_lease_takes_no_checkpoint;
     children_of_a_split_and_of_a_merge_are_read_after_their_parents;
+    a_merge_of_a_merge_waits_for_both_though_one_has_no_lease_yet;
     a_start_at_latest_reads_what_comes_after_it;
     a_connection_that_breaks_costs_no_record;
 }
@@ -403,6 +404,43 @@ async fn children_of_a_split_and_of_a_merge_are_read_after_their_parents(way: Wa
         }
         if generation < 3 {
             assert!(matches!(ended, Read::End), "{ended:?}");
+            shard.release().await.unwrap();
+        }
+    }
+}
+
+async fn a_merge_of_a_merge_waits_for_both_though_one_has_no_lease_yet(way: Way) {
+    let Some(stream) = Stream::new(3, way).await else { return };
+    stream.put(0..90).await;
+    stream.merge_all().await;
+    stream.merge_all().await;
+    stream.put(90..120).await;
+    let mut source = stream.join("a").await;
+    let mut first = Vec::new();
+    for _ in 0..3 {
+        first.push(next(&mut source).await);
+    }
+    // The one that is merged only with what comes of the others ends first.
+    first.sort_by_key(|shard| !shard.id().0.ends_with('2'));
+    let mut order = Vec::new();
+    for mut shard in first {
+        let (_, position, ended) = drain(&mut *shard).await;
+        assert!(matches!(ended, Read::End), "{ended:?}");
+        shard.checkpoint(&position.unwrap()).await.unwrap();
+        shard.release().await.unwrap();
+        order.push(shard.id().clone());
+        if order.len() < 3 {
+            let early = tokio::time::timeout(Duration::from_millis(2500), source.next_shard()).await;
+            assert!(early.is_err(), "a shard is offered while a parent of it is being read: {order:?} have ended");
+        }
+    }
+    for expected in [0..0, 90..120] {
+        let mut shard = next(&mut source).await;
+        assert!(shard.parents().iter().all(|p| order.contains(p)), "{:?} before its parents", shard.id());
+        order.push(shard.id().clone());
+        let (numbers, _, _) = drain(&mut *shard).await;
+        assert_eq!(numbers, expected.clone().collect::<Vec<_>>());
+        if expected.is_empty() {
             shard.release().await.unwrap();
         }
     }

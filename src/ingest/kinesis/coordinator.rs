@@ -21,7 +21,9 @@ use tracing::{info, warn};
 use crate::aws::{Fault, apart, positive};
 use crate::ingest::kinesis::table::{LeaseTable, Written};
 use crate::ingest::kinesis::{Settings, client};
-use crate::ingest::lease::{Checkpoint, Lease, Observer, Policy, ShardInfo, Start, may_start, missing, removable};
+use crate::ingest::lease::{
+    Checkpoint, Lease, Observer, Policy, ShardInfo, Start, may_be_made, may_start, missing, removable,
+};
 
 /// A lease that this worker holds.
 #[derive(Debug)]
@@ -197,14 +199,19 @@ impl Coordinator {
         }
     }
 
-    /// Marks a shard as read to its end, after its children have leases; they may be read from now on.
+    /// Marks a shard as read to its end, after its children have leases; they may be read from now on. A child of a merge
+    /// whose other parent waits for parents of its own gets its lease when that one ends ([`may_be_made`]).
     pub async fn finish(&self, held: &Held, children: Option<Vec<ShardInfo>>) -> Result<bool, Fault> {
         let children = match children {
             Some(told) if !told.is_empty() => told,
             // Not every server tells the children at the end of a shard.
             _ => self.shards().await?.into_iter().filter(|s| s.parents.contains(&held.key)).collect(),
         };
-        for child in &children {
+        let around = match children.iter().any(|child| child.parents.len() > 1) {
+            true => (self.table.scan().await?, self.shards().await?),
+            false => (Vec::new(), Vec::new()),
+        };
+        for child in children.iter().filter(|child| may_be_made(child, &around.0, &around.1)) {
             let checkpoint = match self.start {
                 Start::AtTimestamp => Checkpoint::AtTimestamp,
                 Start::TrimHorizon | Start::Latest => Checkpoint::TrimHorizon,

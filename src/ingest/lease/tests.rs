@@ -107,6 +107,19 @@ fn a_child_waits_for_both_parents_of_a_merge() {
 }
 
 #[test]
+fn the_child_of_a_merge_gets_no_lease_while_a_parent_waits_for_its_own() {
+    // 3 continues 0 and 1, which are being read; 4 continues 2, which has ended, and 3.
+    let child = shard("4", &["2", "3"], true);
+    let shards = [shard("2", &[], false), shard("3", &["0", "1"], false), child.clone()];
+    let ended = at("SHARD_END", &[], "2");
+    let read = [at("49", &[], "0"), at("49", &[], "1"), ended.clone()];
+    assert!(!may_be_made(&child, &read, &shards));
+    let made = at("TRIM_HORIZON", &["0", "1"], "3");
+    assert!(may_be_made(&child, &[ended.clone(), made], &shards), "and is not read before 3 has ended");
+    assert!(may_be_made(&child, &[ended], &[shard("2", &[], false), child.clone()]), "the stream has forgotten 3");
+}
+
+#[test]
 fn a_completed_lease_is_removed_only_after_its_children_have_begun() {
     let shards = [shard("p", &[], false), shard("c1", &["p"], true), shard("c2", &["p"], true)];
     let parent = at("SHARD_END", &[], "p");
