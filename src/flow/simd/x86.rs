@@ -32,6 +32,8 @@ pub(super) struct Index {
     what: Vec<u8>,
     /// How many separators there are.
     count: usize,
+    /// No separator directly follows another, so that no field is empty.
+    tight: bool,
 }
 
 impl Index {
@@ -71,12 +73,14 @@ impl Index {
         let (blank, dot) = (_mm512_set1_epi8(b' ' as i8), _mm512_set1_epi8(b'.' as i8));
         let mut count = 0;
         let mut base = 0;
+        let mut neighbours = Neighbours::default();
         while base < text.len() {
             let left = text.len() - base;
             let valid = if left >= 64 { u64::MAX } else { (1 << left) - 1 };
             // SAFETY: bytes past the text are masked out and not touched.
             let bytes = unsafe { _mm512_maskz_loadu_epi8(valid, text.as_ptr().add(base).cast()) };
             let found = valid & (_mm512_cmple_epu8_mask(bytes, blank) | _mm512_cmpeq_epi8_mask(bytes, dot));
+            neighbours.note(found);
             let offsets = _mm512_maskz_compress_epi8(found, iota);
             let start = _mm512_set1_epi32(base as i32);
             let number = found.count_ones() as usize;
@@ -97,12 +101,13 @@ impl Index {
             count += number;
             base += 64;
         }
+        self.tight = neighbours.none();
         count
     }
 
     /// # Safety
     /// `at` and `what` have room for `text.len()` entries and 64 more.
-    #[target_feature(enable = "avx2,bmi1,popcnt")]
+    #[target_feature(enable = "avx2,popcnt")]
     unsafe fn build_avx2(&mut self, text: &[u8]) -> usize {
         let (at, what) = (self.at.as_mut_ptr().wrapping_add(1), self.what.as_mut_ptr());
         let (blank, dot) = (_mm256_set1_epi8(b' ' as i8), _mm256_set1_epi8(b'.' as i8));
@@ -112,6 +117,7 @@ impl Index {
         };
         let mut count = 0;
         let mut base = 0;
+        let mut neighbours = Neighbours::default();
         while base < text.len() {
             let mut last = [b'x'; 64];
             let block = match text.get(base..base + 64) {
@@ -125,27 +131,66 @@ impl Index {
             let (low, high) = unsafe {
                 (_mm256_loadu_si256(block.as_ptr().cast()), _mm256_loadu_si256(block.as_ptr().add(32).cast()))
             };
-            let mut bits = u64::from(found(low)) | u64::from(found(high)) << 32;
-            let number = bits.count_ones() as usize;
-            let mut next = count;
-            // Eight at a time without asking: a wrong guess of the loop's end costs more than some idle writes, which the
-            // next block overwrites.
-            while next < count + number {
-                for step in 0..8 {
-                    let offset = bits.trailing_zeros() as usize & 63;
-                    // SAFETY: next <= count + 63 <= base + 63, so that there is room for eight entries behind it.
-                    unsafe {
-                        *at.add(next + step) = (base + offset) as u32;
-                        *what.add(next + step) = *block.get_unchecked(offset);
-                    }
-                    bits &= bits.wrapping_sub(1);
+            let bits = u64::from(found(low)) | u64::from(found(high)) << 32;
+            neighbours.note(bits);
+            // Eight bytes at a time, without a branch: how many separators are among them is a coin toss, and wrong
+            // guesses cost more than writing some idle entries, which the next eight bytes overwrite.
+            let start = _mm256_set1_epi32(base as i32);
+            for part in 0..8 {
+                let mask = (bits >> (8 * part)) as u8;
+                // SAFETY: the block has 64 bytes, and count <= base + 8 * part, so that there is room for eight entries.
+                unsafe {
+                    let places = _mm_loadl_epi64(PLACES[usize::from(mask)].as_ptr().cast());
+                    let bytes = _mm_loadl_epi64(block.as_ptr().add(8 * part).cast());
+                    _mm_storel_epi64(what.add(count).cast(), _mm_shuffle_epi8(bytes, places));
+                    let within = _mm_add_epi8(places, _mm_set1_epi8(8 * part as i8));
+                    let positions = _mm256_add_epi32(_mm256_cvtepu8_epi32(within), start);
+                    _mm256_storeu_si256(at.add(count).cast(), positions);
                 }
-                next += 8;
+                count += mask.count_ones() as usize;
             }
-            count += number;
             base += 64;
         }
+        self.tight = neighbours.none();
         count
+    }
+}
+
+/// For eight bytes, of which those that are separators are the bits set: the places of these, in order.
+const PLACES: [[u8; 8]; 256] = {
+    let mut all = [[0; 8]; 256];
+    let mut mask = 0;
+    while mask < 256 {
+        let (mut bit, mut count) = (0, 0);
+        while bit < 8 {
+            if mask >> bit & 1 == 1 {
+                all[mask][count] = bit as u8;
+                count += 1;
+            }
+            bit += 1;
+        }
+        mask += 1;
+    }
+    all
+};
+
+/// Whether any separator directly follows another, over the blocks of a piece of text.
+#[derive(Default)]
+struct Neighbours {
+    found: u64,
+    /// 1 where the block before ended with a separator.
+    carry: u64,
+}
+
+impl Neighbours {
+    #[inline]
+    fn note(&mut self, separators: u64) {
+        self.found |= separators & (separators << 1 | self.carry);
+        self.carry = separators >> 63;
+    }
+
+    fn none(&self) -> bool {
+        self.found == 0
     }
 }
 
@@ -156,8 +201,8 @@ struct Shape {
     count: usize,
     /// Their bytes.
     what: [u8; SEPARATORS_MAX],
-    /// For each column, the separator that ends it.
-    ends: [u8; SEPARATORS_MAX],
+    /// For each column, which entries of the line's index stand before and behind it.
+    around: [(u8, u8); SEPARATORS_MAX],
     /// Separators that end the octets of source and destination (IPv4 only).
     octets: [u32; 8],
     /// The same of the packet's addresses.
@@ -278,7 +323,7 @@ impl Shape {
         own: (usize, usize),
         numbers: [usize; 8],
     ) -> Option<Shape> {
-        let (mut what, mut ends) = ([0; SEPARATORS_MAX], [0; SEPARATORS_MAX]);
+        let (mut what, mut ends) = ([0; SEPARATORS_MAX], [0u8; SEPARATORS_MAX]);
         let mut count = 0;
         for (column, end) in ends.iter_mut().enumerate().take(width) {
             let dots = if dotted.contains(&column) { 3 } else { 0 };
@@ -303,7 +348,9 @@ impl Shape {
         let follow = |list: &[u32]| list.windows(2).all(|pair| pair[1] == pair[0] + 1);
         // The last lane (flags) may be missing; its lane then holds whatever follows.
         let adjoining = (dotted.is_empty() || follow(&packet_octets)) && follow(&numbers[..FLAGS]);
-        Some(Shape { count, what, ends, octets, packet_octets, numbers, adjoining })
+        let before = |column: usize| if column == 0 { 0 } else { ends[column - 1] + 1 };
+        let around = std::array::from_fn(|column| (before(column), ends[column] + 1));
+        Some(Shape { count, what, around, octets, packet_octets, numbers, adjoining })
     }
 }
 
@@ -459,7 +506,7 @@ unsafe fn fast_line<'a>(
             }
             (record.source, record.destination) = (Address::v4(source), Address::v4(destination));
             record.marks = marks;
-            Some((rest_of_line(plan, &plan.v4, at, text, record)?, plan.v4.count))
+            Some((rest_of_line(plan, &plan.v4, (at, index.tight), text, record)?, plan.v4.count))
         } else if matches(&plan.v6, index, first) {
             let at = &index.at[first..];
             if too_long(at, plan.v6.count) {
@@ -474,7 +521,7 @@ unsafe fn fast_line<'a>(
                 marks = Marks::INTERMEDIARY;
             }
             (record.source, record.destination, record.marks) = (source, destination, marks);
-            Some((rest_of_line(plan, &plan.v6, at, text, record)?, plan.v6.count))
+            Some((rest_of_line(plan, &plan.v6, (at, index.tight), text, record)?, plan.v6.count))
         } else {
             None
         }
@@ -519,11 +566,38 @@ fn column_of<'a>(shape: &Shape, at: &[u32], text: &'a [u8], column: usize) -> &'
 
 #[inline(always)]
 fn bounds(shape: &Shape, at: &[u32], column: usize) -> (usize, usize) {
-    let start = match column {
-        0 => at[0],
-        column => at[usize::from(shape.ends[column - 1]) + 1],
-    };
-    (start.wrapping_add(1) as usize, at[usize::from(shape.ends[column]) + 1] as usize)
+    let (before, behind) = shape.around[column];
+    (at[usize::from(before)].wrapping_add(1) as usize, at[usize::from(behind)] as usize)
+}
+
+/// The eight bytes before the end of a column, as one number of which the last byte is the highest: short words are
+/// compared with the blank before them.
+///
+/// # Safety
+/// `at` is the rest of an index of `text` from a line of this shape on, which begins at [`MARGIN`] or later.
+#[inline(always)]
+unsafe fn eight_before(shape: &Shape, at: &[u32], text: &[u8], column: usize) -> u64 {
+    let end = at[usize::from(shape.around[column].1)] as usize;
+    // SAFETY: eight bytes before a separator; the margin is larger.
+    unsafe { text.as_ptr().add(end - 8).cast::<u64>().read_unaligned() }
+}
+
+/// A word and what stands before it, as [`eight_before`] gives them, with the bytes that say nothing left out.
+const fn word(word: &[u8; 8], length: usize) -> (u64, u64) {
+    let mask = u64::MAX << (8 * (8 - length));
+    (u64::from_le_bytes(*word) & mask, mask)
+}
+const ACCEPT: (u64, u64) = word(b"  ACCEPT", 7);
+const REJECT: (u64, u64) = word(b"  REJECT", 7);
+const OK: (u64, u64) = word(b"      OK", 3);
+
+/// A time from its first two digits, before `end`, and the number that its other eight are.
+#[inline(always)]
+fn time_of(text: &[u8], end: usize, rest: u32) -> Option<u32> {
+    let first = text.get(end.checked_sub(10)?..)?.first_chunk::<2>()?;
+    let [tens, ones] = first.map(|digit| digit.wrapping_sub(b'0'));
+    let seconds = u64::from(tens) * 1_000_000_000 + u64::from(ones) * 100_000_000 + u64::from(rest);
+    if tens > 9 || ones > 9 { None } else { u32::try_from(seconds).ok() }
 }
 
 /// Positions of the separators that end eight fields, and of those before them.
@@ -543,7 +617,7 @@ unsafe fn lanes_adjoining(at: &[u32], end: u32) -> Lanes {
     }
 }
 
-/// Of any eight fields.
+/// Of any eight fields. One by one: before Zen 4, and on Intel since the mitigation of Downfall, that is faster than a gather.
 ///
 /// # Safety
 /// `at` is the rest of an index from a line on, and `ends` are separators of the line.
@@ -551,11 +625,12 @@ unsafe fn lanes_adjoining(at: &[u32], end: u32) -> Lanes {
 #[target_feature(enable = "avx2")]
 unsafe fn lanes(at: &[u32], ends: &[u32; 8]) -> Lanes {
     // SAFETY: each of `ends` and the one after it are within the line's separators.
-    unsafe {
-        let ends = _mm256_loadu_si256(ends.as_ptr().cast());
-        let base = at.as_ptr().cast::<i32>();
-        (_mm256_i32gather_epi32::<4>(base.add(1), ends), _mm256_i32gather_epi32::<4>(base, ends))
-    }
+    let place = |lane: usize, behind: usize| unsafe { *at.get_unchecked(ends[lane] as usize + behind) as i32 };
+    let all = |behind| {
+        let place = |lane| place(lane, behind);
+        _mm256_setr_epi32(place(0), place(1), place(2), place(3), place(4), place(5), place(6), place(7))
+    };
+    (all(1), all(0))
 }
 
 /// Two IPv4 addresses from the places of their eight octets.
@@ -567,8 +642,19 @@ unsafe fn lanes(at: &[u32], ends: &[u32; 8]) -> Lanes {
 unsafe fn v4_pair(text: &[u8], (end, before): Lanes) -> Option<(u32, u32)> {
     let one = _mm256_set1_epi32(1);
     let length = _mm256_sub_epi32(_mm256_sub_epi32(end, before), one);
-    // SAFETY: four bytes before each separator; the margin is larger.
-    let bytes = unsafe { _mm256_i32gather_epi32::<1>(text.as_ptr().wrapping_sub(4).cast(), end) };
+    // An address has at most 15 bytes, so that the 16 before its end hold four bytes before the end of each octet.
+    let ends = (_mm256_extract_epi32::<3>(end) as u32, _mm256_extract_epi32::<7>(end) as u32);
+    // SAFETY: sixteen bytes before a separator: the margin.
+    let both = unsafe {
+        let sixteen = |end: u32| _mm_loadu_si128(text.as_ptr().add(end as usize - MARGIN).cast());
+        _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(sixteen(ends.0)), sixteen(ends.1))
+    };
+    // Where these four bytes are, in each byte of the lane; outside for an octet that is too long, which is refused below.
+    let last = _mm256_shuffle_epi32::<0b11_11_11_11>(end);
+    let place = _mm256_add_epi32(_mm256_sub_epi32(end, last), _mm256_set1_epi32(12));
+    let first_of_lane = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+    let places = _mm256_add_epi8(_mm256_shuffle_epi8(place, first_of_lane), _mm256_set1_epi32(0x0302_0100));
+    let bytes = _mm256_shuffle_epi8(both, places);
     let digits = _mm256_sub_epi8(bytes, _mm256_set1_epi8(b'0' as i8));
     // What precedes the octet is in the low bytes: shifted out, and zeros in.
     let shift = _mm256_sub_epi32(_mm256_set1_epi32(32), _mm256_slli_epi32::<3>(length));
@@ -592,6 +678,24 @@ unsafe fn v4_pair(text: &[u8], (end, before): Lanes) -> Option<(u32, u32)> {
     Some((_mm256_extract_epi32::<0>(packed) as u32, _mm256_extract_epi32::<4>(packed) as u32))
 }
 
+/// The digits of four numbers, the last ones of eight bytes each, with zeros before them.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn digits_of(bytes: __m256i, length: __m128i) -> __m256i {
+    let digits = _mm256_sub_epi8(bytes, _mm256_set1_epi8(b'0' as i8));
+    let bits = _mm256_slli_epi64::<3>(_mm256_cvtepu32_epi64(length));
+    let shift = _mm256_sub_epi64(_mm256_set1_epi64x(64), bits);
+    _mm256_sllv_epi64(_mm256_srlv_epi64(digits, shift), shift)
+}
+
+/// Numbers of eight digits as two of four digits each.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fours(digits: __m256i) -> __m256i {
+    let tens = _mm256_maddubs_epi16(digits, _mm256_set1_epi16(i16::from_le_bytes([10, 1])));
+    _mm256_madd_epi16(tens, _mm256_set1_epi32(100 | 1 << 16))
+}
+
 /// Eight numbers of at most eight digits (longer ones modulo 10⁸), after the checks of the plan.
 ///
 /// # Safety
@@ -603,19 +707,18 @@ unsafe fn numbers(plan: &Plan, text: &[u8], (end, before): Lanes) -> Option<[u32
     let load = |array: &[u32; 8]| unsafe { _mm256_loadu_si256(array.as_ptr().cast()) };
     let length = _mm256_sub_epi32(_mm256_sub_epi32(end, before), _mm256_set1_epi32(1));
     let eight = _mm256_min_epu32(length, _mm256_set1_epi32(8));
-    let base = text.as_ptr().wrapping_sub(8).cast::<i64>();
-    let half = |end: __m128i, eight: __m128i| {
-        // SAFETY: eight bytes before each separator; the margin is larger.
-        let bytes = unsafe { _mm256_i32gather_epi64::<1>(base, end) };
-        let digits = _mm256_sub_epi8(bytes, _mm256_set1_epi8(b'0' as i8));
-        let bits = _mm256_slli_epi64::<3>(_mm256_cvtepu32_epi64(eight));
-        let shift = _mm256_sub_epi64(_mm256_set1_epi64x(64), bits);
-        let digits = _mm256_sllv_epi64(_mm256_srlv_epi64(digits, shift), shift);
-        let tens = _mm256_maddubs_epi16(digits, _mm256_set1_epi16(i16::from_le_bytes([10, 1])));
-        (digits, _mm256_madd_epi16(tens, _mm256_set1_epi32(100 | 1 << 16)))
-    };
-    let (low, low_parts) = half(_mm256_castsi256_si128(end), _mm256_castsi256_si128(eight));
-    let (high, high_parts) = half(_mm256_extracti128_si256::<1>(end), _mm256_extracti128_si256::<1>(eight));
+    let mut ends = [0u32; 8];
+    // SAFETY: an array of eight.
+    unsafe { _mm256_storeu_si256(ends.as_mut_ptr().cast(), end) };
+    // SAFETY: eight bytes before each separator; the margin is larger.
+    let eight_of = |lane: usize| unsafe { text.as_ptr().add(ends[lane] as usize - 8).cast::<i64>().read_unaligned() };
+    let bytes = (
+        _mm256_setr_epi64x(eight_of(0), eight_of(1), eight_of(2), eight_of(3)),
+        _mm256_setr_epi64x(eight_of(4), eight_of(5), eight_of(6), eight_of(7)),
+    );
+    let low = digits_of(bytes.0, _mm256_castsi256_si128(eight));
+    let high = digits_of(bytes.1, _mm256_extracti128_si256::<1>(eight));
+    let (low_parts, high_parts) = (fours(low), fours(high));
     let parts = _mm256_packus_epi32(low_parts, high_parts);
     let value = _mm256_madd_epi16(parts, _mm256_set1_epi32(10_000 | 1 << 16));
     let value = _mm256_permute4x64_epi64::<0b11_01_10_00>(value);
@@ -654,7 +757,7 @@ unsafe fn numbers(plan: &Plan, text: &[u8], (end, before): Lanes) -> Option<[u32
 unsafe fn rest_of_line<'a>(
     plan: &Plan,
     shape: &Shape,
-    at: &[u32],
+    (at, tight): (&[u32], bool),
     text: &'a [u8],
     record: &mut FlowRecord,
 ) -> Option<Names<'a>> {
@@ -673,34 +776,34 @@ unsafe fn rest_of_line<'a>(
     // SAFETY: the places are separators of this line.
     let numbers = unsafe { numbers(plan, text, places)? };
     let end_of = |lane: usize| at[shape.numbers[lane] as usize + 1] as usize;
-    let time = |lane: usize| {
-        let end = end_of(lane);
-        let tens = text[end - 10].wrapping_sub(b'0');
-        let ones = text[end - 9].wrapping_sub(b'0');
-        let seconds = u64::from(tens) * 1_000_000_000 + u64::from(ones) * 100_000_000 + u64::from(numbers[lane]);
-        if tens > 9 || ones > 9 { None } else { u32::try_from(seconds).ok() }
-    };
-    let (start, end) = (time(START)?, time(END)?);
+    let (start, end) = (time_of(text, end_of(START), numbers[START])?, time_of(text, end_of(END), numbers[END])?);
     if end.wrapping_sub(start) > SPAN_MAX {
         return None;
     }
     let mut marks = record.marks.with(plan.marks);
     if let Some(action) = plan.action {
-        match column_of(shape, at, text, action) {
-            b"ACCEPT" => {}
-            b"REJECT" => marks = marks.with(Marks::REJECTED),
-            _ => return None,
+        // SAFETY: the line is of this shape.
+        let said = unsafe { eight_before(shape, at, text, action) };
+        if said & ACCEPT.1 != ACCEPT.0 {
+            if said & REJECT.1 != REJECT.0 {
+                return None;
+            }
+            marks = marks.with(Marks::REJECTED);
         }
     }
-    if let Some(status) = plan.status
-        && column_of(shape, at, text, status) != b"OK"
-    {
-        return None;
-    }
-    for &unread in &plan.unread {
-        let (start, end) = bounds(shape, at, usize::from(unread));
-        if start == end {
+    if let Some(status) = plan.status {
+        // SAFETY: the line is of this shape.
+        let said = unsafe { eight_before(shape, at, text, status) };
+        if said & OK.1 != OK.0 {
             return None;
+        }
+    }
+    if !tight {
+        for &unread in &plan.unread {
+            let (start, end) = bounds(shape, at, usize::from(unread));
+            if start == end {
+                return None;
+            }
         }
     }
     if let Some(direction) = plan.direction {
@@ -736,12 +839,18 @@ unsafe fn rest_of_line<'a>(
     record.protocol = numbers[2] as u8;
     record.tcp_flags = numbers[FLAGS] as u8;
     record.marks = marks;
-    let of = |column: Option<usize>| column.map_or(&b""[..], |column| column_of(shape, at, text, column));
-    let name = of(plan.interface);
+    let name = match plan.interface {
+        Some(interface) => column_of(shape, at, text, interface),
+        None => b"",
+    };
     if plan.resource && (name.is_empty() || name == b"-") {
         return None;
     }
-    Some((of(plan.account), name))
+    let account = match plan.account {
+        Some(account) => column_of(shape, at, text, account),
+        None => b"",
+    };
+    Some((account, name))
 }
 
 /// An IPv6 address; IPv4 never has the shape that leads here.
