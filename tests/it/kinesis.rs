@@ -9,6 +9,7 @@ use aws_config::SdkConfig;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::primitives::Blob;
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
+use flowvigil::ingest::kinesis::coordinator::hashes;
 use flowvigil::ingest::kinesis::{Kinesis, Settings, StartAt};
 use flowvigil::ingest::{self, FlowSource, IngestError, Position, Read, Shard};
 use jiff::{SignedDuration, Timestamp};
@@ -125,13 +126,15 @@ impl Stream {
         self.wait_active().await;
     }
 
-    async fn merge_all(&self) {
+    /// Merges the first two open shards, in the order of their hashes.
+    async fn merge_first(&self) {
         let shards = self.client.list_shards().stream_name(&self.name).send().await.unwrap();
-        let open: Vec<_> = shards
+        let mut open: Vec<_> = shards
             .shards()
             .iter()
             .filter(|s| s.sequence_number_range().unwrap().ending_sequence_number().is_none())
             .collect();
+        open.sort_by_key(|shard| hashes(shard.hash_key_range()));
         self.client
             .merge_shards()
             .stream_name(&self.name)
@@ -384,7 +387,7 @@ async fn children_of_a_split_and_of_a_merge_are_read_after_their_parents(way: Wa
     stream.put(0..40).await;
     stream.split_first().await;
     stream.put(40..80).await;
-    stream.merge_all().await;
+    stream.merge_first().await;
     stream.put(80..120).await;
     let mut source = stream.join("a").await;
     let mut order = Vec::new();
@@ -412,8 +415,8 @@ async fn children_of_a_split_and_of_a_merge_are_read_after_their_parents(way: Wa
 async fn a_merge_of_a_merge_waits_for_both_though_one_has_no_lease_yet(way: Way) {
     let Some(stream) = Stream::new(3, way).await else { return };
     stream.put(0..90).await;
-    stream.merge_all().await;
-    stream.merge_all().await;
+    stream.merge_first().await;
+    stream.merge_first().await;
     stream.put(90..120).await;
     let mut source = stream.join("a").await;
     let mut first = Vec::new();

@@ -146,7 +146,7 @@ fn a_look_of_a_shard_that_has_ended_leaves_no_trace_when_the_episode_is_over() {
     let look = Finding { provisional: true, method: "vertical".to_owned(), ..scan(60, 40) };
     let mut incidents = Incidents::new(&settings());
     let expected = incidents.fold(&Arc::from("child"), &[scan(60, 100)]).remove(0).account();
-    let open = incidents.fold(&Arc::from("parent"), &[look.clone()]).remove(0).account();
+    let open = incidents.fold(&Arc::from("parent"), std::slice::from_ref(&look)).remove(0).account();
     assert!(open.methods.contains_key("vertical"));
     assert_eq!(incidents.finish()[0].account(), expected);
     // Where nobody else spoke, it is all that is known.
