@@ -2,13 +2,14 @@
 //! shard reads on from where the other had it. The library is `kcl-rs`, an independent port of its version 3
 //! (`tests/interop.py`); it alone takes a minute to begin, so these tests run only when they are named.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_kinesis::types::ShardIteratorType;
 use flowvigil::ingest::kinesis::{Kinesis, Settings};
 use flowvigil::ingest::{self, FlowSource, Position, Read, Shard};
@@ -134,7 +135,14 @@ fn settings(stream: &Stream) -> Settings {
 
 /// Our worker. Dropping what it answers is a crash: nothing is released.
 async fn join(stream: &Stream, diary: &Diary) -> JoinSet<()> {
-    let mut source = Kinesis::open(&stream.aws, &settings(stream), &ingest::Settings::default()).await.unwrap();
+    let mut opened = None;
+    // A server under the load of all these tests may not answer in time; a service is started again then.
+    eventually(Duration::from_secs(60), async || {
+        opened = Kinesis::open(&stream.aws, &settings(stream), &ingest::Settings::default()).await.ok();
+        opened.is_some()
+    })
+    .await;
+    let mut source = opened.expect("the source opens within a minute");
     let diary = diary.clone();
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
@@ -270,4 +278,70 @@ async fn ours_begins_the_library_joins_and_takes_all_when_ours_dies() {
     ours.shutdown().await;
     diary.wait_until_reads(LIBRARY, SHARDS, 180).await;
     finish(&stream, &diary, &stop, feeding).await;
+}
+
+/// Who has each shard, and where it would go on, as the table says.
+async fn table(stream: &Stream) -> BTreeMap<String, (Option<String>, String)> {
+    let dynamo = aws_sdk_dynamodb::Client::new(&stream.aws);
+    let name = settings(stream).application;
+    // There is none before the first worker has made it.
+    let Ok(rows) = dynamo.scan().table_name(name).consistent_read(true).send().await else { return BTreeMap::new() };
+    let lease = |row: &HashMap<String, AttributeValue>| {
+        let text = |name: &str| row.get(name).and_then(|value| value.as_s().ok()).cloned();
+        Some((text("leaseKey")?, (text("leaseOwner"), text("checkpoint")?)))
+    };
+    rows.items().iter().filter_map(lease).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: tests/run interop"]
+async fn the_library_reads_on_behind_the_checkpoints_of_the_whole_service_and_of_one_that_was_killed() {
+    let Some(stream) = Stream::new(SHARDS as i32, Way::Polled).await else { return };
+    let (stream, diary) = (Arc::new(stream), Diary::default());
+    let (stop, feeding) = feed(&stream);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let mut service = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
+        .arg("run")
+        .env("FLOWVIGIL__INGEST__KINESIS__STREAM", &stream.name)
+        .env("FLOWVIGIL__INGEST__KINESIS__APPLICATION", settings(&stream).application)
+        .env("FLOWVIGIL__INGEST__KINESIS__WORKER", OURS)
+        .env("FLOWVIGIL__INGEST__SNAPSHOT__LOCAL__FOLDER", path("snapshots"))
+        .env("FLOWVIGIL__PIPELINE__SNAPSHOT_INTERVAL", "1s")
+        .env("FLOWVIGIL__PUBLISH__SQLITE__PATH", path("anomalies.db"))
+        .env("FLOWVIGIL__API__LISTEN", "127.0.0.1:0")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let digits = |checkpoint: &str| checkpoint.bytes().all(|b| b.is_ascii_digit());
+    let reads = async || table(&stream).await.values().filter(|(_, at)| digits(at)).count() == SHARDS;
+    let begun = eventually(Duration::from_secs(60), reads).await;
+    let library = begun.then(|| Library::join(&stream, &diary));
+    let shared = async || diary.reads(LIBRARY).len() == SHARDS / 2;
+    let shared = eventually(Duration::from_secs(180), shared).await;
+    service.kill().unwrap();
+    service.wait().unwrap();
+    let left = table(&stream).await;
+    assert!(begun && shared, "{left:#?} {:#?}", diary.summary());
+    diary.wait_until_reads(LIBRARY, SHARDS, 180).await;
+    stop.store(true, Ordering::Relaxed);
+    let fed = feeding.await.unwrap();
+    let truth = truth(&stream).await;
+    assert_eq!(truth.values().map(Vec::len).sum::<usize>(), usize::from(fed));
+    for (shard, records) in &truth {
+        let stint = || diary.stints().into_iter().find(|s| s.shard == *shard).unwrap();
+        let began = stint().began.unwrap();
+        let from =
+            records.iter().position(|(number, _)| *number == began).expect("the service checkpointed a record") + 1;
+        let rest: Vec<u16> = records[from..].iter().map(|(_, number)| *number).collect();
+        let all = async || stint().read.len() == rest.len();
+        assert!(eventually(Duration::from_secs(30), all).await, "{shard}: {:#?}", diary.summary());
+        assert_eq!(stint().read, rest);
+        let (owner, checkpoint) = &left[shard];
+        if owner.as_deref() == Some(OURS) {
+            assert_eq!(*checkpoint, began, "{shard}");
+        }
+    }
+    drop(library);
 }
