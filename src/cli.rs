@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | 0 | done |
 //! | 1 | it failed while running, or what it needs was away when it began |
-//! | 2 | what was asked for cannot be done: wrong arguments, settings, or input that is no flow log |
+//! | 2 | what was asked for cannot be done: wrong arguments, settings, a model that is refused, or input that is no flow log |
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,8 +13,10 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
+use crate::ingest::local::ReadError;
 use crate::ml::artifact::{self, ArtifactError, Slot};
 use crate::ml::model::Model;
+use crate::ml::train::TrainError;
 use crate::ml::{ModelSettings, registry, s3};
 use crate::settings::{Settings, SettingsError};
 
@@ -140,7 +142,17 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("flowvigil: {error:#}");
-            if error.chain().any(|cause| cause.is::<SettingsError>()) { unusable() } else { ExitCode::FAILURE }
+            if is_unusable(&error) { unusable() } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// Whether settings, input or a model are to blame, so that the same again must fail again.
+fn is_unusable(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<SettingsError>()
+            || cause.is::<TrainError>()
+            || cause.downcast_ref().is_some_and(ArtifactError::is_refusal)
+            || cause.is::<ReadError>()
+    })
 }

@@ -74,7 +74,7 @@ pub struct Args {
 const EXIT_CODES: &str = "Exit codes:
   0  the input was read to its end, whatever was found
   1  with --exit-code: anomalies were told; else: it failed while running
-  2  nothing can be done: wrong arguments or settings, or input that is no flow log";
+  2  nothing can be done: wrong arguments or settings, a model that is refused, or input that is no flow log";
 
 /// A block of addresses, or one address.
 pub(super) fn block(text: &str) -> Result<IpNet, String> {

@@ -42,7 +42,7 @@ const EXIT_CODES: &str = "Exit codes:
   0  the input has ended, or it was told to stop (SIGTERM, Ctrl-C), and everything that was read is delivered
   1  it failed, what it needs did not answer when it began, or the grace period was over before everything was delivered; a
      restart goes on from the checkpoint
-  2  it cannot begin: wrong arguments or settings, or input that is no flow log";
+  2  it cannot begin: wrong arguments or settings, a model that is refused, or input that is no flow log";
 
 /// Runs until the input ends or a signal comes.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {

@@ -83,6 +83,13 @@ pub enum ArtifactError {
     },
 }
 
+impl ArtifactError {
+    /// Whether it was read and is not to be used; what cannot be read may come back.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::TooLarge { .. } | Self::Damaged { .. } | Self::Schema { .. })
+    }
+}
+
 fn damaged(file: &str, cause: impl std::fmt::Display) -> ArtifactError {
     ArtifactError::Damaged { file: file.to_owned(), cause: cause.to_string() }
 }

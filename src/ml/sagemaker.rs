@@ -157,6 +157,15 @@ struct Answered {
     calibrated: u64,
 }
 
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+enum Miss {
+    #[error("{0}")]
+    Failed(String),
+    #[error("no answer within {0:?}")]
+    TooLate(Duration),
+}
+
 /// What came of a chunk; nothing where the endpoint did not answer in time.
 type Answer = Option<Answered>;
 
@@ -244,11 +253,10 @@ impl SageMaker {
         let size = self.settings.request_windows.max(1);
         for endpoint in &self.endpoints {
             for from in (0..instances.len()).step_by(size) {
-                let Some(permit) = endpoint.admit(self.calls.began.elapsed()) else { continue };
                 let (calls, endpoint, instances) = (self.calls.clone(), endpoint.clone(), instances.clone());
                 let to = (from + size).min(instances.len());
                 // A task of its own: a call that is cut off by the deadline still settles its permit.
-                tasks.spawn(calls.chunk(endpoint, permit, instances, from, to, aws::positive(self.settings.deadline)));
+                tasks.spawn(calls.chunk(endpoint, instances, from, to, aws::positive(self.settings.deadline)));
             }
         }
         let mut answers = Vec::new();
@@ -270,16 +278,21 @@ impl SageMaker {
         let size = self.settings.request_windows.max(1).min(instances.len());
         let deadline = aws::positive(self.settings.deadline);
         self.comparing.spawn(async move {
-            let mut both = Vec::with_capacity(2);
-            for variant in ["primary", "canary"] {
+            let ask = async |variant: &str| {
+                let body = body(&instances[..size], true);
                 let began = Instant::now();
-                let body = body(&instances[..size]);
                 let reply =
                     tokio::time::timeout(deadline, calls.invoke(&endpoint.name, body, size, Some(variant))).await;
-                let answered = reply.ok().and_then(Result::ok);
-                both.push((began.elapsed(), answered));
-            }
-            let (Some((second_took, second)), Some((first_took, first))) = (both.pop(), both.pop()) else { return };
+                (began.elapsed(), reply.ok().and_then(Result::ok))
+            };
+            // By turns, so that neither is always the one that finds everything warm.
+            let ((first_took, first), (second_took, second)) = if (number / every).is_multiple_of(2) {
+                let first = ask("primary").await;
+                (first, ask("canary").await)
+            } else {
+                let second = ask("canary").await;
+                (ask("primary").await, second)
+            };
             let mut comparison = comparison.lock().unwrap_or_else(PoisonError::into_inner);
             comparison.primary.call(first_took.as_secs_f64() * 1e3, first.is_some());
             comparison.canary.call(second_took.as_secs_f64() * 1e3, second.is_some());
@@ -415,25 +428,29 @@ impl Endpoint {
         self.lock().breaker.admit(now)
     }
 
-    fn settle(&self, permit: Permit, result: &Result<(Reply, String), String>, now: Duration) {
+    fn settle(&self, permit: Permit, result: &Result<(Reply, String), Miss>, now: Duration) {
         let mut state = self.lock();
         state.calls += 1;
-        let took = now.saturating_sub(permit.started()).as_secs_f64() * 1e3;
+        let took = now.saturating_sub(permit.started());
         let outcome = match result {
             Ok((reply, variant)) => {
                 state.model_version = Some(reply.model_version.clone());
                 let level = canary::Limits::default().level;
                 let counted = state.variants.entry(variant.clone()).or_default();
-                counted.call(took, true);
+                counted.call(took.as_secs_f64() * 1e3, true);
                 for said in reply.scores.iter().filter_map(|entry| entry.of(self.part)) {
                     counted.window(said.p_value, said.p_value <= level);
                 }
                 Outcome::Answered
             }
-            Err(reason) => {
+            Err(miss) => {
                 state.failures += 1;
-                state.last_failure = Some(reason.clone());
-                Outcome::Failed
+                state.last_failure = Some(miss.to_string());
+                match miss {
+                    // It began late, for the calls before it: that it was cut off tells nothing about the endpoint.
+                    Miss::TooLate(deadline) if took < *deadline / 2 => Outcome::Void,
+                    _ => Outcome::Failed,
+                }
             }
         };
         let before = state.breaker.life();
@@ -449,30 +466,25 @@ impl Endpoint {
 }
 
 impl Calls {
-    /// Asks one endpoint about some windows, within the deadline, and settles the permit whatever comes.
+    /// Asks one endpoint about some windows, within the deadline, and settles its permit whatever comes.
     async fn chunk(
         self: Arc<Calls>,
         endpoint: Arc<Endpoint>,
-        permit: Permit,
         instances: Arc<Vec<Instance>>,
         from: usize,
         to: usize,
         deadline: Duration,
     ) -> Answer {
-        let asked = async {
-            let _place = self.running.acquire().await.map_err(|_| "the client is closed".to_owned())?;
-            let body = if endpoint.part == Part::Lstm {
-                body(&instances[from..to])
-            } else {
-                // The forest needs no sequences, and they are nine tenths of the bytes.
-                let without = |instance: &Instance| Instance { sequence: None, ..instance.clone() };
-                body(&instances[from..to].iter().map(without).collect::<Vec<_>>())
-            };
-            self.invoke(&endpoint.name, body, to - from, None).await
-        };
-        let result = match tokio::time::timeout(deadline, asked).await {
-            Ok(result) => result,
-            Err(_) => Err(format!("no answer within {deadline:?}")),
+        let until = tokio::time::Instant::now() + deadline;
+        let _place = tokio::time::timeout_at(until, self.running.acquire()).await.ok()?.ok()?;
+        // Only now: how long calls waited for each other is not the endpoint's doing, and it is no longer asked once it is known to
+        // be away.
+        let permit = endpoint.admit(self.began.elapsed())?;
+        let body = body(&instances[from..to], endpoint.part == Part::Lstm);
+        let asked = self.invoke(&endpoint.name, body, to - from, None);
+        let result = match tokio::time::timeout_at(until, asked).await {
+            Ok(result) => result.map_err(Miss::Failed),
+            Err(_) => Err(Miss::TooLate(deadline)),
         };
         endpoint.settle(permit, &result, self.began.elapsed());
         let (reply, variant) = result.ok()?;
@@ -517,6 +529,7 @@ impl Calls {
     }
 }
 
-fn body(instances: &[Instance]) -> Vec<u8> {
+fn body(instances: &[Instance], with_sequences: bool) -> Vec<u8> {
+    let instances = instances.iter().map(|instance| instance.row(with_sequences)).collect();
     serde_json::to_vec(&Request { schema: SCHEMA, instances }).expect("finite numbers and names")
 }

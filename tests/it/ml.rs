@@ -389,9 +389,71 @@ fn a_training_job_leaves_a_model_that_a_server_takes() {
     assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
     let model = artifact::read(&root.path().join("model")).unwrap();
     assert_eq!((model.manifest.forest.trees, model.manifest.forest.seed), (20, 3));
-    assert!(root.path().join("output/data/report.html").exists());
     let server = Server::start(&["--model", root.path().join("model").to_str().unwrap()]);
     assert!(!server.address.is_empty());
+
+    let told = String::from_utf8_lossy(&trained.stdout);
+    assert!(told.contains(&model.manifest.model_version) && told.contains("share with a p-value up to"), "{told}");
+    let page = std::fs::read_to_string(root.path().join("output/data/report.html")).unwrap();
+    for scorer in ["forest", "lstm", "top3_z"] {
+        assert!(page.contains(&format!("<figcaption>{scorer}: ")), "a plot of the scores of {scorer}");
+    }
+    assert!(page.matches("<rect").count() >= 3 * 20, "bars: {}", page.matches("<rect").count());
+    let outside = ["http://", "https://", "src=", "href=", "<link", "<script", "@import", "url("];
+    assert!(outside.iter().all(|reference| !page.contains(reference)), "it needs nothing but itself");
+}
+
+/// Every command that takes a model says why it does not take this one, and what is wrong with it is no failure that may pass.
+#[test]
+fn an_artifact_that_is_damaged_of_another_schema_or_too_large_is_refused_with_its_reason_and_exit_code_2() {
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name).display().to_string();
+    let bytes = artifact::pack(&artifact::embedded().unwrap());
+    let write = |name: &str, bytes: &[u8]| {
+        std::fs::write(path(name), bytes).unwrap();
+        path(name)
+    };
+    let cut = write("cut.tar.gz", &bytes[..bytes.len() / 2]);
+    let large = write("large.tar.gz", &vec![0; artifact::BYTES_MAX as usize + 1]);
+    let nothing = write("nothing.tar.gz", b"");
+    let folder = |name: &str, file: &str, change: &dyn Fn(String) -> String| {
+        let folder = root.path().join(name);
+        artifact::write_folder(&artifact::embedded().unwrap(), &folder).unwrap();
+        let changed = change(std::fs::read_to_string(folder.join(file)).unwrap());
+        std::fs::write(folder.join(file), changed).unwrap();
+        path(name)
+    };
+    let another =
+        folder("another", "manifest.json", &|text| text.replace("\"id\": \"hw27-v1\"", "\"id\": \"hw31-v2\""));
+    let changed = folder("changed", "calibration.json", &|text| text.replacen('1', "2", 1));
+    let log =
+        write("flow.log", b"2 1 eni-1 10.0.0.1 198.51.100.1 40000 443 6 12 4000 1700000000 1700000005 ACCEPT OK\n");
+    let refused = |arguments: &[&str], setting: &str, reason: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flowvigil"));
+        let done =
+            command.args(arguments).env("FLOWVIGIL__ML__MODEL__PATH", setting).current_dir(&root).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!((done.status.code(), done.stdout.len()), (Some(2), 0), "{arguments:?}: {said}");
+        assert!(said.contains(&format!("model refused: {reason}")), "{arguments:?}: {said}");
+    };
+    let reasons = [
+        (&cut, "forest.bin: ".to_owned()),
+        (&nothing, "".to_owned()),
+        (&large, format!("{large} has more than {} bytes", artifact::BYTES_MAX)),
+        (&another, "it was trained on features \"hw31-v2\", this version computes hw27-v1; train it again".to_owned()),
+        (&changed, "calibration.json: its checksum is not the one in the manifest".to_owned()),
+    ];
+    for (model, reason) in &reasons {
+        refused(&["models", "show", model], "", reason);
+    }
+    let (model, reason) = &reasons[4];
+    refused(&["evaluate", "--model", model, "--input", &log], "", reason);
+    refused(&["serve", "--listen", "127.0.0.1:0", "--model", model], "", reason);
+    refused(&["serve", "--listen", "127.0.0.1:0", "--canary", model], "", reason);
+    refused(&["models", "compare", "--primary", model, "--canary", model, "--input", &log], "", reason);
+    refused(&["models", "register", model], "", reason);
+    refused(&["detect", &log], model, reason);
+    refused(&["run", &log, "--once"], model, reason);
 }
 
 #[test]

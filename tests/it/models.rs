@@ -15,6 +15,7 @@ use flowvigil::publish::dynamodb;
 use flowvigil::publish::dynamodb::schema::Schema;
 use jiff::SignedDuration;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::ml::{FAULTS, Fault, Proxy, Server};
 use crate::servers::{aws, unique};
@@ -249,6 +250,125 @@ fn a_model_that_no_longer_fits_is_announced_and_another_is_taken_up_without_losi
     let report = service.get("/v1/models");
     assert_eq!(report["exchanged"], 1);
     assert!(report["variants"]["local"]["windows"].as_u64().unwrap() > 0, "hosts are known at once: {report:#}");
+}
+
+/// Ordinary windows of many hosts, each with as many as a new host is silent for and four more, in a file.
+fn log_of(folder: &Path, hosts: u32) -> String {
+    let mut state = 5u32;
+    let mut random = move |below: u32| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 16) % below
+    };
+    let mut lines = String::new();
+    for (window, host) in (0..28).flat_map(|window| (0..hosts).map(move |host| (window, host))) {
+        for call in 0..2 + random(4) {
+            let start = EPOCH + window * 300 + call * 20 + host % 7;
+            let (address, port) = (format!("10.0.{}.{}", host / 200, host % 200 + 1), 40_000 + call);
+            let (peer, bytes) = (random(6), 2_000 + random(20_000));
+            lines.push_str(&format!(
+                "2 123456789012 eni-{host} {address} 198.51.100.{peer} {port} 443 6 12 {bytes} {start} {} ACCEPT OK\n",
+                start + 5
+            ));
+        }
+    }
+    let path = folder.join(format!("{hosts}.log")).display().to_string();
+    std::fs::write(&path, lines).unwrap();
+    path
+}
+
+/// The embedded model with a calibration that takes every score for a rare one, unpacked: a canary that would page all night.
+fn nervous(folder: &Path) -> String {
+    let folder = folder.join("nervous");
+    artifact::write_folder(&artifact::embedded().unwrap(), &folder).unwrap();
+    let read = |name: &str| -> Value { serde_json::from_slice(&std::fs::read(folder.join(name)).unwrap()).unwrap() };
+    let lower = |number: &mut Value| *number = Value::from(number.as_f64().unwrap() - 100.0);
+    let mut calibration = read("calibration.json");
+    for scorer in ["top3_z", "forest", "lstm"] {
+        let Value::Object(classes) = calibration[scorer]["classes"].take() else { panic!("there are classes") };
+        calibration[scorer]["classes"] = Value::Object(serde_json::Map::new());
+        assert!(!classes.is_empty());
+        let pooled = &mut calibration[scorer]["pooled"];
+        pooled["body"].as_array_mut().unwrap().iter_mut().for_each(lower);
+        lower(&mut pooled["threshold"]);
+    }
+    let bytes = serde_json::to_vec(&calibration).unwrap();
+    let mut manifest = read("manifest.json");
+    manifest["model_version"] = Value::from("nervous");
+    let digest = Sha256::digest(&bytes).iter().fold(String::new(), |all, byte| format!("{all}{byte:02x}"));
+    manifest["files"]["calibration.json"] = serde_json::json!({ "sha256": digest, "bytes": bytes.len() });
+    std::fs::write(folder.join("calibration.json"), bytes).unwrap();
+    std::fs::write(folder.join("manifest.json"), manifest.to_string()).unwrap();
+    folder.display().to_string()
+}
+
+/// The command's verdict on a canary that is served beside a primary: it asks both variants about the same windows.
+fn verdict_of(server: &Server, log: &[&str]) -> Value {
+    let mut environment = asking(&format!("http://{}", server.address));
+    environment.push(("FLOWVIGIL__ML__SAGEMAKER__DEADLINE", "1m".to_owned()));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flowvigil"));
+    let compared = command.args(["models", "compare"]).args(log).envs(environment).output().unwrap();
+    let told = String::from_utf8_lossy(&compared.stderr).into_owned();
+    assert!(compared.status.success(), "{told}");
+    let report: Value = serde_json::from_slice(&compared.stdout).unwrap();
+    let verdict = report["verdict"].as_str().unwrap().replace('_', " ");
+    assert!(told.contains(&format!("canary against primary: {verdict}")), "{told} {report:#}");
+    for variant in ["primary", "canary"] {
+        assert_eq!((&report[variant]["errors"], &report[variant]["windows"]), (&Value::from(0), &report["pairs"]));
+        assert!(report[variant]["latency_p99_ms"].as_f64().unwrap() > 0.0, "{report:#}");
+    }
+    report
+}
+
+#[test]
+fn a_served_canary_is_held_until_enough_was_compared_and_then_rolled_back_for_its_alerts() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(&["--canary", &nervous(folder.path())]);
+    let held = verdict_of(&server, &["--input", &log_of(folder.path(), 5)]);
+    assert_eq!(held["verdict"], "hold", "{held:#}");
+    assert!(held["reasons"][0].as_str().unwrap().ends_with("paired windows of 10000"), "{held:#}");
+    assert!(held["pairs"].as_u64().unwrap() >= 15, "{held:#}");
+
+    let rolled_back = verdict_of(&server, &["--input", &log_of(folder.path(), 270)]);
+    assert_eq!(rolled_back["verdict"], "roll_back", "{rolled_back:#}");
+    assert!(rolled_back["reasons"][0].as_str().unwrap().ends_with("times the primary's alerts"), "{rolled_back:#}");
+    assert_eq!(rolled_back["canary"]["alerts"], rolled_back["pairs"]);
+    assert!(rolled_back["alert_ratio"].as_f64().unwrap() > 5.0, "{rolled_back:#}");
+}
+
+#[test]
+#[ignore = "ten thousand windows and more take minutes without optimisation; tests/run models runs it"]
+fn a_served_canary_that_agrees_is_promoted() {
+    let folder = tempfile::tempdir().unwrap();
+    let canary = folder.path().join("canary.tar.gz");
+    artifact::write_whole(&canary, &trained_until(1)).unwrap();
+    let server = Server::start(&["--canary", canary.to_str().unwrap()]);
+    let promoted = verdict_of(&server, &["--simulated", "5"]);
+    assert_eq!((&promoted["verdict"], &promoted["reasons"]), (&Value::from("promote"), &Value::Array(Vec::new())));
+    assert!(promoted["pairs"].as_u64().unwrap() >= 10_000, "{promoted:#}");
+    assert!(promoted["spearman"].as_f64().unwrap() > 0.99 && promoted["kappa"] == 1.0, "{promoted:#}");
+}
+
+#[test]
+fn the_running_service_compares_the_canary_behind_its_endpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(&["--canary", &nervous(folder.path()), "--canary-percent", "50"]);
+    let mut environment = asking(&format!("http://{}", server.address));
+    environment.push(("FLOWVIGIL__ML__SAGEMAKER__PAIRED_EVERY", "1".to_owned()));
+    let service = start(folder.path(), &environment);
+    service.append(&windows(0..40));
+    let compared = |report: &Value| report["canary"]["pairs"].as_u64() >= Some(20);
+    let asked =
+        |report: &Value, variant: &str| report["endpoints"][0]["variants"][variant]["calls"].as_u64() >= Some(1);
+    feed_until(&service, 40, || {
+        let report = service.get("/v1/models");
+        compared(&report) && asked(&report, "primary") && asked(&report, "canary")
+    });
+    let report = service.get("/v1/models");
+    let canary = &report["canary"];
+    assert_eq!(canary["verdict"], "hold", "{report:#}");
+    assert!(canary["reasons"][0].as_str().unwrap().ends_with("paired windows of 10000"), "{report:#}");
+    assert_eq!(canary["canary"]["alerts"], canary["canary"]["windows"], "it takes everything for rare: {report:#}");
+    assert!(canary["alert_ratio"].as_f64().unwrap() > 5.0, "{report:#}");
 }
 
 /// What every registry promises.
