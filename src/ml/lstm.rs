@@ -177,9 +177,7 @@ impl Lstm {
     /// The forecast for a closed window, made from what came before it and from its hour; the window then becomes part
     /// of the host's state.
     pub fn forecast(&self, state: &mut State, window: &[f32; INPUTS]) -> Forecast {
-        let input = state.input(window);
-        self.step(state, &input);
-        state.last = std::array::from_fn(|i| bounded(window[i]));
+        self.take(state, window);
         let out = head(&self.weights, &state.hidden);
         Forecast {
             mean: std::array::from_fn(|t| out[t]),
@@ -189,8 +187,19 @@ impl Lstm {
 
     /// The forecast for the last window of a sequence, from an empty state: what a server does that keeps no hosts.
     pub fn forecast_last(&self, sequence: &[[f32; INPUTS]]) -> Option<Forecast> {
+        let (last, before) = sequence.split_last()?;
         let mut state = State::default();
-        sequence.iter().map(|window| self.forecast(&mut state, window)).last()
+        for window in before {
+            self.take(&mut state, window);
+        }
+        Some(self.forecast(&mut state, last))
+    }
+
+    /// The window becomes part of the host's state.
+    fn take(&self, state: &mut State, window: &[f32; INPUTS]) {
+        let input = state.input(window);
+        self.step(state, &input);
+        state.last = std::array::from_fn(|i| bounded(window[i]));
     }
 
     fn step(&self, state: &mut State, input: &[f32; INPUTS]) {
@@ -368,18 +377,18 @@ fn tanh(x: f32) -> f32 {
 #[inline(always)]
 fn cell(weights: &[f32; WEIGHTS], input: &[f32; INPUTS], state: &mut State, gates: &mut [f32; GATES]) {
     gates.copy_from_slice(&weights[BIAS_AT..HEAD_AT]);
-    // A quarter of the gates at a time stays in registers while all inputs are added.
-    for quarter in 0..4 {
-        let mut sums = [0.0f32; HIDDEN];
-        let at = quarter * HIDDEN;
-        sums.copy_from_slice(&gates[at..at + HIDDEN]);
+    // Half of the gates at a time stays in registers while all inputs are added; with a quarter each addition waits for the one before.
+    const HALF: usize = GATES / 2;
+    for at in [0, HALF] {
+        let mut sums = [0.0f32; HALF];
+        sums.copy_from_slice(&gates[at..at + HALF]);
         for (k, x) in input.iter().chain(&state.hidden).enumerate() {
-            let row = &weights[k * GATES + at..][..HIDDEN];
-            for j in 0..HIDDEN {
+            let row = &weights[k * GATES + at..][..HALF];
+            for j in 0..HALF {
                 sums[j] += x * row[j];
             }
         }
-        gates[at..at + HIDDEN].copy_from_slice(&sums);
+        gates[at..at + HALF].copy_from_slice(&sums);
     }
     let (io, go) = gates.split_at_mut(2 * HIDDEN);
     let (candidate, output) = go.split_at_mut(HIDDEN);

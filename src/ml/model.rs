@@ -246,7 +246,17 @@ impl Model {
 
     /// Judges rows without memory, as the model server does: `sequence` ends with the window that is judged.
     pub fn judge_row(&self, values: &[f32], sequence: Option<&[[f32; INPUTS]]>, class: &str) -> Judgement {
-        let path = self.forest.paths(values)[0];
+        self.judge_walked(values, self.forest.paths(values)[0], sequence, class)
+    }
+
+    /// As [`Model::judge_row`], with the path of the row: a forest walks many rows in half the time of as many single ones.
+    pub(super) fn judge_walked(
+        &self,
+        values: &[f32],
+        path: f32,
+        sequence: Option<&[[f32; INPUTS]]>,
+        class: &str,
+    ) -> Judgement {
         let surprise = sequence
             .filter(|sequence| sequence.len() >= 2)
             .and_then(|sequence| Some((self.lstm.forecast_last(sequence)?, sequence.last()?)))
@@ -258,9 +268,10 @@ impl Model {
         self.join(opinions, ([Habit::default().at(EventTime(0)); 2], false), values, surprise.as_ref())
     }
 
-    /// The paper's score of a forest path, 0 to 1, for people who know it.
-    pub fn forest_score(&self, negative_path: f64) -> f64 {
-        (negative_path / f64::from(self.forest.normal_path())).exp2()
+    /// From a negative path to the paper's score, 0 to 1, for people who know it.
+    pub(super) fn forest_score(&self) -> impl Fn(f64) -> f64 {
+        let normal = f64::from(self.forest.normal_path());
+        move |negative_path| (negative_path / normal).exp2()
     }
 
     fn join(

@@ -306,22 +306,24 @@ impl From<Shape> for Instance {
 
 /// Scores rows that were checked.
 pub fn answer(model: &Model, rows: &[Instance]) -> Reply {
-    let scores = rows.iter().map(|row| entry(model, row)).collect();
+    let values: Vec<f32> = rows.iter().flat_map(|row| &row.features).copied().collect();
+    let (paths, score) = (model.forest.paths(&values), model.forest_score());
+    let scores = rows.iter().zip(paths).map(|(row, path)| entry(model, row, path, &score)).collect();
     let (model_version, calibrated) = (model.manifest.model_version.clone(), model.calibrated());
     Reply { scores, model_version, schema: SCHEMA.to_owned(), calibrated }
 }
 
-fn entry(model: &Model, row: &Instance) -> Entry {
+fn entry(model: &Model, row: &Instance, path: f32, score: &impl Fn(f64) -> f64) -> Entry {
     let sequence: Option<Vec<[f32; INPUTS]>> = row.sequence.as_ref().map(|windows| {
         let latest = &windows[windows.len().saturating_sub(SEQUENCE_MAX)..];
         latest.iter().map(|window| std::array::from_fn(|i| window[i])).collect()
     });
-    let mut judged = model.judge_row(&row.features, sequence.as_deref(), &row.class);
+    let mut judged = model.judge_walked(&row.features, path, sequence.as_deref(), &row.class);
     let mut said = |part: Part| {
         let attribution = std::mem::take(&mut judged.attributions[part as usize]);
         judged.opinions[part as usize].map(|o| Said { score: o.score, p_value: o.p_value, attribution })
     };
-    let forest = judged.opinions[Part::Forest as usize].map_or(0.0, |o| model.forest_score(o.score));
+    let forest = judged.opinions[Part::Forest as usize].map_or(0.0, |o| score(o.score));
     Entry {
         score: forest,
         p_value: judged.p_value,

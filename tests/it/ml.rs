@@ -456,6 +456,41 @@ fn an_artifact_that_is_damaged_of_another_schema_or_too_large_is_refused_with_it
     refused(&["run", &log, "--once"], model, reason);
 }
 
+/// What SageMaker itself asks of a hosting container, and the replies that clients of its Random Cut Forest read.
+#[test]
+fn the_hosting_contract_is_kept_in_all_three_spellings() {
+    let server = Server::start(&[]);
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let url = |path: &str| format!("http://{}{path}", server.address);
+    assert_eq!(agent.get(url("/ping")).call().unwrap().status(), 200);
+    let post = |path: &str, kind: &str, accept: &str, body: &str| {
+        let request = agent.post(url(path)).header("content-type", kind).header("accept", accept);
+        let mut reply = request.send(body).unwrap();
+        (reply.status().as_u16(), reply.body_mut().read_to_string().unwrap())
+    };
+    let row = features::NAMES.map(|_| "0.5").join(",");
+    let (json, lines, csv) = ("application/json", "application/jsonlines", "text/csv");
+    let (status, text) = post("/invocations", csv, json, &format!("{row}\n{row}\n"));
+    let reply: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let score = reply["scores"][1]["score"].as_f64().unwrap();
+    assert!(status == 200 && score > 0.0 && score < 1.0 && reply["scores"].as_array().unwrap().len() == 2, "{text}");
+    let (status, text) = post("/invocations", lines, lines, &format!("{{\"features\":[{row}]}}\n"));
+    assert_eq!(
+        (status, serde_json::from_str::<serde_json::Value>(&text).unwrap()["score"].as_f64()),
+        (200, Some(score))
+    );
+    let nested = format!("{{\"instances\":[{{\"data\":{{\"features\":{{\"values\":[{row}]}}}}}}]}}");
+    assert_eq!(post("/invocations", json, csv, &nested), (200, format!("{score}\n")));
+
+    let (status, text) = post("/invocations", csv, csv, "1,2,3\n");
+    assert!(status == 422 && text.contains("row 1 has 3 features, hw27-v1 has 27"), "{status} {text}");
+    assert_eq!(post("/invocations", "application/x-parquet", csv, "").0, 415);
+    // The same by the runtime's own path: what the container refuses is a ModelError.
+    let (status, text) = post("/endpoints/isolation-forest-endpoint/invocations", csv, csv, "1,2,3\n");
+    let reply: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((status, &reply["OriginalStatusCode"]), (424, &serde_json::Value::from(422)), "{text}");
+}
+
 #[test]
 fn a_training_job_that_fails_says_why() {
     let root = tempfile::tempdir().unwrap();
