@@ -1,6 +1,6 @@
 //! SageMaker endpoints, and what stands in for them when they are away.
 //!
-//! Every window is judged in process first: that takes 2 µs, keeps the memory of hosts warm, and is the answer whenever an
+//! Every window is judged in process first: that takes some µs, keeps the memory of hosts warm, and is the answer whenever an
 //! endpoint has none. Then both endpoints are asked, in bounded requests, under one deadline, each behind its own
 //! [`super::breaker`]. What an endpoint did not answer in time is answered by the local copy of the model and
 //! marked as degraded; the stream never waits longer than the deadline. Scoring changes nothing on the server, so that a
