@@ -84,6 +84,22 @@ impl Held {
     fn is_fresh(&self, failover: Duration) -> bool {
         self.renewed.lock().expect("nothing panics while it is held").elapsed() <= failover
     }
+
+    /// Whether the lease is still ours, as far as this worker can know. Once it was not, it never is again, though a renewal
+    /// that was under way may come through: what was read in between has not been told, and is found again only by whoever
+    /// reads on from the checkpoint.
+    fn may_speak(&self, failover: Duration) -> bool {
+        if self.lost.load(Ordering::Acquire) {
+            return false;
+        }
+        if self.is_fresh(failover) {
+            return true;
+        }
+        if !self.lost.swap(true, Ordering::AcqRel) {
+            warn!(shard = self.key, why = "not renewed in time", "lease lost");
+        }
+        false
+    }
 }
 
 /// What the task and the readers of one worker share.
@@ -169,9 +185,9 @@ impl Coordinator {
         known.iter().filter(|lease| lease.checkpoint != Checkpoint::ShardEnd).map(|lease| lease.key.clone()).collect()
     }
 
-    /// Whether the lease is still ours, as far as this worker can know.
+    /// Whether the lease is still ours, as far as this worker can know; once it was not, it never is again.
     pub fn may_speak(&self, held: &Held) -> bool {
-        !held.lost.load(Ordering::Acquire) && held.is_fresh(self.policy.failover)
+        held.may_speak(self.policy.failover)
     }
 
     /// Writes how far a shard was read; `false` when the lease is lost.
@@ -280,8 +296,8 @@ impl Coordinator {
     }
 
     async fn renew(&self, held: &Held, table: &LeaseTable) {
-        if !held.is_fresh(self.policy.failover) {
-            return self.lose(held, "not renewed in time");
+        if !self.may_speak(held) {
+            return self.drop_lease(held);
         }
         let mut lease = held.lease.lock().await;
         let asked = Instant::now();
@@ -439,4 +455,24 @@ fn shard_info(shard: &aws_sdk_kinesis::types::Shard) -> ShardInfo {
 pub fn hashes(range: Option<&aws_sdk_kinesis::types::HashKeyRange>) -> (u128, u128) {
     let parsed = range.and_then(|r| r.starting_hash_key().parse().ok().zip(r.ending_hash_key().parse().ok()));
     parsed.unwrap_or((0, u128::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_that_was_late_once_stays_lost_though_its_renewal_comes_through() {
+        let shard = ShardInfo { id: "s".to_owned(), parents: BTreeSet::new(), hashes: (0, u128::MAX), open: true };
+        let held = Held::new(Lease::new(&shard, Checkpoint::TrimHorizon));
+        let failover = Duration::from_millis(50);
+        assert!(held.may_speak(failover));
+        std::thread::sleep(2 * failover);
+        held.note_renewed(Instant::now());
+        assert!(held.may_speak(failover), "nobody asked while it was late");
+        std::thread::sleep(2 * failover);
+        assert!(!held.may_speak(failover));
+        held.note_renewed(Instant::now());
+        assert!(!held.may_speak(failover));
+    }
 }
