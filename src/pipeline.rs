@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use serde::Deserialize;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -209,7 +209,8 @@ pub async fn run(
     common.health.enter(Phase::Running);
     tracing::info!("running");
 
-    let shards = Shards { common: common.clone(), to_judgement, lives: JoinSet::new(), failures: HashMap::new() };
+    let (failures, last) = (HashMap::new(), HashMap::new());
+    let shards = Shards { common: common.clone(), to_judgement, lives: JoinSet::new(), failures, last };
     let grace = duration(common.settings.grace);
     let mut told = common.stop.clone();
     let mut supervising = Box::pin(async move {
@@ -264,6 +265,8 @@ struct Shards {
     to_judgement: tokio::sync::mpsc::Sender<judgement::Message>,
     lives: JoinSet<(ShardId, Result<shard::End, shard::ShardError>)>,
     failures: HashMap<ShardId, u32>,
+    /// Each shard's last life: the other end goes when it is over.
+    last: HashMap<ShardId, oneshot::Receiver<()>>,
 }
 
 impl Shards {
@@ -312,7 +315,14 @@ impl Shards {
         let failures = self.failures.get(&id).copied().unwrap_or(0);
         let pause = if failures == 0 { Duration::ZERO } else { self.common.settings.pause(failures - 1) };
         let (common, to_judgement) = (self.common.clone(), self.to_judgement.clone());
+        let (living, over) = oneshot::channel();
+        let before = self.last.insert(id.clone(), over);
         self.lives.spawn(async move {
+            let _living = living;
+            // A shard that was lost and won again: the judge must hear that it has left before it enters.
+            if let Some(before) = before {
+                let _: Result<(), oneshot::error::RecvError> = before.await;
+            }
             let mut stop = common.stop.clone();
             // A stop during the pause ends it; the life then begins, sees the stop, and ends in order.
             let _ = timeout(pause, stopped(&mut stop)).await;
