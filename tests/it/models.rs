@@ -336,19 +336,6 @@ fn a_served_canary_is_held_until_enough_was_compared_and_then_rolled_back_for_it
 }
 
 #[test]
-#[ignore = "ten thousand windows and more take minutes without optimisation; tests/run models runs it"]
-fn a_served_canary_that_agrees_is_promoted() {
-    let folder = tempfile::tempdir().unwrap();
-    let canary = folder.path().join("canary.tar.gz");
-    artifact::write_whole(&canary, &trained_until(1)).unwrap();
-    let server = Server::start(&["--canary", canary.to_str().unwrap()]);
-    let promoted = verdict_of(&server, &["--simulated", "5"]);
-    assert_eq!((&promoted["verdict"], &promoted["reasons"]), (&Value::from("promote"), &Value::Array(Vec::new())));
-    assert!(promoted["pairs"].as_u64().unwrap() >= 10_000, "{promoted:#}");
-    assert!(promoted["spearman"].as_f64().unwrap() > 0.99 && promoted["kappa"] == 1.0, "{promoted:#}");
-}
-
-#[test]
 fn the_running_service_compares_the_canary_behind_its_endpoint() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(&["--canary", &nervous(folder.path()), "--canary-percent", "50"]);
