@@ -105,27 +105,42 @@ impl Courier {
     }
 
     /// Records an anomaly under the id under which its episode is told.
-    async fn tell(&mut self, mut anomaly: Anomaly, announcements: &mut Vec<(Announcement, Anomaly)>) {
-        let mut claimed = self.claim(&anomaly).await;
+    async fn tell(&mut self, anomaly: Anomaly, announcements: &mut Vec<(Announcement, Anomaly)>) {
+        let claimed = self.claim(&anomaly).await;
+        self.tell_as(claimed, anomaly, announcements).await;
+    }
+
+    async fn tell_as(
+        &mut self,
+        mut claimed: Option<Claimed>,
+        mut anomaly: Anomaly,
+        announcements: &mut Vec<(Announcement, Anomaly)>,
+    ) {
         if let Some(claimed) = &claimed {
             self.rename(&mut anomaly, claimed.id);
+            anomaly.detection_timestamp = claimed.detected.unwrap_or(anomaly.detection_timestamp);
         }
         let Some(mut recorded) = self.insist("record", || self.store.record(&anomaly)).await else { return };
         if recorded == Recorded::Unchanged && anomaly.status == Status::Closed {
             recorded = self.close(&mut anomaly).await;
         }
-        if recorded == Recorded::New {
-            // Whoever found two to be one after we had claimed, and before we had recorded, could not close this one.
+        if recorded != Recorded::Unchanged {
+            // Whoever found two to be one after we had claimed, and before we had recorded, closed what we have just written
+            // over, or could not close it.
             claimed = self.claim(&anomaly).await;
         }
+        let (told, is_over) = (anomaly.anomaly_id, anomaly.status == Status::Closed);
         match recorded {
             Recorded::New => announcements.push((kind(&anomaly, true), anomaly)),
             Recorded::Updated => announcements.push((kind(&anomaly, false), anomaly)),
             Recorded::Unchanged => {}
         }
-        if let Some(Claimed { id, merged }) = claimed {
+        if let Some(Claimed { id, merged, .. }) = claimed {
             for part in merged {
-                announcements.extend(self.close_part(part, id).await);
+                // At the end everything is looked at once more: others may have written since.
+                if is_over || part == told || !self.settled.contains(&part) {
+                    announcements.extend(self.close_part(part, id).await);
+                }
             }
         }
     }
@@ -140,6 +155,7 @@ impl Courier {
             first_seen: anomaly.first_seen,
             last_seen: anomaly.last_seen,
             gap: self.common.tiers.episode_gap.seconds(anomaly.threat),
+            detected: anomaly.detection_timestamp,
         };
         self.insist("claim", || self.store.claim(&claim)).await
     }
@@ -177,26 +193,28 @@ impl Courier {
 
     /// Closes an anomaly that turned out to be part of another; nothing to announce when that was done before.
     async fn close_part(&mut self, part: Uuid, whole: Uuid) -> Option<(Announcement, Anomaly)> {
-        if self.settled.contains(&part) {
-            return None;
-        }
-        // One that was claimed and is not recorded yet is closed by whoever records it.
-        let mut anomaly = self.insist("recall", || self.store.get(part)).await.flatten()?;
         if self.settled.len() >= IDS_MAX {
             self.settled.clear();
         }
-        self.settled.insert(part);
-        if anomaly.merged_into.is_some() {
-            return None;
+        loop {
+            // One that was claimed and is not recorded yet is closed by whoever records it.
+            let mut anomaly = self.insist("recall", || self.store.get(part)).await.flatten()?;
+            if anomaly.merged_into.is_some() {
+                self.settled.insert(part);
+                return None;
+            }
+            anomaly.status = Status::Closed;
+            anomaly.merged_into = Some(whole);
+            if !anomaly.related.contains(&whole) {
+                anomaly.related.push(whole);
+            }
+            anomaly.updates += 1;
+            // Unchanged where somebody has said more of it meanwhile.
+            if self.insist("record", || self.store.record(&anomaly)).await? != Recorded::Unchanged {
+                self.settled.insert(part);
+                return Some((Announcement::Closed, anomaly));
+            }
         }
-        anomaly.status = Status::Closed;
-        anomaly.merged_into = Some(whole);
-        if !anomaly.related.contains(&whole) {
-            anomaly.related.push(whole);
-        }
-        anomaly.updates += 1;
-        let recorded = self.insist("record", || self.store.record(&anomaly)).await?;
-        (recorded != Recorded::Unchanged).then_some((Announcement::Closed, anomaly))
     }
 
     /// What was recorded in an earlier life and not announced before that ended.

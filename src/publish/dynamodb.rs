@@ -402,7 +402,8 @@ impl AnomalyStore for DynamoStore {
         let row = self.anomaly_row(&anomaly, &key, &detected)?;
         Ok(match self.put_newer(row, "record an anomaly").await? {
             None => Recorded::Unchanged,
-            Some(_) if known.is_none() => Recorded::New,
+            // Another task may have been faster.
+            Some(before) if known.is_none() && before.is_empty() => Recorded::New,
             Some(_) => Recorded::Updated,
         })
     }

@@ -9,6 +9,9 @@
 //! Late evidence can bridge two episodes that were both told. Then the one that was known to start first goes on (ties
 //! fall to the smaller id: a rule on content, the same as in [`crate::correlation`]), and every later claim names the
 //! others as merged, so that whoever hears it closes them: a crash in between only makes somebody hear it again.
+//!
+//! The first claim also settles when the episode was detected, which is part of its key where anomalies are kept: two tasks
+//! that tell it at once, each with what it has seen by then, write one row and not two.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -34,6 +37,8 @@ pub struct Claim {
     pub last_seen: EventTime,
     /// For how long nothing may be seen of the threat before an episode is over, s.
     pub gap: u32,
+    /// When it was detected, as far as the claimant knows.
+    pub detected: EventTime,
 }
 
 /// The answer to a [`Claim`].
@@ -41,6 +46,8 @@ pub struct Claim {
 pub struct Claimed {
     /// The id under which it is told.
     pub id: Uuid,
+    /// When it was detected, as its first claimant knew it; `None` where that was before this was kept.
+    pub detected: Option<EventTime>,
     /// Episodes that were told apart and are part of it.
     pub merged: Vec<Uuid>,
 }
@@ -58,6 +65,8 @@ struct Told {
     first: EventTime,
     last: EventTime,
     merged_into: Option<Uuid>,
+    #[serde(default)]
+    detected: Option<EventTime>,
 }
 
 impl Episodes {
@@ -79,17 +88,18 @@ impl Episodes {
         let first = parts.iter().copied().min_by_key(|&at| (self.0[at].known_from, self.0[at].id));
         let Some(first) = first else {
             let (first, last) = span;
-            self.0.push(Told { id: claim.id, known_from: claim.known_from, first, last, merged_into: None });
+            let detected = Some(claim.detected);
+            self.0.push(Told { id: claim.id, known_from: claim.known_from, first, last, merged_into: None, detected });
             self.bound();
-            return Claimed { id: claim.id, merged: Vec::new() };
+            return Claimed { id: claim.id, detected, merged: Vec::new() };
         };
-        let id = self.0[first].id;
+        let (id, detected) = (self.0[first].id, self.0[first].detected);
         for &part in parts.iter().filter(|&&part| part != first) {
             self.0[part].merged_into = Some(id);
         }
         (self.0[first].first, self.0[first].last) = span;
         let merged = self.0.iter().map(|told| told.id).filter(|&part| part != id && self.whole_of(part) == Some(id));
-        Claimed { id, merged: merged.collect() }
+        Claimed { id, detected, merged: merged.collect() }
     }
 
     /// The episode that one is, or has become part of; `None` where it was never told, or is forgotten.
@@ -126,14 +136,23 @@ mod tests {
     fn claim(known_from: u32, first: u32, last: u32) -> Claim {
         let known_from = EventTime(known_from);
         let (first_seen, last_seen) = (EventTime(first), EventTime(last));
-        Claim { key: KEY, id: KEY.episode(known_from), known_from, first_seen, last_seen, gap: GAP }
+        Claim {
+            key: KEY,
+            id: KEY.episode(known_from),
+            known_from,
+            first_seen,
+            last_seen,
+            gap: GAP,
+            detected: last_seen,
+        }
     }
 
     #[test]
     fn what_overlaps_a_told_episode_goes_under_its_id() {
         let mut episodes = Episodes::default();
         let first = episodes.claim(&claim(100, 100, 150));
-        assert_eq!(first, Claimed { id: KEY.episode(EventTime(100)), merged: vec![] });
+        let detected = Some(EventTime(150));
+        assert_eq!(first, Claimed { id: KEY.episode(EventTime(100)), detected, merged: vec![] });
         assert_eq!(episodes.claim(&claim(90, 90, 140)), first);
         assert_eq!(episodes.claim(&claim(249, 249, 300)), first, "within the gap");
         assert_ne!(episodes.claim(&claim(401, 401, 410)).id, first.id, "beyond it");
@@ -144,7 +163,7 @@ mod tests {
         let mut episodes = Episodes::default();
         let late = episodes.claim(&claim(500, 500, 510)).id;
         let early = episodes.claim(&claim(100, 100, 150)).id;
-        let whole = Claimed { id: early, merged: vec![late] };
+        let whole = Claimed { id: early, detected: Some(EventTime(150)), merged: vec![late] };
         assert_eq!(episodes.claim(&claim(500, 240, 510)), whole);
         assert_eq!(episodes.claim(&claim(500, 500, 510)), whole);
         assert_eq!(episodes.claim(&claim(100, 100, 150)), whole);

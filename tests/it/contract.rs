@@ -76,14 +76,15 @@ async fn claims(store: &dyn AnomalyStore) {
     let claim = |known_from: u32, first: u32, last: u32| {
         let (first_seen, last_seen) = (EventTime(first), EventTime(last));
         let known_from = EventTime(known_from);
-        Claim { key, id: key.episode(known_from), known_from, first_seen, last_seen, gap: 3600 }
+        Claim { key, id: key.episode(known_from), known_from, first_seen, last_seen, gap: 3600, detected: last_seen }
     };
     let first = store.claim(&claim(10_000, 10_000, 10_100)).await.unwrap();
-    assert_eq!(first, Claimed { id: key.episode(EventTime(10_000)), merged: vec![] });
+    let detected = Some(EventTime(10_100));
+    assert_eq!(first, Claimed { id: key.episode(EventTime(10_000)), detected, merged: vec![] });
     assert_eq!(store.claim(&claim(9_990, 9_990, 10_050)).await.unwrap(), first, "it overlaps");
     let far = store.claim(&claim(30_000, 30_000, 30_100)).await.unwrap();
     assert_ne!(far.id, first.id);
-    let whole = Claimed { id: first.id, merged: vec![far.id] };
+    let whole = Claimed { id: first.id, detected, merged: vec![far.id] };
     for _ in 0..2 {
         assert_eq!(store.claim(&claim(30_000, 12_000, 30_100)).await.unwrap(), whole, "it bridges");
     }
@@ -91,6 +92,33 @@ async fn claims(store: &dyn AnomalyStore) {
     let [a, b, c] = [1, 2, 3].map(|n| claim(90_000 + n, 90_000 + n, 90_100));
     let (a, b, c) = tokio::join!(store.claim(&a), store.claim(&b), store.claim(&c));
     assert!(a.as_ref().unwrap() == b.as_ref().unwrap() && b.unwrap() == c.unwrap());
+    tellings_at_once(store).await;
+}
+
+/// Tasks that tell one episode at once, each with what it has seen, write one row, and one of them was first.
+async fn tellings_at_once(store: &dyn AnomalyStore) {
+    let key = IncidentKey { threat: Threat::PortScan, subject: Subject::Actor(address(2)) };
+    let tell = async |task: u32| {
+        let (known_from, last_seen) = (EventTime(200_000), EventTime(200_100 + 60 * task));
+        let (id, detected) = (key.episode(known_from), last_seen.plus(60));
+        let claim = Claim { key, id, known_from, first_seen: known_from, last_seen, gap: 3600, detected };
+        let claimed = store.claim(&claim).await.unwrap();
+        let detection_timestamp = claimed.detected.unwrap();
+        let told = Anomaly {
+            anomaly_id: claimed.id,
+            actor: Actor::One(address(99)),
+            last_seen,
+            detection_timestamp,
+            ..anomaly(0)
+        };
+        store.record(&told).await.unwrap()
+    };
+    let recorded = tokio::join!(tell(1), tell(2), tell(3), tell(4));
+    let recorded = [recorded.0, recorded.1, recorded.2, recorded.3];
+    assert_eq!(recorded.iter().filter(|recorded| **recorded == Recorded::New).count(), 1, "{recorded:?}");
+    let query = Query { actor: Some(address(99)), ..Query::default() };
+    let rows = page_through(store, query).await;
+    assert_eq!(rows.iter().map(|row| row.last_seen).collect::<Vec<_>>(), [EventTime(200_340)]);
 }
 
 async fn page_through(store: &dyn AnomalyStore, query: Query) -> Vec<Anomaly> {

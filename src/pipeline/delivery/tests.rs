@@ -339,6 +339,27 @@ async fn two_told_episodes_that_are_bridged_are_closed_as_one_once() {
 }
 
 #[tokio::test]
+async fn a_part_that_is_updated_while_somebody_merges_it_is_closed_all_the_same() {
+    let world = World::new();
+    let (mut slow, mut fast) = (world.task(), world.task());
+    slow.fold("0", &scan(1, 200)).await;
+    let first = world.recorded().await.remove(0);
+    let more = Anomaly { updates: first.updates + 5, last_seen: first.last_seen.plus(60), ..first };
+    // It has asked under which id to tell that, and is held up before it records it.
+    let claimed = slow.courier.claim(&more).await;
+    for minute in [100, 150] {
+        fast.fold("1", &scan(1, minute)).await;
+    }
+    let mut announcements = Vec::new();
+    slow.courier.tell_as(claimed, more, &mut announcements).await;
+    assert!(matches!(announcements.last(), Some((Announcement::Closed, _))), "{announcements:?}");
+    fast.expire(END).await;
+    let recorded = world.recorded().await;
+    assert_eq!(recorded.iter().filter(|anomaly| anomaly.merged_into.is_some()).count(), 1);
+    assert!(recorded.iter().all(|anomaly| anomaly.status == Status::Closed), "{recorded:?}");
+}
+
+#[tokio::test]
 async fn what_is_found_again_after_its_episode_was_closed_and_forgotten_is_not_told_again() {
     let world = World::new();
     let mut task = world.task();
