@@ -219,8 +219,11 @@ impl Courier {
 
     /// What was recorded in an earlier life and not announced before that ended.
     async fn announce_leftovers(&self) -> Result<(), PipelineError> {
+        let mut said = BTreeSet::new();
         loop {
-            let left = self.insist("recall", || self.store.unannounced(LEFTOVERS)).await.unwrap_or_default();
+            let mut left = self.insist("recall", || self.store.unannounced(LEFTOVERS)).await.unwrap_or_default();
+            // A store that cannot keep that something was announced must not make us say it for ever.
+            left.retain(|anomaly| said.insert((anomaly.anomaly_id, anomaly.updates, anomaly.detection_timestamp)));
             if left.is_empty() {
                 return Ok(());
             }
