@@ -111,7 +111,7 @@ pub struct Output {
 }
 
 /// Counts of an engine's life, for metrics and the report.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Statistics {
     /// Records observed.
     pub records: u64,

@@ -645,3 +645,85 @@ fn sizes_may_vary_where_the_timer_is_spread_on_purpose() {
     assert_eq!(threats(&calls(0.4)), [Threat::C2Beacon]);
     assert_eq!(threats(&calls(0.1)), [], "a scheduler that spreads its hosts a little");
 }
+
+#[test]
+fn what_the_log_leaves_out_is_counted_in_seconds_by_kind() {
+    let mut engine = engine();
+    let stretch = |kind, start: u32, end: u32| Blindness {
+        interface: InterfaceId(1),
+        start: EventTime(START + start),
+        end: EventTime(START + end),
+        kind,
+    };
+    engine.note_blindness(&[
+        stretch(BlindnessKind::NoData, 0, 59),
+        stretch(BlindnessKind::SkipData, 60, 69),
+        stretch(BlindnessKind::SkipData, 70, 70),
+    ]);
+    let statistics = engine.statistics();
+    assert_eq!((statistics.no_data_seconds, statistics.skipped_seconds), (60, 11));
+}
+
+#[test]
+fn an_address_is_explained_while_it_is_watched() {
+    let mut engine = engine();
+    let (scanner, caller) = (address("10.0.0.8"), address("10.0.0.10"));
+    engine.watch(scanner);
+    engine.watch(caller);
+    run(&mut engine, &records(&busy(0)), 100);
+    let threats = |engine: &Engine, of| engine.explanations_of(of).iter().map(|e| e.threat).collect::<Vec<_>>();
+    assert!(threats(&engine, scanner).contains(&Threat::PortScan));
+    assert!(threats(&engine, caller).contains(&Threat::C2Beacon));
+    assert!(!threats(&engine, caller).contains(&Threat::PortScan), "that was the other");
+    assert_eq!(threats(&engine, address("10.0.0.7")), [], "nobody has asked");
+    engine.unwatch(scanner);
+    assert_eq!(threats(&engine, scanner), []);
+    assert!(threats(&engine, caller).contains(&Threat::C2Beacon), "that one is watched still");
+}
+
+#[test]
+fn findings_name_the_interface_that_saw_it() {
+    let mut engine = engine();
+    let name = |id: u32, name: &str| Interface { id: InterfaceId(id), name: name.to_owned(), account: "1".to_owned() };
+    engine.name_interfaces(&[name(1, "eni-a"), name(2, "eni-b")]);
+    let scan = |interface: u32, from: &'static str| {
+        (1..60u16).map(move |port| {
+            let probe = Exchange::new(from, 50_000, "10.0.0.9", port, u32::from(port) * 2).refused();
+            Exchange { interface, ..probe }
+        })
+    };
+    let both: Vec<Exchange> = scan(1, "10.0.0.7").chain(scan(2, "10.0.0.8")).collect();
+    let found = run(&mut engine, &records(&both), 100).findings;
+    for (host, interface) in [("10.0.0.7", "eni-a"), ("10.0.0.8", "eni-b")] {
+        let mut of_host = found.iter().filter(|f| f.actor == Actor::One(address(host))).peekable();
+        assert!(of_host.peek().is_some());
+        assert!(of_host.all(|f| f.interfaces == [interface]), "{found:#?}");
+    }
+}
+
+#[test]
+fn what_goes_to_a_group_or_answers_a_forgery_is_no_use_of_a_service() {
+    let mut engine = engine();
+    let mut query = Exchange::new("10.0.0.7", 5353, "224.0.0.251", 5353, 10);
+    query.received = (0, 0);
+    // Answers to packets that somebody sent elsewhere in our name: nobody here has opened anything.
+    let forged: Vec<Exchange> = (0..40u16)
+        .map(|n| {
+            let mut reset = Exchange::new("198.51.100.9", 443, "10.0.0.7", 1_024 + n * 1_000, 20);
+            (reset.sent, reset.received) = ((1, 40), (0, 0));
+            reset
+        })
+        .collect();
+    let real = Exchange::new("10.0.0.7", 50_000, "198.51.100.7", 443, 30);
+    run(&mut engine, &records(&[vec![query, real], forged].concat()), 100);
+    assert_eq!(engine.statistics().entries["pairs"], 1);
+}
+
+#[test]
+fn an_engine_that_has_seen_nothing_begins_at_no_time() {
+    assert_eq!(engine().statistics().first, EventTime(0));
+    let mut engine = engine();
+    engine.observe(&Exchange::new("10.0.0.7", 50_000, "198.51.100.7", 443, 30).records());
+    assert_eq!(engine.statistics().first, EventTime(START + 30));
+    assert_eq!(engine.statistics().entries["open_conversations"], 1);
+}

@@ -273,3 +273,55 @@ fn inherited_pairs_make_room_before_the_table_would_be_over_its_cap() {
 fn engines_of_no_shard_are_none() {
     assert!(Engine::merge(Vec::new(), &mut Output::default()).is_none());
 }
+
+#[test]
+fn counts_of_both_are_added_up_and_the_span_is_that_of_both() {
+    let of = |n: u64| Statistics {
+        records: n,
+        late: n + 1,
+        duplicates: n + 2,
+        conversations: n + 3,
+        windows: n + 4,
+        early_closes: n + 5,
+        left_out: n + 6,
+        evictions: BTreeMap::from([("pairs".to_owned(), n + 7)]),
+        first: EventTime(n as u32),
+        last: EventTime(n as u32 + 9),
+        skipped_seconds: n + 10,
+        no_data_seconds: n + 11,
+        ..Statistics::default()
+    };
+    let mut known = of(100);
+    join_statistics(&mut known, of(20));
+    let sums = Statistics { first: EventTime(20), last: EventTime(109), ..of(0) };
+    let sums = Statistics {
+        records: 120,
+        late: 122,
+        duplicates: 124,
+        conversations: 126,
+        windows: 128,
+        early_closes: 130,
+        left_out: 132,
+        evictions: BTreeMap::from([("pairs".to_owned(), 134)]),
+        skipped_seconds: 140,
+        no_data_seconds: 142,
+        ..sums
+    };
+    assert_eq!(known, sums);
+}
+
+#[test]
+fn inherited_pairs_are_counted_among_the_pairs_and_stay_while_there_is_room() {
+    let calls = |host: &str| -> Vec<Exchange> {
+        (0..20u16).map(|n| Exchange::new(host, 50_000, "198.51.100.7", 1_000 + n, u32::from(n) * 60)).collect()
+    };
+    let (mut left, mut right, mut out) = (engine(1), engine(2), Output::default());
+    left.settings.tables.pairs = 50;
+    feed(&mut left, records(&calls("10.0.0.7")).iter(), &mut out);
+    feed(&mut right, records(&calls("10.0.0.8")).iter(), &mut out);
+    left.finish(&mut out);
+    right.finish(&mut out);
+    let merged = Engine::merge(vec![left, right], &mut out).expect("two engines");
+    assert_eq!((merged.state.pairs.len(), waiting(&merged.state.inherited)), (20, 20), "together 40 of 50");
+    assert_eq!(merged.statistics().entries["pairs"], 40);
+}
