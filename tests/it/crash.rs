@@ -178,6 +178,15 @@ impl World {
 
     fn settings(&self) -> String {
         let (name, port, records) = (&self.name, self.redis.port, self.records_max);
+        let shared = format!(
+            r#"
+            [correlation.redis]
+            url = "redis://127.0.0.1:{port}"
+            application = "{name}"
+            timeout = "2s"
+            "#
+        );
+        let correlation = if std::env::var_os("FLOWVIGIL_CRASH_APART").is_some() { "" } else { &shared };
         format!(
             r#"
             [ingest.kinesis]
@@ -191,10 +200,7 @@ impl World {
             [ingest.snapshot.s3]
             bucket = "{name}"
             path_style = true
-            [correlation.redis]
-            url = "redis://127.0.0.1:{port}"
-            application = "{name}"
-            timeout = "2s"
+            {correlation}
             [publish.dynamodb]
             table = "{name}"
             models_table = "{name}-models"
