@@ -400,7 +400,7 @@ impl Engine {
             // Whose it is that a gateway passes on is known when the window is over.
             let gateway = |address| self.state.gateways.get(&address).is_some_and(translation::Gateway::is_certain);
             if !self.state.gateways.is_empty() {
-                conversations.retain(|c| c.theirs || !gateway(c.opener));
+                conversations.retain(|c| !gateway(c.opener));
             }
             let start = pane.start;
             let from = out.findings.len();

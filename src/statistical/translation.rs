@@ -131,7 +131,8 @@ pub fn relays(conversations: &[Conversation]) -> Vec<Address> {
     }
     let (inside, outside) = legs(conversations, |address| sides.contains_key(&address));
     let mut hosts: BTreeMap<Address, Repeats> = BTreeMap::new();
-    for (leg, at) in outside.into_iter().filter(|&(_, at)| is_telling(&conversations[at])) {
+    let telling = |at: usize| !conversations[at].theirs && is_telling(&conversations[at]);
+    for (leg, at) in outside.into_iter().filter(|&(_, at)| telling(at)) {
         let host = hosts.entry(conversations[at].opener).or_default();
         host.all += 1;
         if let Some(behind) = inside.get(&leg) {
@@ -161,6 +162,10 @@ pub fn attribute(
             continue;
         }
         let behind = inside.get(&leg).map(Vec::as_slice).unwrap_or_default();
+        // A gateway between networks of ours passes on to hosts of ours as well; but what they ask of each other is their own.
+        if behind.is_empty() && conversations[at].theirs {
+            continue;
+        }
         // The client's legs are as many as the gateway's, and which of them is which does not matter.
         let next = given.entry(leg).or_default();
         let client = behind.get(*next % behind.len().max(1)).map(|&at| conversations[at]);
@@ -184,13 +189,13 @@ pub fn attribute(
 /// By what both legs have in common: where the clients' are, and the gateways' own, each in its order.
 type Legs = (Map<u64, Vec<usize>>, Vec<(u64, usize)>);
 
-/// The legs of gateways: from their clients to them, and from them to the outside.
+/// The legs of gateways: from their clients to them, and from them onwards.
 fn legs(conversations: &[Conversation], is_gateway: impl Fn(Address) -> bool) -> Legs {
     let (mut inside, mut outside): Legs = (Map::default(), Vec::new());
     for (at, c) in conversations.iter().enumerate().filter(|(_, c)| c.ours) {
         if c.theirs && is_gateway(c.responder) {
             inside.entry(leg(c.responder, c)).or_default().push(at);
-        } else if !c.theirs && is_gateway(c.opener) {
+        } else if is_gateway(c.opener) {
             outside.push((leg(c.opener, c), at));
         }
     }

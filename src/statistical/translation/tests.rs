@@ -195,6 +195,20 @@ fn what_may_be_one_clients_or_anothers_is_nobodys_and_so_is_what_the_gateway_doe
 }
 
 #[test]
+fn a_gateway_between_networks_of_ours_passes_on_as_well_and_may_ask_others_itself() {
+    let other = address("172.16.0.7");
+    let onwards = |c: Conversation| match c.opener == gateway() {
+        true => Conversation { responder: other, theirs: true, ..c },
+        false => c,
+    };
+    let mut all: Vec<Conversation> = relayed(&[1]).into_iter().map(onwards).collect();
+    let own = onwards(Conversation { opener: gateway(), ..exchange_of(gateway(), 5) });
+    all.push(own);
+    let expected = vec![(host(1), other, 40_000), (gateway(), other, own.opener_port)];
+    assert_eq!(attributed(all), (expected, 1));
+}
+
+#[test]
 fn who_asks_the_gateway_itself_stays_in_sight() {
     let asked = Conversation { opener: host(3), responder: gateway(), theirs: true, port: 22, ..call() };
     assert_eq!(attributed(vec![asked]), (vec![(host(3), gateway(), asked.opener_port)], 0));
