@@ -8,7 +8,8 @@
 //! announced at least once and nothing else announced, and no episode may stand there twice. The seed decides what happens
 //! and when; a failure names it.
 //!
-//! `FLOWVIGIL_CRASH_SEEDS=0..100 tests/run crash` runs more than the slice that every change is held to.
+//! `FLOWVIGIL_CRASH_SEEDS=0..100 tests/run crash` runs more than the slice that every change is held to; with
+//! `FLOWVIGIL_CRASH_APART=1` no Redis is configured, and each task correlates by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -186,7 +187,7 @@ impl World {
             timeout = "2s"
             "#
         );
-        let correlation = if std::env::var_os("FLOWVIGIL_CRASH_APART").is_some() { "" } else { &shared };
+        let correlation = if is_apart() { "" } else { &shared };
         format!(
             r#"
             [ingest.kinesis]
@@ -350,6 +351,11 @@ impl World {
     fn announced(&self) -> BTreeSet<String> {
         self.eventbridge.announced()
     }
+}
+
+/// Whether tasks are to correlate without Redis.
+fn is_apart() -> bool {
+    std::env::var_os("FLOWVIGIL_CRASH_APART").is_some()
 }
 
 fn is_open(shard: &Shard) -> bool {
