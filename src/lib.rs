@@ -53,7 +53,8 @@
 //!   never by adding up, for two shards may have seen the same ([`statistical::merge`]). What the judge knows of a shard's
 //!   incidents is in the shard's snapshot, so that whoever reads the shard next goes on with all of it, and nobody else does.
 //! - Hosts of ours and outsiders have tables of their own: an eviction rule within one table would have to know who matters.
-//! - NAT gateways are found by what they repeat where the log has no packet addresses ([`statistical::translation`]).
+//! - Where the log has no packet addresses, NAT gateways are found by what they repeat, and who is behind them by the two legs of
+//!   each conversation that a gateway's own interface logs ([`statistical::translation`]).
 //! - The sequence model and its trainer are our own: a library would bring more than a hundred crates and be slower at one window.
 //! - The Redis backend commits what the same Rust core computed, by version checks in one script, so that the semantics of
 //!   folding exist once.

@@ -401,23 +401,4 @@ impl Watermarks {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::flow::EventTime;
-
-    #[test]
-    fn the_least_watermark_waits_for_every_shard() {
-        let (a, b) = (ShardId("a".into()), ShardId("b".into()));
-        let mut watermarks = Watermarks::default();
-        assert_eq!(watermarks.least(), None);
-        watermarks.enter(a.clone());
-        watermarks.enter(b.clone());
-        watermarks.move_to(&a, EventTime(100));
-        assert_eq!(watermarks.least(), None);
-        watermarks.move_to(&b, EventTime(70));
-        watermarks.move_to(&b, EventTime(60));
-        assert_eq!(watermarks.least(), Some(EventTime(70)));
-        watermarks.leave(&b);
-        assert_eq!(watermarks.least(), Some(EventTime(100)));
-    }
-}
+mod tests;

@@ -397,6 +397,11 @@ impl Engine {
             let mut duplicates = 0;
             let name = |id| name_of(&self.state.interfaces, id);
             conversation::conversations(&pane.views, &self.network, name, &mut conversations, &mut duplicates);
+            // Whose it is that a gateway passes on is known when the window is over.
+            let gateway = |address| self.state.gateways.get(&address).is_some_and(translation::Gateway::is_certain);
+            if !self.state.gateways.is_empty() {
+                conversations.retain(|c| !gateway(c.opener));
+            }
             let start = pane.start;
             let from = out.findings.len();
             let hot = self.hot(&conversations);
@@ -492,8 +497,8 @@ impl Engine {
 
     /// A NAT gateway's own leg of a conversation repeats what its client's leg says. Where packet addresses are logged, an
     /// interface that logs other addresses than its own is an intermediary, and the plain conversations with services
-    /// that it was just seen to translate for are the translated ones; where they are not, the repetition itself tells
-    /// ([`translation`]).
+    /// that it was just seen to translate for are the translated ones; where they are not, the repetition itself tells, and who
+    /// is behind the gateway ([`translation`]).
     ///
     /// An interface with several addresses (a node and its pods) also logs others than its own: what the node itself
     /// does with services that no pod of its uses stays in sight.
@@ -504,6 +509,9 @@ impl Engine {
         for gateway in translation::gateways(conversations) {
             state.gateways.entry(gateway).or_default().note(window);
         }
+        for gateway in translation::relays(conversations) {
+            state.gateways.entry(gateway).or_default().note_relaying(window);
+        }
         state.gateways.retain(|_, gateway| !gateway.is_over(window));
         if state.intermediaries.is_empty() && state.gateways.is_empty() {
             return;
@@ -511,12 +519,14 @@ impl Engine {
         let services: Set<(Address, u16, u8)> = conversations.iter().filter(|c| translated(c)).map(service).collect();
         let before = conversations.len();
         let (intermediaries, gateways) = (&state.intermediaries, &state.gateways);
-        let gateway = |c: &Conversation| gateways.get(&c.opener).is_some_and(translation::Gateway::is_certain);
+        let gateway = |address: Address| gateways.get(&address).is_some_and(translation::Gateway::is_certain);
         let repeats = |c: &Conversation| {
             !services.is_empty() && services.contains(&service(c)) && intermediaries.contains(&c.interface)
-                || gateway(c) && !c.theirs
         };
         conversations.retain(|c| translated(c) || !repeats(c));
+        if !gateways.is_empty() {
+            translation::attribute(conversations, gateway, translated);
+        }
         state.statistics.duplicates += (before - conversations.len()) as u64;
     }
 

@@ -469,6 +469,39 @@ fn a_nat_gateway_is_found_without_packet_addresses_and_its_clients_are_blamed_al
 }
 
 #[test]
+fn who_is_behind_a_nat_gateway_is_known_though_only_the_gateways_own_interface_is_logged() {
+    let mut all = Vec::new();
+    // The packet's addresses are not logged: what goes to the outside is logged as if it went to the gateway.
+    let mut pass_on = |client: &str, port: u16, peer: &str, service: u16, at: u32, received: u64| {
+        let mut outside = Exchange::new("10.0.9.9", port, peer, service, at);
+        outside.received = (20, received);
+        let mut inside = outside.clone();
+        (inside.from, inside.from_port, inside.to) = (address(client), port / 2, address("10.0.9.9"));
+        all.extend([inside, outside]);
+    };
+    for minute in 0..30u32 {
+        for number in 0..60u32 {
+            let random = host::mix(Address::v4(minute * 1_000 + number)) as u32;
+            let (client, peer) = (format!("10.0.0.{}", 1 + number % 6), format!("198.51.100.{}", 1 + random % 200));
+            let received = 2_000 + u64::from(random % 30_000);
+            pass_on(
+                &client,
+                20_000 + (minute * 60 + number) as u16,
+                &peer,
+                443,
+                minute * 60 + random / 256 % 50,
+                received,
+            );
+        }
+        pass_on("10.0.0.3", 60_000 + minute as u16, "203.0.113.5", 8_081, 7 + minute * 60, 200);
+    }
+    let found = findings(&all);
+    assert!(!found.is_empty());
+    assert!(found.iter().all(|f| f.actor == Actor::One(address("10.0.0.3"))), "{found:?}");
+    assert!(found.iter().all(|f| f.targets.iter().all(|t| t.address == address("203.0.113.5"))), "{found:?}");
+}
+
+#[test]
 fn a_fleet_of_equal_hosts_is_no_nat_gateway() {
     let mut all = Vec::new();
     for minute in 0..20u32 {

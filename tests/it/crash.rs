@@ -8,7 +8,8 @@
 //! announced at least once and nothing else announced, and no episode may stand there twice. The seed decides what happens
 //! and when; a failure names it.
 //!
-//! `FLOWVIGIL_CRASH_SEEDS=0..100 tests/run crash` runs more than the slice that every change is held to.
+//! `FLOWVIGIL_CRASH_SEEDS=0..100 tests/run crash` runs more than the slice that every change is held to; with
+//! `FLOWVIGIL_CRASH_APART=1` no Redis is configured, and each task correlates by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -178,6 +179,15 @@ impl World {
 
     fn settings(&self) -> String {
         let (name, port, records) = (&self.name, self.redis.port, self.records_max);
+        let shared = format!(
+            r#"
+            [correlation.redis]
+            url = "redis://127.0.0.1:{port}"
+            application = "{name}"
+            timeout = "2s"
+            "#
+        );
+        let correlation = if is_apart() { "" } else { &shared };
         format!(
             r#"
             [ingest.kinesis]
@@ -191,10 +201,7 @@ impl World {
             [ingest.snapshot.s3]
             bucket = "{name}"
             path_style = true
-            [correlation.redis]
-            url = "redis://127.0.0.1:{port}"
-            application = "{name}"
-            timeout = "2s"
+            {correlation}
             [publish.dynamodb]
             table = "{name}"
             models_table = "{name}-models"
@@ -344,6 +351,11 @@ impl World {
     fn announced(&self) -> BTreeSet<String> {
         self.eventbridge.announced()
     }
+}
+
+/// Whether tasks are to correlate without Redis.
+fn is_apart() -> bool {
+    std::env::var_os("FLOWVIGIL_CRASH_APART").is_some()
 }
 
 fn is_open(shard: &Shard) -> bool {

@@ -3,6 +3,9 @@
 //! A seed decides which request meets which: throttles and failures in the shapes that AWS gives them, no answer, an
 //! answer that is lost after the request was carried out, a connection that takes nothing in, and answers that some of a
 //! batch failed. It speaks HTTP/1.1 with one request a connection, and knows of AWS what is needed for that.
+//!
+//! What is pushed by enhanced fan-out passes as it comes, and can be made to end as Kinesis ends it: after five minutes, or
+//! because somebody else has subscribed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,6 +17,7 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// How long a connection is left without an answer; longer than the deadlines of the settings that the tests use.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -51,6 +55,17 @@ struct State {
     rate: AtomicU32,
     made: Mutex<BTreeMap<Fault, u32>>,
     announced: Mutex<BTreeSet<String>>,
+    subscriptions: Subscriptions,
+}
+
+/// What becomes of subscriptions to shards.
+struct Subscriptions {
+    /// From where each was asked for.
+    asked: Mutex<Vec<Value>>,
+    /// How many are refused from now on.
+    refuse: AtomicU32,
+    /// The last words of those that are open; they end when there are others.
+    end: watch::Sender<Vec<u8>>,
 }
 
 impl Proxy {
@@ -64,6 +79,11 @@ impl Proxy {
             rate: AtomicU32::new(0),
             made: Mutex::default(),
             announced: Mutex::default(),
+            subscriptions: Subscriptions {
+                asked: Mutex::default(),
+                refuse: AtomicU32::new(0),
+                end: watch::channel(Vec::new()).0,
+            },
         });
         let shared = state.clone();
         tokio::spawn(async move {
@@ -84,6 +104,21 @@ impl Proxy {
     /// How many faults of each kind were made.
     pub fn made(&self) -> BTreeMap<Fault, u32> {
         self.state.made.lock().unwrap().clone()
+    }
+
+    /// From now on so many subscriptions are refused, since the consumer has subscribed a moment ago.
+    pub fn refuse_subscriptions(&self, count: u32) {
+        self.state.subscriptions.refuse.store(count, Ordering::SeqCst);
+    }
+
+    /// Ends the open subscriptions in order, as Kinesis does after five minutes, or with the exception of this name.
+    pub fn end_subscriptions(&self, exception: Option<&str>) {
+        self.state.subscriptions.end.send_replace(exception.map(thrown).unwrap_or_default());
+    }
+
+    /// From where subscriptions were asked for, refused or not.
+    pub fn subscribed(&self) -> Vec<Value> {
+        self.state.subscriptions.asked.lock().unwrap().clone()
     }
 
     /// The ids of the anomalies that a bus behind this proxy has taken.
@@ -124,6 +159,7 @@ async fn serve(mut client: TcpStream, state: &State) -> std::io::Result<()> {
             client.write_all(&answer).await
         }
         Some(Fault::Partial) => client.write_all(&refusal(400, throttle(&request.target))).await,
+        None if request.target.ends_with(".SubscribeToShard") => state.push(client, &request).await,
         Some(Fault::HalfOpen) | None => {
             let answer = state.forward(&request).await?;
             client.write_all(&answer).await
@@ -173,13 +209,51 @@ impl Request {
 }
 
 impl State {
-    /// The server's answer, as it is.
-    async fn forward(&self, request: &Request) -> std::io::Result<Vec<u8>> {
+    /// The request is sent on; its answer is still to be read.
+    async fn ask(&self, request: &Request) -> std::io::Result<TcpStream> {
         let mut server = TcpStream::connect(&self.upstream).await?;
         let head = request.head.join("\r\n");
         let head = format!("{head}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", request.body.len());
         server.write_all(head.as_bytes()).await?;
         server.write_all(&request.body).await?;
+        Ok(server)
+    }
+
+    /// Passes on what is pushed, until the server or the test ends it.
+    async fn push(&self, mut client: TcpStream, request: &Request) -> std::io::Result<()> {
+        let subscriptions = &self.subscriptions;
+        let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+        subscriptions.asked.lock().unwrap().push(body["StartingPosition"].clone());
+        if subscriptions.refuse.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return client.write_all(&refusal(400, "ResourceInUseException")).await;
+        }
+        let mut end = subscriptions.end.subscribe();
+        let mut server = self.ask(request).await?;
+        let (mut part, mut chunks) = (vec![0; 65_536], Chunks::Head(0));
+        loop {
+            tokio::select! {
+                read = server.read(&mut part) => match read? {
+                    0 => return Ok(()),
+                    read => {
+                        client.write_all(&part[..read]).await?;
+                        part[..read].iter().for_each(|&byte| chunks.pass(byte));
+                    }
+                },
+                _ = end.changed(), if chunks == Chunks::Size(0) => {
+                    let words = end.borrow_and_update().clone();
+                    if !words.is_empty() {
+                        client.write_all(format!("{:x}\r\n", words.len()).as_bytes()).await?;
+                        client.write_all(&[&words[..], b"\r\n"].concat()).await?;
+                    }
+                    return client.write_all(b"0\r\n\r\n").await;
+                }
+            }
+        }
+    }
+
+    /// The server's answer, as it is.
+    async fn forward(&self, request: &Request) -> std::io::Result<Vec<u8>> {
+        let mut server = self.ask(request).await?;
         let mut answer = Vec::new();
         server.read_to_end(&mut answer).await?;
         if request.target == "AWSEvents.PutEvents" && answer.starts_with(b"HTTP/1.1 200") {
@@ -214,6 +288,62 @@ impl State {
         let failed = entries.len().div_ceil(2);
         Ok(response(200, &json!({ "FailedEntryCount": failed, "Entries": results })))
     }
+}
+
+/// Where in a chunked answer (RFC 9112, 7.1) a byte is. Between two chunks it is at the beginning of a size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Chunks {
+    /// So many bytes of the line ends that end the head.
+    Head(usize),
+    /// So far.
+    Size(usize),
+    /// So many bytes are left, with the line end.
+    Data(usize),
+}
+
+impl Chunks {
+    fn pass(&mut self, byte: u8) {
+        *self = match (*self, byte) {
+            (Chunks::Head(3), b'\n') => Chunks::Size(0),
+            (Chunks::Head(seen), byte) if byte == b"\r\n\r"[seen.min(2)] && seen < 3 => Chunks::Head(seen + 1),
+            (Chunks::Head(_), b'\r') => Chunks::Head(1),
+            (Chunks::Head(_), _) => Chunks::Head(0),
+            (Chunks::Size(size), b'\n') => Chunks::Data(size + 2),
+            (Chunks::Size(size), digit) => {
+                Chunks::Size(char::from(digit).to_digit(16).map_or(size, |d| size * 16 + d as usize))
+            }
+            (Chunks::Data(1), _) => Chunks::Size(0),
+            (Chunks::Data(left), _) => Chunks::Data(left - 1),
+        };
+    }
+}
+
+/// An exception within an event stream (Smithy specification, `vnd.amazon.eventstream`).
+fn thrown(exception: &str) -> Vec<u8> {
+    let mut headers = Vec::new();
+    for (name, value) in
+        [(":message-type", "exception"), (":exception-type", exception), (":content-type", "application/json")]
+    {
+        headers.push(name.len() as u8);
+        headers.extend(name.bytes());
+        headers.push(7);
+        headers.extend((value.len() as u16).to_be_bytes());
+        headers.extend(value.bytes());
+    }
+    let payload = json!({ "message": "made by the tests" }).to_string();
+    let sum = |bytes: &[u8]| {
+        let mut sum = flate2::Crc::new();
+        sum.update(bytes);
+        sum.sum().to_be_bytes()
+    };
+    let mut message = Vec::new();
+    message.extend(((16 + headers.len() + payload.len()) as u32).to_be_bytes());
+    message.extend((headers.len() as u32).to_be_bytes());
+    message.extend(sum(&message));
+    message.extend(headers);
+    message.extend(payload.bytes());
+    message.extend(sum(&message));
+    message
 }
 
 /// How a service says that it is asked too often.

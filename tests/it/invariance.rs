@@ -1,8 +1,8 @@
 //! Shard invariance: what the same traffic comes to on one shard, on five keyed by interface, and on five keyed at random.
 //!
-//! Each engine sees the records of its shard alone, and tier 3 puts the shards together. What comes of counting is the same
-//! whatever the keys are, and is held here. What is timed (beacons, miners) needs a host's traffic in one shard; and a NAT
-//! gateway is recognised only where its own records and those of the hosts behind it meet. The differences are printed.
+//! Each engine sees the records of its shard alone, and tier 3 puts the shards together. Keyed by interface everything is the
+//! same, and so are, whatever the keys are, the scans of one scanner, which come of counting. What is timed (beacons, miners), and
+//! who is behind a NAT gateway, needs what one interface logs in one shard. The differences are printed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -50,13 +50,17 @@ async fn on(aws: &SdkConfig, log: &Path, shards: i32, key: &str) -> BTreeSet<Str
     settled(&world, &mut [world.task()]).await
 }
 
+/// The NAT gateway of that VPC. Keyed at random its two legs of a conversation part, and it looks like a host that does itself
+/// what it passes on.
+const GATEWAY: &str = "port_scan by 10.176.0.6";
+
 /// What one scanner did, by scanner; a scan by many is put together from what only one engine sees whole.
 fn scans(told: &BTreeSet<String>) -> BTreeSet<String> {
     about(told).into_keys().filter(|story| story.starts_with("port_scan") && !story.ends_with("many")).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn scans_are_told_alike_on_one_shard_and_on_five_however_they_are_keyed() {
+async fn one_shard_and_five_by_interface_tell_the_same_and_scans_are_told_alike_however_they_are_keyed() {
     let Some(aws) = aws().await else { return };
     let folder = tempfile::tempdir().unwrap();
     let log = traffic(folder.path());
@@ -70,6 +74,8 @@ async fn scans_are_told_alike_on_one_shard_and_on_five_however_they_are_keyed() 
         println!("{name}: {} told, one shard {}; more {more:?}, less {less:?}", told.len(), one.len());
     }
     assert!(scans(&one).len() > 3, "{:?}", about(&one));
-    assert_eq!(scans(&interface), scans(&one), "keyed by interface");
-    assert_eq!(scans(&random), scans(&one), "keyed at random");
+    let stories = |told: &BTreeSet<String>| about(told).into_keys().collect::<BTreeSet<_>>();
+    assert_eq!(stories(&interface), stories(&one), "keyed by interface");
+    let own = |scans: BTreeSet<String>| scans.into_iter().filter(|scan| scan != GATEWAY).collect::<BTreeSet<_>>();
+    assert_eq!(own(scans(&random)), scans(&one), "keyed at random");
 }

@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::faults::Proxy;
 use crate::servers::{aws, eventually, unique};
 
 /// How records come, and where leases are.
@@ -523,4 +524,58 @@ async fn a_connection_that_breaks_costs_no_record(way: Way) {
     // The server pushes everything again, whatever position it is told; so that is looked at here.
     let goes_on = r#""StartingPosition":{"Type":"AFTER_SEQUENCE_NUMBER","SequenceNumber":""#;
     assert_eq!(door.was_sent(goes_on), way == Way::Pushed);
+}
+
+/// A shard that is pushed through a proxy.
+async fn pushed() -> Option<(Stream, Proxy, Kinesis, Box<dyn Shard>)> {
+    let stream = Stream::new(1, Way::Pushed).await?;
+    let proxy = Proxy::before(&std::env::var("AWS_ENDPOINT_URL_KINESIS").unwrap(), 0).await;
+    let aws = stream.aws.to_builder().service_config(Endpoint { service: "Kinesis", url: proxy.url.clone() }).build();
+    let mut source = Kinesis::open(&aws, &stream.settings("a"), &ingest::Settings::default()).await.unwrap();
+    let shard = next(&mut source).await;
+    Some((stream, proxy, source, shard))
+}
+
+/// Reads so many numbers, and nothing may fail meanwhile: what Kinesis does in the course of things is no trouble.
+async fn read_calmly(shard: &mut dyn Shard, count: usize) -> Vec<u16> {
+    let mut numbers = Vec::new();
+    let enough = eventually(Duration::from_secs(30), async || {
+        if let Read::Batch(batch) = shard.read().await.unwrap() {
+            numbers.extend(batch.records.iter().map(|r| r.source_port));
+        }
+        numbers.len() >= count
+    });
+    assert!(enough.await, "{numbers:?}");
+    numbers
+}
+
+/// Kinesis ends a subscription after five minutes, and with an exception when the consumer has subscribed elsewhere.
+#[tokio::test]
+async fn a_subscription_that_ends_is_made_again_where_it_ended() {
+    for exception in [None, Some("ResourceInUseException"), Some("InternalFailureException")] {
+        let Some((stream, proxy, _source, mut shard)) = pushed().await else { return };
+        stream.put(0..10).await;
+        assert_eq!(read_calmly(&mut *shard, 10).await, (0..10).collect::<Vec<_>>());
+        proxy.end_subscriptions(exception);
+        let ended = async || match (shard.read().await, exception) {
+            (Ok(Read::Idle), _) => proxy.subscribed().len() > 1,
+            (Err(IngestError::Retry { .. }), Some("InternalFailureException")) => true,
+            (other, _) => panic!("{exception:?}: {other:?}"),
+        };
+        assert!(eventually(Duration::from_secs(20), ended).await, "{exception:?}: it is not made again");
+        stream.put(10..20).await;
+        assert_eq!(read_calmly(&mut *shard, 10).await, (10..20).collect::<Vec<_>>(), "{exception:?}");
+        let asked = proxy.subscribed();
+        let kinds: Vec<&str> = asked.iter().map(|from| from["Type"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["TRIM_HORIZON", "AFTER_SEQUENCE_NUMBER"], "{exception:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_subscribes_again_too_early_waits_and_tries_again() {
+    let Some((stream, proxy, _source, mut shard)) = pushed().await else { return };
+    proxy.refuse_subscriptions(2);
+    stream.put(0..10).await;
+    assert_eq!(read_calmly(&mut *shard, 10).await, (0..10).collect::<Vec<_>>());
+    assert_eq!(proxy.subscribed().len(), 3, "two were refused");
 }

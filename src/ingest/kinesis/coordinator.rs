@@ -40,13 +40,13 @@ pub struct Held {
 }
 
 impl Held {
-    fn new(lease: Lease) -> Held {
+    fn new(lease: Lease, renewed: Instant) -> Held {
         Held {
             key: lease.key.clone(),
             parents: lease.parents.clone(),
             from: lease.checkpoint.clone(),
             lost: AtomicBool::new(false),
-            renewed: Mutex::new(Instant::now()),
+            renewed: Mutex::new(renewed),
             handed_out: AtomicBool::new(false),
             lease: tokio::sync::Mutex::new(lease),
         }
@@ -81,18 +81,19 @@ impl Held {
         *self.renewed.lock().expect("nothing panics while it is held") = since;
     }
 
-    fn is_fresh(&self, failover: Duration) -> bool {
-        self.renewed.lock().expect("nothing panics while it is held").elapsed() <= failover
+    fn is_fresh(&self, now: Instant, failover: Duration) -> bool {
+        let renewed = *self.renewed.lock().expect("nothing panics while it is held");
+        now.saturating_duration_since(renewed) <= failover
     }
 
     /// Whether the lease is still ours, as far as this worker can know. Once it was not, it never is again, though a renewal
     /// that was under way may come through: what was read in between has not been told, and is found again only by whoever
     /// reads on from the checkpoint.
-    fn may_speak(&self, failover: Duration) -> bool {
+    fn may_speak(&self, now: Instant, failover: Duration) -> bool {
         if self.lost.load(Ordering::Acquire) {
             return false;
         }
-        if self.is_fresh(failover) {
+        if self.is_fresh(now, failover) {
             return true;
         }
         if !self.lost.swap(true, Ordering::AcqRel) {
@@ -187,7 +188,7 @@ impl Coordinator {
 
     /// Whether the lease is still ours, as far as this worker can know; once it was not, it never is again.
     pub fn may_speak(&self, held: &Held) -> bool {
-        held.may_speak(self.policy.failover)
+        held.may_speak(Instant::now(), self.policy.failover)
     }
 
     /// Writes how far a shard was read; `false` when the lease is lost.
@@ -360,8 +361,7 @@ impl Coordinator {
         let lease = Lease { owner: Some(self.me.clone()), counter: lease.counter + 1, hands_off: None, ..lease };
         info!(shard = lease.key, checkpoint = %lease.checkpoint, from, "lease taken");
         self.note(&lease);
-        let held = Held::new(lease);
-        held.note_renewed(asked);
+        let held = Held::new(lease, asked);
         self.held.lock().expect("nothing panics while it is held").insert(held.key.clone(), Arc::new(held));
         Ok(())
     }
@@ -464,15 +464,14 @@ mod tests {
     #[test]
     fn a_lease_that_was_late_once_stays_lost_though_its_renewal_comes_through() {
         let shard = ShardInfo { id: "s".to_owned(), parents: BTreeSet::new(), hashes: (0, u128::MAX), open: true };
-        let held = Held::new(Lease::new(&shard, Checkpoint::TrimHorizon));
-        let failover = Duration::from_millis(50);
-        assert!(held.may_speak(failover));
-        std::thread::sleep(2 * failover);
-        held.note_renewed(Instant::now());
-        assert!(held.may_speak(failover), "nobody asked while it was late");
-        std::thread::sleep(2 * failover);
-        assert!(!held.may_speak(failover));
-        held.note_renewed(Instant::now());
-        assert!(!held.may_speak(failover));
+        let (taken, failover) = (Instant::now(), Duration::from_secs(10));
+        let after = |seconds| taken + Duration::from_secs(seconds);
+        let held = Held::new(Lease::new(&shard, Checkpoint::TrimHorizon), taken);
+        assert!(held.may_speak(after(10), failover));
+        held.note_renewed(after(20));
+        assert!(held.may_speak(after(30), failover), "nobody asked while it was late");
+        assert!(!held.may_speak(after(31), failover));
+        held.note_renewed(after(31));
+        assert!(!held.may_speak(after(31), failover));
     }
 }

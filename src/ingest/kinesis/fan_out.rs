@@ -14,12 +14,14 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::error::SdkError;
 use aws_sdk_kinesis::operation::subscribe_to_shard::SubscribeToShardOutput;
+use aws_sdk_kinesis::types::error::SubscribeToShardEventStreamError;
 use aws_sdk_kinesis::types::{ConsumerStatus, StartingPosition, SubscribeToShardEvent, SubscribeToShardEventStream};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info};
 
-use crate::aws::{Fault, apart, positive};
+use crate::aws::{Fault, apart, positive, retryable};
 use crate::ingest::kinesis::{Settings, client};
 
 /// A consumer that is registered with the stream. It belongs to all tasks of the application, and outlives them.
@@ -96,6 +98,18 @@ async fn registered(kinesis: &Client, stream: &str, name: &str) -> Result<String
     Err(Fault { code: String::new(), cause: format!("stream consumer {name} does not become active"), retry: true })
 }
 
+/// What ended an event stream. Kinesis names an exception there by its type alone, and not by a code as in an answer.
+fn thrown<R: fmt::Debug>(error: &SdkError<SubscribeToShardEventStreamError, R>) -> Fault {
+    use SubscribeToShardEventStreamError::{KmsThrottlingException, ResourceInUseException, ResourceNotFoundException};
+    let code = match error.as_service_error() {
+        Some(ResourceInUseException(_)) => "ResourceInUseException",
+        Some(ResourceNotFoundException(_)) => "ResourceNotFoundException",
+        Some(KmsThrottlingException(_)) => "KMSThrottlingException",
+        _ => return Fault::of(error),
+    };
+    Fault { code: code.to_owned(), cause: format!("{code}{}", Fault::of(error).cause), retry: retryable(code) }
+}
+
 /// How long a consumer may take to become active: AWS needs seconds, up to a minute.
 const CONSUMER_POLLS: u32 = 600;
 const CONSUMER_POLL: Duration = Duration::from_millis(200);
@@ -146,7 +160,7 @@ impl Subscription {
             }
             return Ok(None);
         };
-        match heard.map_err(|e| Fault::of(&e)) {
+        match heard.map_err(|e| thrown(&e)) {
             Ok(Some(SubscribeToShardEventStream::SubscribeToShardEvent(event))) => {
                 self.heard = Instant::now();
                 self.backoff = Duration::ZERO;

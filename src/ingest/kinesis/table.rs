@@ -75,10 +75,16 @@ impl LeaseTable {
             Err(error) => return Err(Fault::of(&error)),
         }
         for _ in 0..TABLE_POLLS {
-            let told = self.client.describe_table().table_name(&self.name).send().await.map_err(|e| Fault::of(&e))?;
-            let status = told.table().and_then(|t| t.table_status());
-            if matches!(status, Some(TableStatus::Active | TableStatus::Updating)) {
-                return Ok(());
+            match self.client.describe_table().table_name(&self.name).send().await {
+                Ok(told) => {
+                    let status = told.table().and_then(|t| t.table_status());
+                    if matches!(status, Some(TableStatus::Active | TableStatus::Updating)) {
+                        return Ok(());
+                    }
+                }
+                // A table that was made a moment ago may not be seen everywhere yet.
+                Err(error) if error.as_service_error().is_some_and(|e| e.is_resource_not_found_exception()) => {}
+                Err(error) => return Err(Fault::of(&error)),
             }
             tokio::time::sleep(TABLE_POLL).await;
         }

@@ -6,23 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use proptest::prelude::*;
-use tokio::sync::watch;
 
 use super::*;
 use crate::correlation::fallback::WithFallback;
 use crate::correlation::local::LocalIncidents;
 use crate::correlation::{CorrelationError, Incident, Watermarks};
 use crate::finding::{Actor, Evidence, Finding, IncidentKey, Merge, Severity, Subject, Target, Threat};
-use crate::flow::network::Network;
 use crate::flow::{Address, EventTime};
-use crate::health::Health;
-use crate::ingest::snapshot::local::{Folder, Settings as FolderSettings};
 use crate::ingest::{Fence, ShardId};
-use crate::pipeline::{Ending, Tiers};
+use crate::pipeline::tests::common;
 use crate::publish::Query;
 use crate::publish::local::{LineAnnouncer, SqliteStore};
 use crate::settings::Settings;
-use crate::telemetry::Metrics;
 use crate::validation::Judge;
 
 /// Incidents that all tasks share, and that can be away.
@@ -97,28 +92,8 @@ impl World {
         let settings = &self.settings;
         let incidents = WithFallback::new(self.shared.clone(), &settings.correlation, Box::new(|_| {})).impatient();
         let incidents: Arc<dyn IncidentStore> = Arc::new(incidents);
-        let network = Network::new(&settings.network);
-        let tiers = Tiers {
-            statistical: settings.statistical.clone(),
-            behavior: settings.ml.behavior.clone(),
-            models: None,
-            hosts_max: 0,
-            episode_gap: settings.correlation.episode_gap.clone(),
-            validation: settings.validation.clone(),
-            network: network.clone(),
-            changes: None,
-        };
-        let folder = FolderSettings { folder: self.folder.path().to_owned() };
-        let common = Common {
-            settings: Arc::new(settings.pipeline.clone()),
-            tiers: Arc::new(tiers),
-            health: Arc::new(Health::default()),
-            metrics: Arc::new(Metrics::new()),
-            snapshots: Arc::new(Folder::open(&folder).unwrap()),
-            stop: watch::channel(false).1,
-            ending: Ending::LeaveOpen,
-            refusals: None,
-        };
+        let common = common(settings, self.folder.path());
+        let judge = Judge::new(&settings.validation, &common.tiers.network);
         let courier = Courier {
             common,
             store: self.store.clone(),
@@ -127,7 +102,7 @@ impl World {
             ids: BTreeMap::new(),
             settled: BTreeSet::new(),
         };
-        Task { incidents, judge: Judge::new(&settings.validation, &network), courier }
+        Task { incidents, judge, courier }
     }
 
     async fn recorded(&self) -> Vec<Anomaly> {

@@ -1,18 +1,13 @@
 //! What a judge knows goes with the shards that it came from, to whichever task reads them next.
 
-use tokio::sync::watch;
-
 use super::*;
 use crate::anomaly::{Anomaly, Status};
 use crate::correlation::local::LocalIncidents;
 use crate::finding::{Actor, Evidence, Merge, Severity, Subject, Target, Threat};
 use crate::flow::Address;
-use crate::flow::network::Network;
-use crate::health::Health;
-use crate::ingest::snapshot::local::{Folder, Settings as FolderSettings};
+use crate::pipeline::tests::common;
 use crate::publish::local::SqliteStore;
 use crate::settings::Settings;
-use crate::telemetry::Metrics;
 
 /// Several tasks without a shared correlation backend.
 struct World {
@@ -27,27 +22,7 @@ impl World {
 
     fn task(&self) -> Judgement {
         let settings = Settings::defaults();
-        let tiers = Tiers {
-            statistical: settings.statistical,
-            behavior: settings.ml.behavior,
-            models: None,
-            hosts_max: 0,
-            episode_gap: settings.correlation.episode_gap.clone(),
-            validation: settings.validation,
-            network: Network::new(&settings.network),
-            changes: None,
-        };
-        let folder = FolderSettings { folder: self.folder.path().to_owned() };
-        let common = Common {
-            settings: Arc::new(settings.pipeline),
-            tiers: Arc::new(tiers),
-            health: Arc::new(Health::default()),
-            metrics: Arc::new(Metrics::new()),
-            snapshots: Arc::new(Folder::open(&folder).unwrap()),
-            stop: watch::channel(false).1,
-            ending: Ending::LeaveOpen,
-            refusals: None,
-        };
+        let common = common(&settings, self.folder.path());
         Judgement::new(&common, Arc::new(LocalIncidents::new(&settings.correlation)), self.store.clone())
     }
 }

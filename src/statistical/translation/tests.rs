@@ -108,6 +108,119 @@ fn an_exchange_is_known_by_peer_service_and_both_amounts() {
     assert_eq!(differing(|c| Conversation { received: direction(5, c.received.bytes + 1), ..c }), []);
 }
 
+/// What the gateway's own interface logs of what each of the hosts does: their legs, and its own.
+fn relayed(of_hosts: &[u64]) -> Vec<Conversation> {
+    let own_leg = |c: Conversation| c.opener == gateway();
+    let inside = |c: Conversation| Conversation { responder: gateway(), theirs: true, opener_port: 40_000, ..c };
+    translated(of_hosts).into_iter().map(|c| if own_leg(c) { c } else { inside(c) }).collect()
+}
+
+#[test]
+fn who_passes_on_twenty_exchanges_of_two_hosts_is_a_gateway() {
+    assert_eq!(relays(&relayed(&[10, 10])), [gateway()]);
+    assert_eq!(relays(&relayed(&[19, 1])), [gateway()], "it need not do more than each of them");
+    assert_eq!(relays(&relayed(&[10, 9])), [], "nineteen may be chance");
+    assert_eq!(relays(&relayed(&[20])), [], "one host behind another");
+    assert_eq!(relays(&translated(&[10, 10])), [], "nobody asked it");
+    assert_eq!(relays(&[]), []);
+}
+
+#[test]
+fn a_gateway_passes_on_three_tenths_of_what_it_does() {
+    let beside = |own: u64| {
+        let mut all = relayed(&[11, 10]);
+        all.extend((0..own).map(|n| exchange_of(gateway(), 90_000 + n)));
+        relays(&all)
+    };
+    assert_eq!(beside(49), [gateway()]);
+    assert_eq!(beside(50), []);
+}
+
+#[test]
+fn both_legs_of_what_is_passed_on_are_of_the_same_packets() {
+    let differing = |change: fn(Conversation) -> Conversation| {
+        let own = |c: Conversation| if c.opener == gateway() { change(c) } else { c };
+        relays(&relayed(&[10, 10]).into_iter().map(own).collect::<Vec<_>>())
+    };
+    assert_eq!(differing(|c| Conversation { opener_port: 1, ..c }), [gateway()]);
+    assert_eq!(differing(|c| Conversation { port: 442, ..c }), []);
+    assert_eq!(differing(|c| Conversation { protocol: 17, ..c }), []);
+    assert_eq!(
+        differing(|c| Conversation { sent: direction(6, c.sent.bytes), ..c }),
+        [],
+        "a proxy sends packets of its own"
+    );
+    assert_eq!(differing(|c| Conversation { received: direction(6, c.received.bytes), ..c }), []);
+    assert_eq!(differing(|c| Conversation { sent: direction(5, c.sent.bytes + 1), ..c }), []);
+    assert_eq!(differing(|c| Conversation { received: direction(5, c.received.bytes + 1), ..c }), []);
+    assert_eq!(differing(|c| Conversation { outcome: Outcome::Unanswered, ..c }), []);
+}
+
+/// Who opened what with whom, after the clients were put in the gateway's place.
+fn attributed(mut all: Vec<Conversation>) -> (Vec<(Address, Address, u16)>, usize) {
+    let gone = attribute(&mut all, |address| address == gateway(), |_| false);
+    (all.iter().map(|c| (c.opener, c.responder, c.opener_port)).collect(), gone)
+}
+
+#[test]
+fn what_a_gateway_passes_on_is_its_clients() {
+    let peer = call().responder;
+    let (found, gone) = attributed(relayed(&[1, 2]));
+    assert_eq!(found, [(host(1), peer, 40_000), (host(2), peer, 40_000), (host(2), peer, 40_000)]);
+    assert_eq!(gone, 3);
+}
+
+#[test]
+fn an_attempt_that_nothing_came_of_is_the_clients_as_well() {
+    let nothing = |c: Conversation| Conversation { received: direction(0, 0), outcome: Outcome::Unanswered, ..c };
+    let attempts = relayed(&[3]).into_iter().map(nothing).collect();
+    assert_eq!(attributed(attempts).0.iter().filter(|(opener, ..)| *opener == host(1)).count(), 3);
+}
+
+#[test]
+fn a_client_whose_own_interface_is_logged_has_told_already() {
+    let mut all = relayed(&[2, 1]);
+    let own = Conversation { opener: host(1), ..exchange_of(host(1), 77) };
+    all.push(own);
+    let (found, _) = attributed(all);
+    assert_eq!(found, [(host(2), own.responder, 40_000), (host(1), own.responder, own.opener_port)]);
+}
+
+#[test]
+fn what_may_be_one_clients_or_anothers_is_nobodys_and_so_is_what_the_gateway_does_by_itself() {
+    let mut all = relayed(&[1]);
+    let twin = Conversation { opener: host(2), ..all[0] };
+    all.extend([twin, Conversation { opener: gateway(), ..exchange_of(gateway(), 5) }]);
+    assert_eq!(attributed(all), (vec![], 4));
+}
+
+#[test]
+fn a_gateway_between_networks_of_ours_passes_on_as_well_and_may_ask_others_itself() {
+    let other = address("172.16.0.7");
+    let onwards = |c: Conversation| match c.opener == gateway() {
+        true => Conversation { responder: other, theirs: true, ..c },
+        false => c,
+    };
+    let mut all: Vec<Conversation> = relayed(&[1]).into_iter().map(onwards).collect();
+    let own = onwards(Conversation { opener: gateway(), ..exchange_of(gateway(), 5) });
+    all.push(own);
+    let expected = vec![(host(1), other, 40_000), (gateway(), other, own.opener_port)];
+    assert_eq!(attributed(all), (expected, 1));
+}
+
+#[test]
+fn who_asks_the_gateway_itself_stays_in_sight() {
+    let asked = Conversation { opener: host(3), responder: gateway(), theirs: true, port: 22, ..call() };
+    assert_eq!(attributed(vec![asked]), (vec![(host(3), gateway(), asked.opener_port)], 0));
+}
+
+#[test]
+fn conversations_with_packet_addresses_are_left_alone() {
+    let mut all = relayed(&[1, 1]);
+    assert_eq!(attribute(&mut all, |address| address == gateway(), |c| c.opener == gateway()), 0);
+    assert_eq!(all.len(), 4);
+}
+
 #[test]
 fn a_gateway_is_certain_from_the_second_window_on_and_forgotten_after_a_day() {
     let mut gateway = Gateway::default();
@@ -117,4 +230,7 @@ fn a_gateway_is_certain_from_the_second_window_on_and_forgotten_after_a_day() {
     assert!(gateway.is_certain());
     assert!(!gateway.is_over(EventTime(1_060 + 86_400)));
     assert!(gateway.is_over(EventTime(1_061 + 86_400)));
+    let mut relay = Gateway::default();
+    relay.note_relaying(EventTime(1_000));
+    assert!(relay.is_certain(), "what it passes on leaves no doubt");
 }
