@@ -116,7 +116,8 @@ pub struct Report {
     pub verdict: Verdict,
     /// Why not to promote; empty when it is promoted.
     pub reasons: Vec<String>,
-    /// Paired windows.
+    /// Paired windows the statistics are of: the latest 10,000 to 20,000 once there are as many. The counts of the variants
+    /// are of all.
     pub pairs: usize,
     /// Most that the share of the canary's p-values up to x exceeds x.
     pub excess: f64,
