@@ -22,8 +22,8 @@ use flowvigil::publish::eventbridge::EventBridge;
 use flowvigil::publish::local::{LineAnnouncer, SqliteStore};
 use flowvigil::publish::rules::Rule;
 use flowvigil::publish::{
-    Announcement, Announcer, AnomalyStore, Feedback, PublishError, Query, Recorded, Silence, Verdict, dead_letter,
-    dynamodb, eventbridge,
+    Announcement, Announcer, AnomalyStore, Feedback, Notice, PublishError, Query, Recorded, Silence, Verdict,
+    dead_letter, dynamodb, eventbridge,
 };
 use flowvigil::settings::Settings;
 use jiff::SignedDuration;
@@ -407,6 +407,22 @@ async fn bus(aws: &SdkConfig) -> (EventBridge, Queue) {
     (EventBridge::new(aws, &bus_settings(&bus)), queue)
 }
 
+/// News of the service itself is heard once, as it was told.
+async fn tells_a_notice(announcer: &dyn Announcer, queue: &Queue) {
+    let detail = serde_json::json!({ "model_version": "7", "reasons": ["its data are 200 days old"], "confidence": 1 });
+    announcer.notify(&Notice { detail_type: "Model Drift Detected", detail: detail.clone() }).await.unwrap();
+    let mut told = Vec::new();
+    assert!(
+        eventually(Duration::from_secs(10), async || {
+            told.extend(queue.take_all().await);
+            !told.is_empty()
+        })
+        .await
+    );
+    let told: Vec<_> = told.iter().map(|event| (&event["detail-type"], &event["detail"])).collect();
+    assert_eq!(told, [(&serde_json::json!("Model Drift Detected"), &detail)]);
+}
+
 async fn announces_everything_once(announcer: &dyn Announcer, queue: &Queue) {
     let kinds = [Announcement::Detected, Announcement::Updated, Announcement::Closed];
     let batch: Vec<_> = (0..25).map(|n| (kinds[n as usize % 3], anomaly(n))).collect();
@@ -435,6 +451,7 @@ async fn announcements_on_eventbridge() {
     let Some(aws) = aws().await else { return };
     let (bus, queue) = bus(&aws).await;
     announces_everything_once(&bus, &queue).await;
+    tells_a_notice(&bus, &queue).await;
 }
 
 #[tokio::test]
@@ -442,6 +459,7 @@ async fn announcements_on_eventbridge_as_another_server_understands_it() {
     let Some(aws) = moto().await else { return };
     let (bus, queue) = bus(&aws).await;
     announces_everything_once(&bus, &queue).await;
+    tells_a_notice(&bus, &queue).await;
 }
 
 #[tokio::test]

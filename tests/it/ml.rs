@@ -59,6 +59,8 @@ pub enum Fault {
     None,
     /// It never answers: who asks has to give up.
     Silent,
+    /// It takes its time, and answers.
+    Slow(Duration),
     Reset,
     Garbage,
     Status(u16, &'static str),
@@ -127,6 +129,10 @@ async fn serve_one(mut client: TcpStream, upstream: String, fault: Arc<Mutex<Fau
             // Until the other side has gone away.
             while client.read_buf(&mut Vec::with_capacity(64)).await.is_ok_and(|bytes| bytes > 0) {}
             return;
+        }
+        Fault::Slow(time) => {
+            tokio::time::sleep(time).await;
+            forward(&upstream, &request).await
         }
         Fault::Reset => {
             // An abortive close: what was not sent is thrown away and the peer gets a RST.
@@ -201,19 +207,23 @@ impl std::ops::Deref for Client {
 }
 
 async fn client(url: &str, paired_every: u64) -> Client {
+    client_with(url, |settings| settings.paired_every = paired_every).await
+}
+
+async fn client_with(url: &str, change: impl FnOnce(&mut Settings)) -> Client {
     let config = flowvigil::aws::load_at(url)
         .await
         .into_builder()
         .region(Region::new("us-east-1"))
         .credentials_provider(SharedCredentialsProvider::new(Credentials::new("test", "test", None, None, "test")))
         .build();
-    let settings = Settings {
+    let mut settings = Settings {
         isolation_forest_endpoint: "isolation-forest-endpoint".to_owned(),
         lstm_endpoint: "lstm-model-endpoint".to_owned(),
         deadline: SignedDuration::from_millis(1_500),
         request_windows: 50,
         concurrency: 4,
-        paired_every,
+        paired_every: 0,
         breaker: BreakerSettings {
             window: SignedDuration::from_secs(5),
             calls_min: 3,
@@ -224,6 +234,7 @@ async fn client(url: &str, paired_every: u64) -> Client {
             pause_max: SignedDuration::from_secs(2),
         },
     };
+    change(&mut settings);
     let slot = Arc::new(Slot::new(artifact::embedded().unwrap(), None));
     Client { scorer: SageMaker::new(&config, settings, slot), judge: Judge::new(1_000).into() }
 }
@@ -337,6 +348,33 @@ async fn half_of_the_attempts_failing_is_answered_by_retries_or_by_the_local_mod
     let attempts = proxy.requests.load(Ordering::SeqCst) - before;
     assert!(attempts > calls(&client) - called, "{attempts} attempts: some were tried again");
     assert!(by_endpoint > 0, "the endpoint is not given up for what a retry mends");
+}
+
+/// One call at a time, and each takes two thirds of the deadline: the second is cut off when it has hardly begun. That says
+/// nothing about its endpoint, although one failure would open this breaker.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_waited_for_another_and_is_cut_off_tells_the_breaker_nothing() {
+    let server = Server::start(&[]);
+    let proxy = Proxy::start(&server).await;
+    let client = client_with(&proxy.url, |settings| {
+        settings.deadline = SignedDuration::from_secs(6);
+        settings.concurrency = 1;
+        settings.breaker.calls_min = 1;
+        settings.breaker.slow_call = SignedDuration::from_millis(5_900);
+    })
+    .await;
+    let step = warm(&client).await;
+    proxy.set(Fault::Slow(Duration::from_secs(4)));
+    score(&client, step).await;
+    let mut status = client.status();
+    status.sort_by_key(|endpoint| endpoint.failures);
+    assert_eq!(status.iter().map(|endpoint| endpoint.failures).collect::<Vec<_>>(), [0, 1], "{status:?}");
+    assert!(status.iter().all(|s| s.breaker == State::Closed && s.life.opened == 0), "{status:?}");
+
+    // An endpoint that takes so long by itself is another matter.
+    proxy.set(Fault::Slow(Duration::from_secs(9)));
+    score(&client, step + 1).await;
+    assert!(client.status().iter().any(|s| s.life.opened == 1), "{:?}", client.status());
 }
 
 #[tokio::test(flavor = "multi_thread")]
