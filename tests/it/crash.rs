@@ -72,14 +72,24 @@ impl Redis {
         redis
     }
 
+    /// Starts it, again and again while something else has its port: a connection may have been given that meanwhile.
     fn begin(&mut self) {
-        let child = Command::new("redis-server")
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--appendonly", "yes", "--dir"])
-            .arg(self.folder.path())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.process = Some(Process(child));
+        loop {
+            let child = Command::new("redis-server")
+                .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--appendonly", "yes", "--dir"])
+                .arg(self.folder.path())
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            let mut process = Process(child);
+            while !process.has_ended() {
+                if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+                    self.process = Some(process);
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
     }
 
     fn kill(&mut self) {
