@@ -110,6 +110,7 @@ impl Courier {
         self.tell_as(claimed, anomaly, announcements).await;
     }
 
+    /// The same with the answer to its claim, which may be out of date by the time that it is recorded.
     async fn tell_as(
         &mut self,
         mut claimed: Option<Claimed>,

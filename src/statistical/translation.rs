@@ -145,17 +145,16 @@ pub fn relays(conversations: &[Conversation]) -> Vec<Address> {
 
 /// Puts the clients in the place of gateways: what a gateway passed on is its client's, and what cannot be told apart by
 /// client is nobody's. Where a client's own interface is logged here, it has told already. Conversations that carry packet
-/// addresses (`translated`) are left alone. How many conversations were folded away.
+/// addresses (`translated`) are left alone.
 pub fn attribute(
     conversations: &mut Vec<Conversation>,
     is_gateway: impl Fn(Address) -> bool,
     translated: impl Fn(&Conversation) -> bool,
-) -> usize {
-    let before = conversations.len();
+) {
     let (inside, outside) = legs(conversations, &is_gateway);
     let at_home: Set<Address> =
         conversations.iter().filter(|c| c.ours && !c.theirs && !is_gateway(c.opener)).map(|c| c.opener).collect();
-    let mut gone = vec![false; before];
+    let mut gone = vec![false; conversations.len()];
     let mut given: Map<u64, usize> = Map::default();
     for (leg, at) in outside {
         if translated(&conversations[at]) {
@@ -183,7 +182,6 @@ pub fn attribute(
     }
     let mut gone = gone.into_iter();
     conversations.retain(|_| !gone.next().unwrap_or_default());
-    before - conversations.len()
 }
 
 /// By what both legs have in common: where the clients' are, and the gateways' own, each in its order.

@@ -74,7 +74,7 @@ impl Redis {
 
     /// Starts it, again and again while something else has its port: a connection may have been given that meanwhile.
     fn begin(&mut self) {
-        loop {
+        for _ in 0..100 {
             let child = Command::new("redis-server")
                 .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--appendonly", "yes", "--dir"])
                 .arg(self.folder.path())
@@ -89,7 +89,9 @@ impl Redis {
                 }
                 std::thread::sleep(Duration::from_millis(10));
             }
+            std::thread::sleep(Duration::from_millis(100));
         }
+        panic!("redis-server does not start on port {}", self.port);
     }
 
     fn kill(&mut self) {
