@@ -16,7 +16,7 @@ use super::artifact::Slot;
 use super::canary;
 use super::drift::{self, Monitor};
 use super::features::NAMES;
-use super::model::{Judge, Manifest, Part, Source};
+use super::model::{Judge, Manifest, Model, Part, Source};
 use super::sagemaker::EndpointStatus;
 use super::{FeatureVector, Score, ScoreError, Scorer};
 use crate::flow::EventTime;
@@ -160,6 +160,19 @@ impl Watch {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The model in use and what was seen of it, which begins anew with each: nothing is ever told of one model that was seen of
+    /// another. The model is looked up under the lock, so that whoever still holds the one before cannot bring it back.
+    fn of_the_model_in_use(&self) -> (Arc<Model>, MutexGuard<'_, Seen>) {
+        let mut seen = self.seen();
+        let model = self.slot.model();
+        if seen.version != model.manifest.model_version {
+            let exchanged = seen.exchanged + 1;
+            *seen = Seen::new(&model.manifest.model_version, Monitor::new(model.bins().to_vec()));
+            seen.exchanged = exchanged;
+        }
+        (model, seen)
+    }
+
     /// Scores windows of one shard; see [`Scorer::score`].
     pub async fn score(&self, judge: &mut Judge, batch: &[FeatureVector]) -> Result<Vec<Score>, ScoreError> {
         self.scorer.score(judge, batch).await
@@ -172,13 +185,7 @@ impl Watch {
 
     /// Takes in what came of windows: their scores, and which of them alerted.
     pub fn observe(&self, batch: &[FeatureVector], scores: &[Score], alerts: &[bool]) {
-        let model = self.slot.model();
-        let mut seen = self.seen();
-        if seen.version != model.manifest.model_version {
-            let exchanged = seen.exchanged + 1;
-            *seen = Seen::new(&model.manifest.model_version, Monitor::new(model.bins().to_vec()));
-            seen.exchanged = exchanged;
-        }
+        let (_, mut seen) = self.of_the_model_in_use();
         for ((vector, score), alert) in batch.iter().zip(scores).zip(alerts) {
             let Some(p_value) = score.p_value else { continue };
             seen.monitor.observe(&vector.values, -p_value.log10(), *alert);
@@ -192,8 +199,7 @@ impl Watch {
 
     /// Everything, at `now` (wall clock).
     pub fn report(&self, now: EventTime) -> Report {
-        let model = self.slot.model();
-        let seen = self.seen();
+        let (model, seen) = self.of_the_model_in_use();
         let manifest = model.manifest.clone();
         let age = u64::from(now.since(manifest.data.to));
         let mut drift = seen.monitor.report(&NAMES, self.target, age, &self.limits);
@@ -343,6 +349,13 @@ mod tests {
         let mut other = MODEL.clone();
         other.manifest.model_version = "another".to_owned();
         slot.swap(other);
+        let report = watch.report(EventTime(0));
+        assert_eq!(
+            (report.model.model_version.as_str(), report.exchanged),
+            ("another", 1),
+            "before it has seen anything"
+        );
+        assert!(report.variants.is_empty() && report.drift.windows == 0, "the other model's windows are not its own");
         hear(&watch, &windows(1, 1, 24)).await;
         let report = watch.report(EventTime(0));
         assert_eq!((report.model.model_version.as_str(), report.exchanged), ("another", 1));
