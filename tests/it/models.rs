@@ -148,8 +148,9 @@ async fn the_stream_goes_on_under_every_fault_and_the_metrics_tell_the_breakers_
     let proxy = Proxy::start(&server).await;
     let folder = tempfile::tempdir().unwrap();
     let mut environment = asking(&proxy.url);
-    // Later ones win.
-    for (name, value) in [("DEADLINE", "1s"), ("BREAKER__CALLS_MIN", "2"), ("BREAKER__SLOW_CALL", "900ms")] {
+    // Later ones win. Of half of the calls failing, exactly half would now and then be too few for as long as one likes to wait.
+    let breaker = [("BREAKER__CALLS_MIN", "2"), ("BREAKER__SLOW_CALL", "900ms"), ("BREAKER__FAILURE_RATE", "0.4")];
+    for (name, value) in [("DEADLINE", "1s")].into_iter().chain(breaker) {
         environment.push((format!("FLOWVIGIL__ML__SAGEMAKER__{name}").leak(), value.to_owned()));
     }
     // The metrics are asked more often than a scraper would.
