@@ -15,6 +15,7 @@ use flowvigil::flow::network::Network;
 use flowvigil::flow::{Address, EventTime};
 use flowvigil::ml::artifact::Slot;
 use flowvigil::ml::forest::{Forest, Growth};
+use flowvigil::ml::lstm::{INPUTS, Lstm, State};
 use flowvigil::ml::model::Judge;
 use flowvigil::ml::sagemaker::{self, BreakerSettings, SageMaker};
 use flowvigil::ml::{FeatureVector, Scorer, artifact, features};
@@ -100,6 +101,25 @@ fn model(c: &mut Criterion) {
     let rows: Vec<f32> = batches[0].iter().flat_map(|v| v.values.iter().copied()).collect();
     let forest = Forest::grow(&rows, features::NAMES.len(), Growth::default()).expect("there are rows enough");
     group.bench_function("forest 100 x 1024", |b| b.iter(|| black_box(forest.paths(black_box(&rows)))));
+
+    // The embedded network; each host's state goes on from batch to batch, as it does in service.
+    let folder = tempfile::tempdir().expect("there is room for the model");
+    artifact::write_folder(&model, folder.path()).expect("there is room for the model");
+    let lstm = std::fs::read(folder.path().join("lstm.safetensors")).expect("it was just written");
+    let lstm = Lstm::from_bytes(&lstm).expect("the embedded model is sound");
+    let sequences: Vec<Vec<[f32; INPUTS]>> =
+        batches.iter().map(|batch| batch.iter().map(|v| std::array::from_fn(|i| v.sequence[i])).collect()).collect();
+    let step = |states: &mut [State], sequence: &[[f32; INPUTS]]| -> f32 {
+        let host = |(state, window): (&mut State, &[f32; INPUTS])| lstm.forecast(state, window).surprise(window)[0];
+        states.iter_mut().zip(sequence).map(host).sum()
+    };
+    let mut states = vec![State::default(); HOSTS as usize];
+    let mut next = sequences.iter().cycle();
+    group.bench_function("lstm", |b| b.iter(|| black_box(step(&mut states, next.next().expect("without end")))));
+    let mut next = sequences.iter().cycle();
+    group.bench_function("forest + lstm", |b| {
+        b.iter(|| (black_box(forest.paths(black_box(&rows))), step(&mut states, next.next().expect("without end"))))
+    });
     group.finish();
 }
 
