@@ -530,7 +530,7 @@ async fn a_connection_that_breaks_costs_no_record(way: Way) {
 #[tokio::test]
 async fn a_lease_table_that_was_made_a_moment_ago_and_is_not_seen_yet_is_waited_for() {
     let Some(stream) = Stream::new(1, Way::Polled).await else { return };
-    let proxy = Proxy::before(&std::env::var("AWS_ENDPOINT_URL_DYNAMODB").unwrap(), 0).await;
+    let proxy = Proxy::before(&std::env::var("AWS_ENDPOINT_URL").unwrap(), 0).await;
     let aws = stream.aws.to_builder().service_config(Endpoint { service: "DynamoDB", url: proxy.url.clone() }).build();
     proxy.hide_tables(3);
     let opened = Kinesis::open(&aws, &stream.settings("a"), &ingest::Settings::default()).await;
