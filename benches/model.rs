@@ -166,7 +166,8 @@ fn endpoint(_: &mut Criterion) {
         let model = artifact::embedded().expect("the embedded model is sound");
         let mut judge = Judge::new(1_000_000);
         (0..40).for_each(|step| drop(judge.judge(&model, &windows(&simulated, step, 0..BATCH))));
-        let client = SageMaker::new(&config, settings, Arc::new(Slot::new(model, None)));
+        let client =
+            SageMaker::new(&config, settings, Settings::defaults().ml.canary, Arc::new(Slot::new(model, None)));
         let batch = windows(&simulated, 40, 0..BATCH);
         let pids = ["self".to_owned(), server.id().to_string()];
         let before = pids.each_ref().map(|pid| processor_time(pid));

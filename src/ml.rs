@@ -44,6 +44,8 @@ pub struct Settings {
     pub model: ModelSettings,
     /// When a model no longer fits.
     pub drift: watch::Settings,
+    /// When a canary may take over.
+    pub canary: canary::Limits,
     /// Endpoints that score in place of the model in process.
     pub sagemaker: Option<sagemaker::Settings>,
 }

@@ -142,6 +142,15 @@ impl Settings {
         if let Some(ssm) = &self.settings.ssm {
             require(positive(ssm.interval), "settings.ssm.interval", "parameters cannot be read all the time");
         }
+        let canary = &self.ml.canary;
+        let pairs = 1..=ml::canary::Limits::PAIRS_MOST;
+        require(
+            pairs.contains(&canary.pairs),
+            "ml.canary.pairs",
+            &format!("from 1 to {} windows are compared", pairs.end()),
+        );
+        require(canary.level > 0.0 && canary.level < 1.0, "ml.canary.level", "a p-value lies between 0 and 1");
+        require(canary.alert_ratio >= 1.0, "ml.canary.alert_ratio", "below 1 not even as many alerts would do");
         if let Err(reason) = self.telemetry.check_level() {
             found.push(("telemetry.log_level", reason));
         }

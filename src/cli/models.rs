@@ -156,7 +156,7 @@ fn compare(args: Compare) -> anyhow::Result<()> {
         (Some(primary), Some(canary)) => {
             let (primary, canary) = (artifact::read(primary)?, artifact::read(canary)?);
             let names = [canary.manifest.model_version.clone(), primary.manifest.model_version.clone()];
-            (of_artifacts(&primary, &canary, &vectors), names)
+            (of_artifacts(&primary, &canary, &vectors, &settings.ml.canary), names)
         }
         _ => {
             let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
@@ -171,16 +171,16 @@ fn compare(args: Compare) -> anyhow::Result<()> {
 }
 
 /// Both artifacts, in process.
-fn of_artifacts(primary: &Model, canary: &Model, vectors: &[FeatureVector]) -> Report {
+fn of_artifacts(primary: &Model, canary: &Model, vectors: &[FeatureVector], limits: &Limits) -> Report {
     let mut comparison = Comparison::default();
-    let first = score(primary, vectors, &mut comparison.primary);
-    let second = score(canary, vectors, &mut comparison.canary);
+    let first = score(primary, vectors, limits.level, &mut comparison.primary);
+    let second = score(canary, vectors, limits.level, &mut comparison.canary);
     for pair in first.into_iter().zip(second) {
         if let (Some(a), Some(b)) = pair {
             comparison.pair(a, b);
         }
     }
-    comparison.report(&Limits::default())
+    comparison.report(limits)
 }
 
 /// Both variants of the endpoints, each asked about every window; says on standard error how fast the endpoints answered.
@@ -191,7 +191,7 @@ async fn of_endpoints(settings: &Settings, vectors: &[FeatureVector]) -> anyhow:
     let config = crate::aws::load().await;
     // First alone, as a service asks, for the rate; then both variants on the same windows.
     sagemaker.paired_every = 0;
-    let alone = SageMaker::new(&config, sagemaker.clone(), slot.clone());
+    let alone = SageMaker::new(&config, sagemaker.clone(), settings.ml.canary.clone(), slot.clone());
     let mut judge = Judge::new(usize::MAX);
     let (began, mut asked, mut missed) = (Instant::now(), 0, 0);
     for batch in vectors.chunks(ENDPOINT_BATCH) {
@@ -202,7 +202,7 @@ async fn of_endpoints(settings: &Settings, vectors: &[FeatureVector]) -> anyhow:
     let rate = asked as f64 / began.elapsed().as_secs_f64();
     eprintln!("{rate:.0} windows/s; {missed} of {asked} were answered by the model in process");
     sagemaker.paired_every = 1;
-    let paired = SageMaker::new(&config, sagemaker, slot);
+    let paired = SageMaker::new(&config, sagemaker, settings.ml.canary.clone(), slot);
     let mut judge = Judge::new(usize::MAX);
     for batch in vectors.chunks(BATCH) {
         paired.score(&mut judge, batch).await?;
@@ -211,9 +211,8 @@ async fn of_endpoints(settings: &Settings, vectors: &[FeatureVector]) -> anyhow:
     Ok(paired.compared())
 }
 
-/// The p-values of all windows, counted on the way.
-fn score(model: &Model, vectors: &[FeatureVector], variant: &mut Variant) -> Vec<Option<f64>> {
-    let level = Limits::default().level;
+/// The p-values of all windows, counted on the way; at `level` or less they are alerts.
+fn score(model: &Model, vectors: &[FeatureVector], level: f64, variant: &mut Variant) -> Vec<Option<f64>> {
     let mut judge = Judge::new(usize::MAX);
     let mut p_values = Vec::with_capacity(vectors.len());
     for batch in vectors.chunks(BATCH) {

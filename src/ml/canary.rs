@@ -29,10 +29,11 @@ impl Verdict {
     }
 }
 
-/// Limits of the verdict.
-#[derive(Clone, Debug, PartialEq)]
+/// Limits of the verdict, `[ml.canary]`.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Fewest paired windows. At 10,000, chance alone moves the excess below by .012 (at 5 %).
+    /// Fewest paired windows, 1 to [`Limits::PAIRS_MOST`].
     pub pairs: usize,
     /// Most that the share of p-values up to x may exceed x: whether the canary's p-values are what they say.
     pub excess: f64,
@@ -42,7 +43,7 @@ pub struct Limits {
     pub spearman: f64,
     /// Least agreement beyond chance (Cohen's kappa) on which windows are within `level`.
     pub kappa: f64,
-    /// The level of alerts and kappa. At the paging level of 1e-4 there would be one alert in 10,000 windows.
+    /// The level of alerts and kappa, above 0 and below 1.
     pub level: f64,
     /// Most that the 99th percentile of latency may be of the primary's; with fewer than a thousand calls, a lower one.
     pub latency_ratio: f64,
@@ -52,20 +53,9 @@ pub struct Limits {
     pub alert_ratio_roll_back: f64,
 }
 
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            pairs: 10_000,
-            excess: 0.02,
-            alert_ratio: 2.0,
-            spearman: 0.85,
-            kappa: 0.6,
-            level: 0.01,
-            latency_ratio: 1.25,
-            errors: 0.01,
-            alert_ratio_roll_back: 5.0,
-        }
-    }
+impl Limits {
+    /// Most pairs that can be waited for: with more, the verdict would fall back whenever the oldest ones are let go.
+    pub const PAIRS_MOST: usize = Comparison::PAIRS_MAX - Comparison::PAIRS_DROPPED;
 }
 
 /// What was counted of one variant.
@@ -174,12 +164,13 @@ impl Variant {
 impl Comparison {
     /// Pairs that are kept; later ones replace the oldest.
     pub const PAIRS_MAX: usize = 20_000;
+    /// How many of the oldest make room at a time: rare enough to cost nothing.
+    const PAIRS_DROPPED: usize = 10_000;
 
     /// Takes in the p-values that both variants gave to one window.
     pub fn pair(&mut self, primary: f64, canary: f64) {
         if self.pairs.len() == Self::PAIRS_MAX {
-            // Rare enough (once in half the pairs) to cost nothing.
-            self.pairs.drain(..Self::PAIRS_MAX / 2);
+            self.pairs.drain(..Self::PAIRS_DROPPED);
         }
         self.pairs.push((primary, canary));
     }
@@ -357,6 +348,11 @@ mod tests {
     use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 
     use super::*;
+    use crate::settings::Settings;
+
+    fn limits() -> Limits {
+        Settings::defaults().ml.canary
+    }
 
     /// Pairs of p-values that share most of their randomness; the canary's are raised to `power`.
     fn comparison(pairs: usize, power: f64, own: f64) -> Comparison {
@@ -379,27 +375,34 @@ mod tests {
 
     #[test]
     fn a_canary_that_agrees_is_promoted() {
-        let report = comparison(12_000, 1.0, 0.05).report(&Limits::default());
+        let report = comparison(12_000, 1.0, 0.05).report(&limits());
         assert_eq!((report.verdict, report.reasons.as_slice()), (Verdict::Promote, &[] as &[String]));
         assert!(report.spearman > 0.9 && report.kappa > 0.8 && report.excess < 0.02, "{report:?}");
     }
 
     #[test]
     fn too_few_pairs_hold() {
-        let report = comparison(2_000, 1.0, 0.05).report(&Limits::default());
+        let report = comparison(2_000, 1.0, 0.05).report(&limits());
         assert_eq!((report.verdict, report.reasons.len()), (Verdict::Hold, 1), "{:?}", report.reasons);
     }
 
     #[test]
+    fn a_canary_stays_promoted_when_the_oldest_pairs_are_let_go() {
+        let limits = Limits { pairs: Limits::PAIRS_MOST, ..limits() };
+        let report = comparison(Comparison::PAIRS_MAX + 1, 1.0, 0.05).report(&limits);
+        assert_eq!((report.verdict, report.pairs), (Verdict::Promote, Limits::PAIRS_MOST + 1), "{:?}", report.reasons);
+    }
+
+    #[test]
     fn a_canary_of_another_opinion_is_held() {
-        let report = comparison(12_000, 1.0, 0.9).report(&Limits::default());
+        let report = comparison(12_000, 1.0, 0.9).report(&limits());
         assert_eq!(report.verdict, Verdict::Hold);
         assert_eq!(report.reasons.len(), 2, "{:?}", report.reasons);
     }
 
     #[test]
     fn a_canary_that_alerts_far_more_is_rolled_back_before_there_are_enough_pairs() {
-        let report = comparison(3_000, 2.0, 0.0).report(&Limits::default());
+        let report = comparison(3_000, 2.0, 0.0).report(&limits());
         assert_eq!(report.verdict, Verdict::RollBack, "{report:?}");
     }
 
@@ -407,10 +410,10 @@ mod tests {
     fn a_canary_that_fails_is_rolled_back_and_a_slow_one_is_held() {
         let mut failing = comparison(12_000, 1.0, 0.05);
         (0..20).for_each(|_| failing.canary.call(1.0, false));
-        assert_eq!(failing.report(&Limits::default()).verdict, Verdict::RollBack);
+        assert_eq!(failing.report(&limits()).verdict, Verdict::RollBack);
         let mut slow = comparison(12_000, 1.0, 0.05);
         (0..20).for_each(|_| slow.canary.call(80.0, true));
-        let report = slow.report(&Limits::default());
+        let report = slow.report(&limits());
         assert_eq!((report.verdict, report.reasons.len()), (Verdict::Hold, 1));
         assert!((75.0..85.0).contains(&report.canary.latency_p99_ms));
         assert!(report.reasons[0].starts_with("98th percentile of latency"), "{:?}", report.reasons);
@@ -420,7 +423,7 @@ mod tests {
     fn a_few_slow_calls_of_some_hundred_are_chance() {
         let mut odd = comparison(12_000, 1.0, 0.05);
         (0..8).for_each(|_| odd.canary.call(80.0, true));
-        assert_eq!(odd.report(&Limits::default()).verdict, Verdict::Promote);
+        assert_eq!(odd.report(&limits()).verdict, Verdict::Promote);
     }
 
     #[test]
@@ -438,6 +441,6 @@ mod tests {
 
     #[test]
     fn nothing_compared_yet_is_a_hold_and_no_panic() {
-        assert_eq!(Comparison::default().report(&Limits::default()).verdict, Verdict::Hold);
+        assert_eq!(Comparison::default().report(&limits()).verdict, Verdict::Hold);
     }
 }

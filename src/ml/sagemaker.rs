@@ -112,6 +112,8 @@ pub struct EndpointStatus {
 struct Endpoint {
     name: String,
     part: Part,
+    /// A p-value of this or less is counted as an alert of its variant.
+    level: f64,
     state: Mutex<EndpointState>,
 }
 
@@ -135,6 +137,7 @@ pub struct SageMaker {
     comparing: TaskTracker,
     batches: AtomicU64,
     settings: Settings,
+    limits: canary::Limits,
 }
 
 /// What calls need.
@@ -170,8 +173,14 @@ enum Miss {
 type Answer = Option<Answered>;
 
 impl SageMaker {
-    /// Asks the endpoints of the settings; `local` stands in for them. Credentials, region and address come with `config`.
-    pub fn new(config: &aws_config::SdkConfig, settings: Settings, local: Arc<Slot>) -> SageMaker {
+    /// Asks the endpoints of the settings; `local` stands in for them, and `limits` decide on a canary. Credentials, region and
+    /// address come with `config`.
+    pub fn new(
+        config: &aws_config::SdkConfig,
+        settings: Settings,
+        limits: canary::Limits,
+        local: Arc<Slot>,
+    ) -> SageMaker {
         let deadline = aws::positive(settings.deadline);
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(deadline / 2)
@@ -192,7 +201,7 @@ impl SageMaker {
             let breaker = Breaker::new(settings.breaker.resolve());
             let (last_failure, model_version, variants) = (None, None, BTreeMap::new());
             let state = EndpointState { breaker, calls: 0, failures: 0, last_failure, model_version, variants };
-            Arc::new(Endpoint { name: name.to_owned(), part, state: Mutex::new(state) })
+            Arc::new(Endpoint { name: name.to_owned(), part, level: limits.level, state: Mutex::new(state) })
         };
         let named = [(&settings.isolation_forest_endpoint, Part::Forest), (&settings.lstm_endpoint, Part::Lstm)];
         let endpoints =
@@ -206,6 +215,7 @@ impl SageMaker {
             comparing: TaskTracker::new(),
             batches: AtomicU64::new(0),
             settings,
+            limits,
         }
     }
 
@@ -237,7 +247,7 @@ impl SageMaker {
 
     /// The canary beside the primary.
     pub fn compared(&self) -> canary::Report {
-        self.comparison.lock().unwrap_or_else(PoisonError::into_inner).report(&canary::Limits::default())
+        self.comparison.lock().unwrap_or_else(PoisonError::into_inner).report(&self.limits)
     }
 
     /// Waits for the comparisons that are under way: for whoever compares and does nothing else.
@@ -276,7 +286,7 @@ impl SageMaker {
         }
         let (calls, comparison, instances) = (self.calls.clone(), self.comparison.clone(), instances.clone());
         let size = self.settings.request_windows.max(1).min(instances.len());
-        let deadline = aws::positive(self.settings.deadline);
+        let (deadline, level) = (aws::positive(self.settings.deadline), self.limits.level);
         self.comparing.spawn(async move {
             let ask = async |variant: &str| {
                 let body = body(&instances[..size], true);
@@ -297,7 +307,6 @@ impl SageMaker {
             comparison.primary.call(first_took.as_secs_f64() * 1e3, first.is_some());
             comparison.canary.call(second_took.as_secs_f64() * 1e3, second.is_some());
             let (Some((first, _)), Some((second, _))) = (first, second) else { return };
-            let level = canary::Limits::default().level;
             for (a, b) in first.scores.iter().zip(&second.scores) {
                 if let (Some(a), Some(b)) = (a.p_value, b.p_value) {
                     comparison.primary.window(a, a <= level);
@@ -435,11 +444,10 @@ impl Endpoint {
         let outcome = match result {
             Ok((reply, variant)) => {
                 state.model_version = Some(reply.model_version.clone());
-                let level = canary::Limits::default().level;
                 let counted = state.variants.entry(variant.clone()).or_default();
                 counted.call(took.as_secs_f64() * 1e3, true);
                 for said in reply.scores.iter().filter_map(|entry| entry.of(self.part)) {
-                    counted.window(said.p_value, said.p_value <= level);
+                    counted.window(said.p_value, said.p_value <= self.level);
                 }
                 Outcome::Answered
             }

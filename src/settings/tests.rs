@@ -54,6 +54,19 @@ fn a_value_out_of_range_is_told_where_it_was_written() {
 }
 
 #[test]
+fn limits_of_a_canary_that_could_never_be_kept_are_told() {
+    let told = problems_of("[ml.canary]\npairs = 10001\nlevel = 0.0\nalert_ratio = 0.5\n", &[]);
+    assert_eq!(
+        told,
+        [
+            "f.toml:2: ml.canary.pairs: from 1 to 10000 windows are compared",
+            "f.toml:3: ml.canary.level: a p-value lies between 0 and 1",
+            "f.toml:4: ml.canary.alert_ratio: below 1 not even as many alerts would do",
+        ]
+    );
+}
+
+#[test]
 fn broken_syntax_does_not_hide_the_other_problems() {
     let told = problems_of("[statistical]\nwindow = \nlateness = \"soon\"\n", &[]);
     assert!(told.iter().any(|problem| problem.starts_with("f.toml:2: ")), "{told:#?}");

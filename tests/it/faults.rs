@@ -55,6 +55,8 @@ struct State {
     rate: AtomicU32,
     made: Mutex<BTreeMap<Fault, u32>>,
     announced: Mutex<BTreeSet<String>>,
+    /// How many questions after a table are still answered that there is none.
+    unseen: AtomicU32,
     subscriptions: Subscriptions,
 }
 
@@ -79,6 +81,7 @@ impl Proxy {
             rate: AtomicU32::new(0),
             made: Mutex::default(),
             announced: Mutex::default(),
+            unseen: AtomicU32::new(0),
             subscriptions: Subscriptions {
                 asked: Mutex::default(),
                 refuse: AtomicU32::new(0),
@@ -104,6 +107,16 @@ impl Proxy {
     /// How many faults of each kind were made.
     pub fn made(&self) -> BTreeMap<Fault, u32> {
         self.state.made.lock().unwrap().clone()
+    }
+
+    /// The next so many questions after a table are answered by a server of DynamoDB that has not heard of it yet.
+    pub fn hide_tables(&self, questions: u32) {
+        self.state.unseen.store(questions, Ordering::SeqCst);
+    }
+
+    /// How many of these are still to come.
+    pub fn tables_hidden(&self) -> u32 {
+        self.state.unseen.load(Ordering::SeqCst)
     }
 
     /// From now on so many subscriptions are refused, since the consumer has subscribed a moment ago.
@@ -146,6 +159,13 @@ async fn serve(mut client: TcpStream, state: &State) -> std::io::Result<()> {
         return Ok(());
     }
     let Some(request) = Request::read(&mut client).await? else { return Ok(()) };
+    let fewer = |left: u32| left.checked_sub(1);
+    if request.target.ends_with(".DescribeTable")
+        && state.unseen.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok()
+    {
+        const UNSEEN: &str = "com.amazonaws.dynamodb.v20120810#ResourceNotFoundException";
+        return client.write_all(&refusal(400, UNSEEN)).await;
+    }
     match fault {
         Some(Fault::Throttled) => client.write_all(&refusal(400, throttle(&request.target))).await,
         Some(Fault::Failed) => client.write_all(&refusal(500, "InternalFailure")).await,

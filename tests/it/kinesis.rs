@@ -526,6 +526,21 @@ async fn a_connection_that_breaks_costs_no_record(way: Way) {
     assert_eq!(door.was_sent(goes_on), way == Way::Pushed);
 }
 
+/// DynamoDB tells of a table that it has made before every one of its servers has heard of it.
+#[tokio::test]
+async fn a_lease_table_that_was_made_a_moment_ago_and_is_not_seen_yet_is_waited_for() {
+    let Some(stream) = Stream::new(1, Way::Polled).await else { return };
+    let proxy = Proxy::before(&std::env::var("AWS_ENDPOINT_URL").unwrap(), 0).await;
+    let aws = stream.aws.to_builder().service_config(Endpoint { service: "DynamoDB", url: proxy.url.clone() }).build();
+    proxy.hide_tables(3);
+    let opened = Kinesis::open(&aws, &stream.settings("a"), &ingest::Settings::default()).await;
+    assert_eq!(proxy.tables_hidden(), 0, "it asked until it was seen");
+    let mut source = opened.unwrap();
+    stream.put(0..10).await;
+    let mut shard = next(&mut source).await;
+    assert_eq!(read_until(&mut *shard, 10).await, (0..10).collect::<Vec<_>>());
+}
+
 /// A shard that is pushed through a proxy.
 async fn pushed() -> Option<(Stream, Proxy, Kinesis, Box<dyn Shard>)> {
     let stream = Stream::new(1, Way::Pushed).await?;

@@ -11,6 +11,7 @@ use aws_sdk_sagemakerruntime::config::{Credentials, Region, SharedCredentialsPro
 use flowvigil::flow::{Address, EventTime};
 use flowvigil::ml::artifact::{self, Slot};
 use flowvigil::ml::breaker::State;
+use flowvigil::ml::canary::Verdict;
 use flowvigil::ml::model::Judge;
 use flowvigil::ml::sagemaker::{BreakerSettings, SageMaker, Settings};
 use flowvigil::ml::{FeatureVector, Score, Scorer, features};
@@ -69,6 +70,10 @@ pub enum Fault {
     EverySecond,
     /// Half of the calls fail, with all their retries.
     HalfOfCalls,
+    /// The calls to the canary fail.
+    CanaryFails,
+    /// The canary takes so much longer.
+    CanarySlow(Duration),
 }
 
 /// All that lasts until it is mended.
@@ -123,6 +128,13 @@ async fn serve_one(mut client: TcpStream, upstream: String, fault: Arc<Mutex<Fau
     if fault == Fault::HalfOfCalls {
         fault = if call_of(&request).is_multiple_of(2) { Fault::Status(500, "InternalFailure") } else { Fault::None };
     }
+    let of_canary = String::from_utf8_lossy(&request).to_ascii_lowercase().contains("target-variant: canary");
+    fault = match fault {
+        Fault::CanaryFails | Fault::CanarySlow(_) if !of_canary => Fault::None,
+        Fault::CanaryFails => Fault::Status(424, "ModelError"),
+        Fault::CanarySlow(time) => Fault::Slow(time),
+        other => other,
+    };
     let reply = match fault {
         Fault::None => forward(&upstream, &request).await,
         Fault::Silent => {
@@ -143,7 +155,9 @@ async fn serve_one(mut client: TcpStream, upstream: String, fault: Arc<Mutex<Fau
         Fault::Status(status, code) => respond(status, code, r#"{"Message":"told to fail"}"#),
         Fault::WrongSchema => respond(200, "", r#"{"scores":[],"model_version":"x","schema":"hw31-v2"}"#),
         Fault::TooFewScores => respond(200, "", r#"{"scores":[{"score":0.5}],"model_version":"x","schema":"hw27-v1"}"#),
-        Fault::EverySecond | Fault::HalfOfCalls => unreachable!("resolved above"),
+        Fault::EverySecond | Fault::HalfOfCalls | Fault::CanaryFails | Fault::CanarySlow(_) => {
+            unreachable!("resolved above")
+        }
     };
     let _ = client.write_all(&reply).await;
     let _ = client.shutdown().await;
@@ -236,7 +250,8 @@ async fn client_with(url: &str, change: impl FnOnce(&mut Settings)) -> Client {
     };
     change(&mut settings);
     let slot = Arc::new(Slot::new(artifact::embedded().unwrap(), None));
-    Client { scorer: SageMaker::new(&config, settings, slot), judge: Judge::new(1_000).into() }
+    let limits = flowvigil::settings::Settings::defaults().ml.canary;
+    Client { scorer: SageMaker::new(&config, settings, limits, slot), judge: Judge::new(1_000).into() }
 }
 
 /// Windows of four hosts that are past their warm-up, at the given step of time.
@@ -401,6 +416,50 @@ async fn a_canary_is_compared_with_the_primary_on_the_same_windows() {
         variants.extend(score(&client, step + more).await.into_iter().map(|s| s.variant.to_string()));
     }
     assert_eq!(variants.into_iter().collect::<Vec<_>>(), ["canary", "primary"]);
+}
+
+/// A canary that is the primary over again, behind a fault of its own, after more calls than the verdict needs.
+async fn canary_behind(fault: Fault) -> flowvigil::ml::canary::Report {
+    let folder = tempfile::tempdir().unwrap();
+    let canary = folder.path().join("canary.tar.gz");
+    artifact::write_whole(&canary, &artifact::pack(&artifact::embedded().unwrap())).unwrap();
+    let server = Server::start(&["--canary", canary.to_str().unwrap(), "--canary-percent", "0"]);
+    let proxy = Proxy::start(&server).await;
+    proxy.set(fault);
+    let client = client_with(&proxy.url, |settings| {
+        settings.paired_every = 1;
+        settings.deadline = SignedDuration::from_secs(20);
+        settings.breaker.slow_call = SignedDuration::from_secs(19);
+    })
+    .await;
+    let mut step = 0;
+    while client.compared().canary.calls < 100 {
+        // Some at once, so that a slow canary does not make it long.
+        for _ in 0..10 {
+            score(&client, step).await;
+            step += 1;
+        }
+        client.compare_now().await;
+        assert!(step < 300, "{:?}", client.compared());
+    }
+    assert!(client.status().iter().all(|s| s.failures == 0), "the stream does not feel it: {:?}", client.status());
+    client.compared()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_served_canary_whose_calls_fail_is_rolled_back() {
+    let report = canary_behind(Fault::CanaryFails).await;
+    assert_eq!(report.verdict, Verdict::RollBack, "{report:?}");
+    assert_eq!(report.reasons, ["100.0 % of its calls fail, 0.0 % of the primary's"]);
+    assert_eq!((report.primary.errors, report.canary.errors), (0, report.canary.calls));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_served_canary_that_is_slow_is_held() {
+    let report = canary_behind(Fault::CanarySlow(Duration::from_millis(700))).await;
+    assert_eq!((report.verdict, report.canary.errors), (Verdict::Hold, 0), "{report:?}");
+    let slow = |reason: &String| reason.contains("percentile of latency");
+    assert!(report.reasons.iter().any(slow), "{report:?}");
 }
 
 fn flowvigil(root: &Path, arguments: &[&str]) -> std::process::Output {

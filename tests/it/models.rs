@@ -254,15 +254,18 @@ fn a_model_that_no_longer_fits_is_announced_and_another_is_taken_up_without_losi
     assert_eq!(report["exchanged"], 1);
 }
 
-/// Ordinary windows of many hosts, each with as many as a new host is silent for and four more, in a file.
-fn log_of(folder: &Path, hosts: u32) -> String {
-    let mut state = 5u32;
+/// As many windows as a new host is silent for, and four more.
+const SCORED: u32 = 28;
+
+/// Ordinary windows of many hosts, in a file.
+fn log_of(folder: &Path, hosts: u32, windows: u32) -> String {
+    let mut state = hosts;
     let mut random = move |below: u32| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 16) % below
     };
     let mut lines = String::new();
-    for (window, host) in (0..28).flat_map(|window| (0..hosts).map(move |host| (window, host))) {
+    for (window, host) in (0..windows).flat_map(|window| (0..hosts).map(move |host| (window, host))) {
         for call in 0..2 + random(4) {
             let start = EPOCH + window * 300 + call * 20 + host % 7;
             let (address, port) = (format!("10.0.{}.{}", host / 200, host % 200 + 1), 40_000 + call);
@@ -273,7 +276,7 @@ fn log_of(folder: &Path, hosts: u32) -> String {
             ));
         }
     }
-    let path = folder.join(format!("{hosts}.log")).display().to_string();
+    let path = folder.join(format!("{hosts}x{windows}.log")).display().to_string();
     std::fs::write(&path, lines).unwrap();
     path
 }
@@ -303,9 +306,24 @@ fn nervous(folder: &Path) -> String {
     folder.display().to_string()
 }
 
+/// Two models of the same traffic, as two nights of training leave them: each with its own trees and its own calibration.
+fn two_trained(folder: &Path) -> [String; 2] {
+    let log = log_of(folder, 60, 100);
+    ["3", "4"].map(|seed| {
+        let model = folder.join(format!("{seed}.tar.gz")).display().to_string();
+        let small = ["--trees", "20", "--sample", "256", "--epochs", "1", "--seed", seed];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flowvigil"));
+        let done = command.args(["train", "--input", &log, "--out", &model]).args(small).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        model
+    })
+}
+
 /// The command's verdict on a canary that is served beside a primary: it asks both variants about the same windows.
-fn verdict_of(server: &Server, log: &[&str]) -> Value {
+fn verdict_of(server: &Server, log: &[&str], environment: &[(&'static str, &str)]) -> Value {
+    let limits = environment.iter().map(|(name, value)| (*name, (*value).to_owned()));
     let mut environment = asking(&format!("http://{}", server.address));
+    environment.extend(limits);
     environment.push(("FLOWVIGIL__ML__SAGEMAKER__DEADLINE", "1m".to_owned()));
     let mut command = Command::new(env!("CARGO_BIN_EXE_flowvigil"));
     let compared = command.args(["models", "compare"]).args(log).envs(environment).output().unwrap();
@@ -325,16 +343,54 @@ fn verdict_of(server: &Server, log: &[&str]) -> Value {
 fn a_served_canary_is_held_until_enough_was_compared_and_then_rolled_back_for_its_alerts() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(&["--canary", &nervous(folder.path())]);
-    let held = verdict_of(&server, &["--input", &log_of(folder.path(), 5)]);
+    let held = verdict_of(&server, &["--input", &log_of(folder.path(), 5, SCORED)], &[]);
     assert_eq!(held["verdict"], "hold", "{held:#}");
     assert!(held["reasons"][0].as_str().unwrap().ends_with("paired windows of 10000"), "{held:#}");
     assert!(held["pairs"].as_u64().unwrap() >= 15, "{held:#}");
 
-    let rolled_back = verdict_of(&server, &["--input", &log_of(folder.path(), 270)]);
+    let rolled_back = verdict_of(&server, &["--input", &log_of(folder.path(), 270, SCORED)], &[]);
     assert_eq!(rolled_back["verdict"], "roll_back", "{rolled_back:#}");
     assert!(rolled_back["reasons"][0].as_str().unwrap().ends_with("times the primary's alerts"), "{rolled_back:#}");
     assert_eq!(rolled_back["canary"]["alerts"], rolled_back["pairs"]);
     assert!(rolled_back["alert_ratio"].as_f64().unwrap() > 5.0, "{rolled_back:#}");
+}
+
+#[test]
+fn a_served_canary_that_agrees_with_the_primary_is_promoted_once_enough_was_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let [primary, canary] = two_trained(folder.path());
+    let server = Server::start(&["--model", &primary, "--canary", &canary]);
+    let log = log_of(folder.path(), 270, SCORED);
+    let promoted = verdict_of(&server, &["--input", &log], &[("FLOWVIGIL__ML__CANARY__PAIRS", "1000")]);
+    assert_eq!((&promoted["verdict"], &promoted["reasons"]), (&Value::from("promote"), &serde_json::json!([])));
+    assert!(promoted["pairs"].as_u64().unwrap() >= 1_000, "{promoted:#}");
+    // They are not the same model: it is not for being equal that it is promoted.
+    assert!((0.85..1.0).contains(&promoted["spearman"].as_f64().unwrap()), "{promoted:#}");
+    assert!(promoted["distance"].as_f64().unwrap() > 0.0, "{promoted:#}");
+}
+
+#[test]
+fn the_running_service_tells_that_the_canary_may_take_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let [primary, canary] = two_trained(folder.path());
+    let server = Server::start(&["--model", &primary, "--canary", &canary]);
+    let mut environment = asking(&format!("http://{}", server.address));
+    // At 100 pairs chance alone makes an excess of .12.
+    for (name, value) in [
+        ("FLOWVIGIL__ML__SAGEMAKER__PAIRED_EVERY", "1"),
+        ("FLOWVIGIL__ML__CANARY__PAIRS", "100"),
+        ("FLOWVIGIL__ML__CANARY__EXCESS", "0.12"),
+        ("FLOWVIGIL__ML__DRIFT__CHECK_EVERY", "1s"),
+    ] {
+        environment.push((name, value.to_owned()));
+    }
+    let service = start(folder.path(), &environment);
+    assert_eq!(service.get("/v1/models")["canary"]["verdict"], "hold", "nothing was compared yet");
+    service.append(&std::fs::read_to_string(log_of(folder.path(), 50, SCORED)).unwrap());
+    let report = service.wait_until("/v1/models", |report| report["canary"]["verdict"] == "promote");
+    assert!(report["canary"]["pairs"].as_u64().unwrap() >= 100, "{report:#}");
+    assert_eq!(report["canary"]["reasons"], serde_json::json!([]), "{report:#}");
+    assert!(soon(|| metric(&service, "flowvigil_model_canary_verdict", "") == 1.0), "{report:#}");
 }
 
 #[test]

@@ -311,10 +311,17 @@ fn what_is_away_when_the_service_begins_is_worth_another_try_and_a_wrong_setting
         let quick = ("FLOWVIGIL__PUBLISH__DYNAMODB__TIMEOUT", "200ms");
         let (code, said) = ends(&[("AWS_ENDPOINT_URL_DYNAMODB", &url), tables, quick]);
         assert_eq!(code, Some(1), "tables, {server}: {said}");
+        let alone = "correlation.redis is not set: this task puts together what it reads itself";
+        assert!(!said.contains(alone), "there is no stream that others could share: {said}");
         let stream = ("FLOWVIGIL__INGEST__KINESIS__STREAM", "stream");
         let quick = ("FLOWVIGIL__INGEST__KINESIS__TIMEOUT", "200ms");
         let (code, said) = ends(&[("AWS_ENDPOINT_URL_DYNAMODB", &url), stream, quick]);
         assert_eq!(code, Some(1), "leases, {server}: {said}");
+        assert!(said.contains(alone), "others may share the stream: {said}");
+        let shared = ("FLOWVIGIL__CORRELATION__REDIS__URL", redis.as_str());
+        let soon = ("FLOWVIGIL__CORRELATION__REDIS__TIMEOUT", "200ms");
+        let (_, said) = ends(&[("AWS_ENDPOINT_URL_DYNAMODB", &url), stream, quick, shared, soon]);
+        assert!(!said.contains(alone), "all tasks ask Redis: {said}");
         // Without Redis it correlates by itself.
         let quick = ("FLOWVIGIL__CORRELATION__REDIS__TIMEOUT", "200ms");
         let (code, said) = ends(&[("FLOWVIGIL__CORRELATION__REDIS__URL", &redis), quick]);

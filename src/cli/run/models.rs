@@ -40,7 +40,7 @@ pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Models> {
         None => None,
         Some(sagemaker) => {
             let config = crate::aws::load().await;
-            Some(Arc::new(SageMaker::new(&config, sagemaker.clone(), slot.clone())))
+            Some(Arc::new(SageMaker::new(&config, sagemaker.clone(), ml.canary.clone(), slot.clone())))
         }
     };
     let scorer: Arc<dyn Scorer> = match &sagemaker {
