@@ -50,6 +50,7 @@ use crate::{correlation, ml, statistical, validation};
 mod delivery;
 mod judgement;
 mod shard;
+mod sweep;
 
 use judgement::Judgement;
 
@@ -59,6 +60,8 @@ use judgement::Judgement;
 pub struct Settings {
     /// How often a snapshot is taken and the checkpoint moves.
     pub snapshot_interval: SignedDuration,
+    /// How often the open anomalies are looked through for those that nobody goes on with; never where it is zero.
+    pub sweep_every: SignedDuration,
     /// After how long without records a shard's event time moves on with the clock.
     pub idle_after: SignedDuration,
     /// How long one read of a shard may take before the shard is given up.

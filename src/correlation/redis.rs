@@ -34,7 +34,7 @@ use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, Script, TlsCertifica
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings as Tier, Watermarks};
+use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings as Tier, Told, Watermarks};
 use crate::finding::{Finding, IncidentKey, Subject};
 use crate::flow::{Address, EventTime};
 use crate::ingest::ShardId;
@@ -394,6 +394,21 @@ impl IncidentStore for RedisIncidents {
             Ok::<_, RedisError>(closed)
         };
         expire.await.map_err(|e| failed("close incidents in Redis", &e))
+    }
+
+    async fn abandoned(&self, watermarks: &Watermarks, told: &[Told]) -> Result<Vec<bool>, CorrelationError> {
+        let ask = async {
+            let least = self.least_watermark(watermarks).await?;
+            let mut part = Part::default();
+            self.read(&mut part, told.iter().map(|told| told.key).collect::<BTreeSet<_>>()).await?;
+            let incidents = self.incidents_of(&part);
+            // Somebody goes on with what is there, whether we can read it or not.
+            let unreadable =
+                |key: &IncidentKey| part.is_empty(key) && part.read.get(key).is_some_and(|(v, _)| v != "0");
+            let abandoned = |told: &Told| incidents.abandoned(least, told) && !unreadable(&told.key);
+            Ok::<_, RedisError>(told.iter().map(abandoned).collect())
+        };
+        ask.await.map_err(|e| failed("ask Redis who goes on with an episode", &e))
     }
 
     async fn forget(&self, ids: &[Uuid]) -> Result<(), CorrelationError> {

@@ -1,4 +1,5 @@
-//! The Redis backend where it is more than one plain server: TLS with an authority of one's own, and a cluster.
+//! The Redis backend where it is more than one plain server: TLS with an authority of one's own, a cluster, and one that loses
+//! what it was given.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -12,7 +13,7 @@ use flowvigil::settings::Settings;
 use crate::contract::{incident_store, redis_settings};
 use crate::correlation::scan;
 use crate::servers::redis;
-use crate::service::soon;
+use crate::service::{Service, soon};
 
 /// A server of its own for one test.
 struct Server(Child);
@@ -80,6 +81,80 @@ async fn incidents_in_redis_over_tls_with_an_authority_of_ones_own() {
     let stranger = RedisIncidents::open(&redis_settings(url), &Settings::defaults().correlation).await.unwrap();
     let folded = stranger.fold(&ShardId("a".into()), &[scan(1, 0, 60)]).await;
     assert!(folded.is_err(), "a certificate that no public authority has signed was taken");
+}
+
+/// A service opens an anomaly, something happens to the Redis in which its incident is, and the anomaly's time passes. It is
+/// open until then, and afterwards it is closed, and that was said once. Gives what the service said.
+fn is_closed_once_in_its_time(happens: impl FnOnce(&mut Server, &Path, &str)) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let mut server = Server::start(folder.path(), &["--port", &port]);
+    assert!(soon(|| run("redis-cli", &["-p", &port, "ping"])));
+    let environment = [
+        ("FLOWVIGIL__CORRELATION__REDIS__URL", &*format!("redis://127.0.0.1:{port}")),
+        ("FLOWVIGIL__PIPELINE__SWEEP_EVERY", "100ms"),
+        ("FLOWVIGIL__TELEMETRY__LOG_LEVEL", "debug"),
+        ("FLOWVIGIL__API__CACHE", "0s"),
+    ];
+    let service = Service::start(folder.path(), &environment);
+    let several_looks = || {
+        let looks = || service.told().matches("looked through the open anomalies").count();
+        let before = looks();
+        assert!(soon(|| looks() >= before + 4), "{}", service.told());
+    };
+    service.scan("10.0.1.1", 0, 60);
+    service.quiet_until(10);
+    let found = service.wait_until("/v1/anomalies", |all| all["anomalies"][0]["status"] == "open");
+    let id = found["anomalies"][0]["anomaly_id"].as_str().unwrap();
+    let anomaly = format!("/v1/anomalies/{id}");
+    happens(&mut server, folder.path(), &port);
+    // A scan is over when nothing was seen of it for an hour of event time.
+    service.quiet_until(60);
+    several_looks();
+    assert_eq!(service.get(&anomaly)["status"], "open", "{}", service.told());
+    service.quiet_until(120);
+    service.wait_until(&anomaly, |anomaly| anomaly["status"] == "closed");
+    several_looks();
+    service.quiet_until(600);
+    several_looks();
+    assert_eq!(service.get(&anomaly)["status"], "closed");
+    let told = service.told();
+    let said = |kind: &str| told.lines().filter(|line| line.contains(kind) && line.contains(id)).count();
+    assert_eq!((said("Anomaly Detected"), said("Anomaly Closed")), (1, 1), "{told}");
+    told
+}
+
+const ABANDONED: &str = "closed an anomaly that nobody went on with";
+
+#[test]
+fn an_anomaly_whose_incident_is_flushed_from_redis_is_closed_in_its_time_and_said_to_be_once() {
+    if redis().is_none() {
+        return;
+    }
+    let told = is_closed_once_in_its_time(|_, _, port| assert!(run("redis-cli", &["-p", port, "flushall"])));
+    assert_eq!(told.matches(ABANDONED).count(), 1, "{told}");
+}
+
+#[test]
+fn an_anomaly_whose_redis_was_killed_and_came_back_empty_is_closed_in_its_time_and_said_to_be_once() {
+    if redis().is_none() {
+        return;
+    }
+    let told = is_closed_once_in_its_time(|server, folder, port| {
+        let _ = (server.0.kill(), server.0.wait());
+        *server = Server::start(folder, &["--port", port]);
+        assert!(soon(|| run("redis-cli", &["-p", port, "ping"])));
+    });
+    assert_eq!(told.matches(ABANDONED).count(), 1, "{told}");
+}
+
+#[test]
+fn an_anomaly_whose_incident_is_there_is_closed_in_the_ordinary_way_however_often_somebody_looks() {
+    if redis().is_none() {
+        return;
+    }
+    let told = is_closed_once_in_its_time(|_, _, _| {});
+    assert!(!told.contains(ABANDONED), "{told}");
 }
 
 #[tokio::test]
