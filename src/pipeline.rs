@@ -23,6 +23,9 @@
 //!
 //! *A shard that continues others* (Kinesis splits and merges shards) goes on from what they left, all of it together.
 //!
+//! *What nobody closes.* Where correlation has lost an incident, its anomaly would stay open for ever. The judge looks for such,
+//! and delivery closes them (`sweep`).
+//!
 //! *Failures.* A shard whose reading or judging fails is dropped and comes back at its last checkpoint, after a pause that
 //! doubles each time. Judge and delivery are the same for all shards: if one of them is gone, the pipeline ends and says
 //! so, and whoever started the process starts it again.

@@ -20,6 +20,10 @@
 //! availability, not more room. An episode is about 1 KB and never more than about 32 KB, a key has rarely more than one,
 //! and [`super::Settings::incidents_max`] bounds the keys. Every key has a time to live, so that nothing outlasts an
 //! application that is gone.
+//!
+//! A Redis that loses what it was given (a fail-over to an empty node, an eviction) loses incidents. What goes on begins anew as
+//! another incident, and is told under the id that was told before ([`crate::publish::episodes`]); what does not is closed
+//! when its time is over, for nobody is found who knows it ([`IncidentStore::abandoned`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
