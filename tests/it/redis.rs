@@ -180,6 +180,8 @@ async fn what_was_open_when_the_redis_of_two_tasks_lost_it_is_closed_once_by_one
         (0..64).map(line).collect()
     };
     std::fs::write(log("attacks"), attacks + &quiet(end)).unwrap();
+    // Every window of the attacks has closed, and every task has said so.
+    std::fs::write(log("soon"), quiet(end + 900)).unwrap();
     // Two days later, when all of it is over.
     std::fs::write(log("later"), quiet(end + 172_800)).unwrap();
 
@@ -189,6 +191,8 @@ async fn what_was_open_when_the_redis_of_two_tasks_lost_it_is_closed_once_by_one
     let open = world.recorded().await;
     assert!(open.len() > 2 && open.iter().all(|anomaly| anomaly.status == Status::Open), "{open:?}");
     world.flush_redis();
+    world.feed(&log("soon"), "interface");
+    world.finished(&mut tasks).await;
     world.feed(&log("later"), "interface");
     settled(&world, &mut tasks).await;
     let left: Vec<Anomaly> = world.recorded().await.into_iter().filter(|a| a.status == Status::Open).collect();
