@@ -21,7 +21,7 @@ use jiff::SignedDuration;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::finding::{Finding, Threat};
+use crate::finding::{Finding, IncidentKey, Threat};
 use crate::flow::EventTime;
 use crate::ingest::ShardId;
 
@@ -108,6 +108,17 @@ pub enum CorrelationError {
     },
 }
 
+/// An episode as it stands in the store of anomalies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Told {
+    /// What it is about.
+    pub key: IncidentKey,
+    /// First moment.
+    pub first_seen: EventTime,
+    /// The last moment that it can have had by then: not everything that is seen of it is told at once.
+    pub last_seen: EventTime,
+}
+
 /// How far each shard's event time is.
 pub type Watermarks = BTreeMap<ShardId, EventTime>;
 
@@ -146,6 +157,15 @@ pub trait IncidentStore: Send + Sync {
     /// shard next must find them again.
     fn pending(&self, _shard: &ShardId) -> bool {
         false
+    }
+
+    /// Of each told episode, whether it is over, for all shards have passed the threat's gap behind it, and nobody goes on
+    /// with it: no incident that is kept, be it closed and not forgotten, overlaps it or lies within the gap, under whichever
+    /// id. What a backend cannot know, since others may know more or it is away, is not abandoned.
+    ///
+    /// An answer is of the moment. What was abandoned a while ago and still is has been lost.
+    async fn abandoned(&self, _watermarks: &Watermarks, told: &[Told]) -> Result<Vec<bool>, CorrelationError> {
+        Ok(vec![false; told.len()])
     }
 
     /// An incident that is still open.

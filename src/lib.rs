@@ -56,6 +56,8 @@
 //! - Where the log has no packet addresses, NAT gateways are found by what they repeat, and who is behind them by the two legs of
 //!   each conversation that a gateway's own interface logs ([`statistical::translation`]).
 //! - The sequence model and its trainer are our own: a library would bring more than a hundred crates and be slower at one window.
+//! - What is open is closed by whoever has its incident. Incidents can get lost, the record of what was told does not: what is
+//!   over and unknown to correlation, found so twice, is closed by whoever finds it ([`pipeline`], its sweep).
 //! - The Redis backend commits what the same Rust core computed, by version checks in one script, so that the semantics of
 //!   folding exist once.
 //!

@@ -23,6 +23,9 @@
 //!
 //! *A shard that continues others* (Kinesis splits and merges shards) goes on from what they left, all of it together.
 //!
+//! *What nobody closes.* Where correlation has lost an incident, its anomaly would stay open for ever. The judge looks for such,
+//! and delivery closes them (`sweep`).
+//!
 //! *Failures.* A shard whose reading or judging fails is dropped and comes back at its last checkpoint, after a pause that
 //! doubles each time. Judge and delivery are the same for all shards: if one of them is gone, the pipeline ends and says
 //! so, and whoever started the process starts it again.
@@ -50,6 +53,7 @@ use crate::{correlation, ml, statistical, validation};
 mod delivery;
 mod judgement;
 mod shard;
+mod sweep;
 
 use judgement::Judgement;
 
@@ -59,6 +63,8 @@ use judgement::Judgement;
 pub struct Settings {
     /// How often a snapshot is taken and the checkpoint moves.
     pub snapshot_interval: SignedDuration,
+    /// How often the open anomalies are looked through for those that nobody goes on with; never where it is zero.
+    pub sweep_every: SignedDuration,
     /// After how long without records a shard's event time moves on with the clock.
     pub idle_after: SignedDuration,
     /// How long one read of a shard may take before the shard is given up.

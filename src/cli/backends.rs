@@ -93,13 +93,15 @@ async fn snapshots(settings: &Settings, aws: &Aws) -> anyhow::Result<Arc<dyn Sna
 async fn incidents(settings: &Settings, health: &Arc<Health>) -> anyhow::Result<Arc<dyn IncidentStore>> {
     let tier = &settings.correlation;
     let Some(redis) = &tier.redis else {
+        let incidents = LocalIncidents::new(tier);
         if settings.ingest.kinesis.is_some() {
             warn!(
                 "correlation.redis is not set: this task puts together what it reads itself. Where several tasks share the stream, \
                  an episode is told as far as one of them has seen it"
             );
+            return Ok(Arc::new(incidents.among_others()));
         }
-        return Ok(Arc::new(LocalIncidents::new(tier)));
+        return Ok(Arc::new(incidents));
     };
     let health = health.clone();
     let tell = move |cause: Option<&str>| match cause {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings, Watermarks, least};
+use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings, Told, Watermarks, least};
 use crate::finding::Finding;
 use crate::ingest::ShardId;
 
@@ -221,6 +221,26 @@ impl<S: IncidentStore> IncidentStore for WithFallback<S> {
             // They are handed out again, and what was told of them is known to be told.
             Err(CorrelationError::Retry { .. }) => Ok(()),
             done => done,
+        }
+    }
+
+    async fn abandoned(&self, watermarks: &Watermarks, told: &[Told]) -> Result<Vec<bool>, CorrelationError> {
+        let nothing = vec![false; told.len()];
+        let untold = || {
+            let state = self.lock();
+            !state.missed.is_empty() || !state.ended.is_empty()
+        };
+        if self.is_away() || untold() {
+            return Ok(nothing);
+        }
+        match self.shared.abandoned(watermarks, told).await {
+            // Another shard's fold may have found it away meanwhile, and have folded here.
+            Ok(abandoned) => Ok(if untold() { nothing } else { abandoned }),
+            Err(error @ CorrelationError::Retry { .. }) => {
+                self.note_away(&error);
+                Ok(nothing)
+            }
+            Err(error) => Err(error),
         }
     }
 

@@ -199,6 +199,12 @@ impl Incident {
         open.chain(settled).reduce(|(a, b), (c, d)| (a.min(c), b.max(d))).unwrap_or((self.known_from, self.known_from))
     }
 
+    /// Whether something of the same key, from a first to a last moment, is the same episode under a gap, s.
+    pub(super) fn joins(&self, first_seen: EventTime, last_seen: EventTime, gap: u32) -> bool {
+        let (first, last) = self.span();
+        first_seen <= last.plus(gap) && first <= last_seen.plus(gap)
+    }
+
     /// Who acts, as far as it is one address.
     pub fn actor(&self) -> Option<Address> {
         use crate::finding::Subject;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::incident::{Incident, Relation};
-use super::{Settings, whole_seconds};
+use super::{Settings, Told, whole_seconds};
 use crate::finding::{Finding, IncidentKey, Severity, Subject, Threat};
 use crate::flow::{Address, EventTime};
 
@@ -112,10 +112,7 @@ impl Incidents {
         let key = finding.key();
         let gap = self.settings.episode_gap.seconds(key.threat);
         let episodes = self.episodes.entry(key).or_default();
-        let joins = |incident: &Incident| {
-            let (first, last) = incident.span();
-            finding.first_seen <= last.plus(gap) && first <= finding.last_seen.plus(gap)
-        };
+        let joins = |incident: &Incident| incident.joins(finding.first_seen, finding.last_seen, gap);
         let mut parts: Vec<Incident> = episodes.extract_if(.., |incident| joins(incident)).collect();
         // Of several, the one that was known to start first keeps its id: a rule on content, not on arrival.
         parts.sort_by_key(|incident| (incident.known_from, incident.id));
@@ -265,6 +262,15 @@ impl Incidents {
         closed
     }
 
+    /// Whether a told episode is over and not known here; see [`super::IncidentStore::abandoned`].
+    pub fn abandoned(&self, watermark: EventTime, told: &Told) -> bool {
+        let gap = self.settings.episode_gap.seconds(told.key.threat);
+        let kept = self.episodes.get(&told.key).into_iter().flatten();
+        let mut known = kept.chain(self.evicted.iter().filter(|incident| incident.key == told.key));
+        told.last_seen.plus(gap) < watermark
+            && !known.any(|incident| incident.joins(told.first_seen, told.last_seen, gap))
+    }
+
     /// Closes everything: the input has ended.
     pub fn finish(&mut self) -> Vec<Incident> {
         let mut closed = std::mem::take(&mut self.evicted);
@@ -396,10 +402,7 @@ impl Incidents {
     pub(super) fn replace(&mut self, incident: &Incident) -> Vec<Incident> {
         let (first, last) = incident.span();
         let gap = self.settings.episode_gap.seconds(incident.key.threat);
-        let same = |known: &Incident| {
-            let (known_first, known_last) = known.span();
-            known.id == incident.id || known_first <= last.plus(gap) && first <= known_last.plus(gap)
-        };
+        let same = |known: &Incident| known.id == incident.id || known.joins(first, last, gap);
         let episodes = self.episodes.get_mut(&incident.key);
         let mut parts: Vec<Incident> =
             episodes.map(|episodes| episodes.extract_if(.., |known| same(known)).collect()).unwrap_or_default();

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::incidents::RestoreError;
-use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings, Watermarks, least};
+use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings, Told, Watermarks, least};
 use crate::finding::Finding;
 use crate::ingest::ShardId;
 
@@ -17,17 +17,25 @@ use crate::ingest::ShardId;
 #[derive(Debug)]
 pub struct LocalIncidents {
     incidents: Mutex<Incidents>,
+    /// Whether other tasks may know incidents that this one does not.
+    among_others: bool,
 }
 
 impl LocalIncidents {
     /// No incidents yet.
     pub fn new(settings: &Settings) -> LocalIncidents {
-        LocalIncidents { incidents: Mutex::new(Incidents::new(settings)) }
+        LocalIncidents { incidents: Mutex::new(Incidents::new(settings)), among_others: false }
+    }
+
+    /// As one of several tasks, of which each correlates by itself: what is not known here may be known to another.
+    #[must_use]
+    pub fn among_others(self) -> LocalIncidents {
+        LocalIncidents { among_others: true, ..self }
     }
 
     /// Goes on where [`LocalIncidents::snapshot`] was taken.
     pub fn restore(bytes: &[u8], settings: &Settings) -> Result<LocalIncidents, RestoreError> {
-        Ok(LocalIncidents { incidents: Mutex::new(Incidents::restore(bytes, settings)?) })
+        Ok(LocalIncidents { incidents: Mutex::new(Incidents::restore(bytes, settings)?), among_others: false })
     }
 
     /// The whole state.
@@ -49,6 +57,11 @@ impl IncidentStore for LocalIncidents {
 
     async fn expire(&self, watermarks: &Watermarks) -> Result<Vec<Incident>, CorrelationError> {
         Ok(self.lock().expire(least(watermarks)))
+    }
+
+    async fn abandoned(&self, watermarks: &Watermarks, told: &[Told]) -> Result<Vec<bool>, CorrelationError> {
+        let (incidents, least) = (self.lock(), least(watermarks));
+        Ok(told.iter().map(|told| !self.among_others && incidents.abandoned(least, told)).collect())
     }
 
     async fn get(&self, id: Uuid) -> Result<Option<Incident>, CorrelationError> {

@@ -20,6 +20,10 @@
 //! availability, not more room. An episode is about 1 KB and never more than about 32 KB, a key has rarely more than one,
 //! and [`super::Settings::incidents_max`] bounds the keys. Every key has a time to live, so that nothing outlasts an
 //! application that is gone.
+//!
+//! A Redis that loses what it was given (a fail-over to an empty node, an eviction) loses incidents. What goes on begins anew as
+//! another incident, and is told under the id that was told before ([`crate::publish::episodes`]); what does not is closed
+//! when its time is over, for nobody is found who knows it ([`IncidentStore::abandoned`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -34,7 +38,7 @@ use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, Script, TlsCertifica
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings as Tier, Watermarks};
+use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings as Tier, Told, Watermarks};
 use crate::finding::{Finding, IncidentKey, Subject};
 use crate::flow::{Address, EventTime};
 use crate::ingest::ShardId;
@@ -394,6 +398,21 @@ impl IncidentStore for RedisIncidents {
             Ok::<_, RedisError>(closed)
         };
         expire.await.map_err(|e| failed("close incidents in Redis", &e))
+    }
+
+    async fn abandoned(&self, watermarks: &Watermarks, told: &[Told]) -> Result<Vec<bool>, CorrelationError> {
+        let ask = async {
+            let least = self.least_watermark(watermarks).await?;
+            let mut part = Part::default();
+            self.read(&mut part, told.iter().map(|told| told.key).collect::<BTreeSet<_>>()).await?;
+            let incidents = self.incidents_of(&part);
+            // Somebody goes on with what is there, whether we can read it or not.
+            let unreadable =
+                |key: &IncidentKey| part.is_empty(key) && part.read.get(key).is_some_and(|(v, _)| v != "0");
+            let abandoned = |told: &Told| incidents.abandoned(least, told) && !unreadable(&told.key);
+            Ok::<_, RedisError>(told.iter().map(abandoned).collect())
+        };
+        ask.await.map_err(|e| failed("ask Redis who goes on with an episode", &e))
     }
 
     async fn forget(&self, ids: &[Uuid]) -> Result<(), CorrelationError> {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::judgement::Delivery;
 use super::shard::Barrier;
-use super::{Common, PipelineError, duration};
+use super::{Common, PipelineError, duration, sweep};
 use crate::anomaly::{Anomaly, Status};
 use crate::correlation::IncidentStore;
 use crate::ingest::snapshot::Snapshot;
@@ -56,7 +56,7 @@ const IDS_MAX: usize = 10_000;
 
 impl Courier {
     async fn deliver(&mut self, delivery: Delivery) -> Result<(), PipelineError> {
-        let Delivery { outcomes, fence, closings, closed, arrived, barrier } = delivery;
+        let Delivery { outcomes, fence, closings, closed, abandoned, arrived, barrier } = delivery;
         let began = Instant::now();
         let mut announcements = Vec::new();
         for outcome in outcomes {
@@ -69,6 +69,9 @@ impl Courier {
         }
         for outcome in closings {
             self.record(outcome, &mut announcements).await;
+        }
+        for anomaly in abandoned {
+            announcements.extend(self.close_abandoned(anomaly).await);
         }
         let told = announcements.len();
         match &arrived {
@@ -216,6 +219,22 @@ impl Courier {
                 return Some((Announcement::Closed, anomaly));
             }
         }
+    }
+
+    /// Closes what nobody goes on with, as it was last told; nothing to announce where somebody has told more of it, or closed
+    /// it, since it was found.
+    async fn close_abandoned(&self, found: Anomaly) -> Option<(Announcement, Anomaly)> {
+        let known = self.insist("recall", || self.store.get(found.anomaly_id)).await.flatten()?;
+        if sweep::revision(&known) != sweep::revision(&found) {
+            return None;
+        }
+        let closed = Anomaly { status: Status::Closed, updates: known.updates + 1, ..known };
+        // Unchanged where another task has closed it meanwhile.
+        let recorded = self.insist("record", || self.store.record(&closed)).await?;
+        (recorded != Recorded::Unchanged).then(|| {
+            tracing::warn!(id = %closed.anomaly_id, threat = closed.threat.name(), "closed an anomaly that nobody went on with");
+            (Announcement::Closed, closed)
+        })
     }
 
     /// What was recorded in an earlier life and not announced before that ended.

@@ -11,7 +11,9 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::shard::{Barrier, Step};
+use super::sweep::{Asked, Sweep};
 use super::{Common, Ending, PipelineError, Tiers, Watermarks, duration};
+use crate::anomaly::Anomaly;
 use crate::correlation::{self, CorrelationError, Incident, IncidentStore};
 use crate::finding::Finding;
 use crate::flow::EventTime;
@@ -59,6 +61,8 @@ pub(super) struct Delivery {
     pub closings: Vec<Outcome>,
     /// The incidents that are over, to be forgotten once it is told.
     pub closed: Vec<Uuid>,
+    /// Open anomalies that nobody goes on with, to be closed.
+    pub abandoned: Vec<Anomaly>,
     /// Whose records it came of, and when they arrived.
     pub arrived: Option<(ShardId, Journey)>,
     /// With what the judge knows of the shard's incidents.
@@ -95,6 +99,7 @@ pub(super) struct Judgement {
     feedback_from: EventTime,
     /// When the rules that people made were last read.
     rules_read: Option<Instant>,
+    sweep: Sweep,
 }
 
 impl Judgement {
@@ -112,6 +117,7 @@ impl Judgement {
             told_at: None,
             feedback_from: EventTime(0),
             rules_read: None,
+            sweep: Sweep::new(duration(common.settings.sweep_every)),
         }
     }
 
@@ -239,6 +245,7 @@ impl Judgement {
         if let Some(watermark) = watermark {
             self.watermarks.move_to(&shard, watermark);
             self.expire(&mut delivery).await;
+            self.sweep(&mut delivery).await;
         }
         let correlating = began.elapsed().saturating_sub(validating);
         journey.step_of("correlation", began, correlating, &[("findings", findings.len() as i64)]);
@@ -356,6 +363,21 @@ impl Judgement {
         delivery.closed.extend(over(&closed));
         let outcomes = self.judge(&closed).await;
         delivery.closings.extend(outcomes);
+    }
+
+    /// Has closed what should have been and was not; it waits behind everything that is on its way to delivery.
+    async fn sweep(&mut self, delivery: &mut Delivery) {
+        // A shard that has told no watermark yet may add to anything.
+        if self.watermarks.least().is_none() {
+            return;
+        }
+        let asked = Asked {
+            store: &*self.store,
+            incidents: &*self.incidents,
+            watermarks: self.watermarks.told(),
+            untold: u32::try_from(self.common.tiers.validation.update_interval.as_secs()).unwrap_or(0),
+        };
+        delivery.abandoned = self.sweep.look(&asked, duration(self.common.settings.call_timeout)).await;
     }
 
     /// Takes up what analysts have said since the last time.

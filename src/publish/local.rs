@@ -24,7 +24,7 @@ use crate::finding::{Actor, Severity};
 use crate::flow::{Address, EventTime};
 
 /// Each step brings the schema from the version of its index to the next.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "
     CREATE TABLE anomalies (
         id TEXT PRIMARY KEY,
@@ -76,6 +76,9 @@ const MIGRATIONS: [&str; 3] = [
         name TEXT PRIMARY KEY,
         body TEXT NOT NULL
     ) WITHOUT ROWID;
+",
+    "
+    CREATE INDEX anomalies_of_status ON anomalies (status, detected DESC, id);
 ",
 ];
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use flowvigil::anomaly::{Anomaly, SCHEMA, Status, Tiers};
+use flowvigil::correlation::fallback::WithFallback;
 use flowvigil::correlation::local::LocalIncidents;
 use flowvigil::correlation::redis::{RedisIncidents, Settings as RedisSettings};
-use flowvigil::correlation::{Incident, IncidentStore, Watermarks};
+use flowvigil::correlation::{Incident, IncidentStore, Told, Watermarks};
 use flowvigil::finding::{Actor, Evidence, Finding, IncidentKey, Merge, Severity, Subject, Target, Threat};
 use flowvigil::flow::{Address, EventTime};
 use flowvigil::ingest::snapshot::local::{Folder, Settings as FolderSettings};
@@ -143,6 +144,7 @@ pub async fn anomaly_store(store: &dyn AnomalyStore) {
     silences(store).await;
     verdicts(store).await;
     claims(store).await;
+    closings_at_once(store).await;
     rules(store).await;
 }
 
@@ -166,6 +168,17 @@ async fn revisions(store: &dyn AnomalyStore) {
     let kept = Anomaly { detection_timestamp: earlier.detection_timestamp, ..later.clone() };
     assert_eq!(store.get(first.anomaly_id).await.unwrap(), Some(kept));
     store.announced(&later).await.unwrap();
+}
+
+/// Of several tasks that find at once that nobody goes on with an anomaly, one closes it.
+async fn closings_at_once(store: &dyn AnomalyStore) {
+    let open = anomaly(30);
+    store.record(&open).await.unwrap();
+    let closed = Anomaly { status: Status::Closed, updates: open.updates + 1, ..open.clone() };
+    let (a, b, c) = tokio::join!(store.record(&closed), store.record(&closed), store.record(&closed));
+    let recorded = [a.unwrap(), b.unwrap(), c.unwrap()];
+    assert_eq!(recorded.iter().filter(|recorded| **recorded == Recorded::Updated).count(), 1, "{recorded:?}");
+    assert_eq!(store.get(open.anomaly_id).await.unwrap(), Some(closed));
 }
 
 async fn announcements(store: &dyn AnomalyStore) {
@@ -209,6 +222,8 @@ async fn questions(store: &dyn AnomalyStore) {
     assert_eq!(number(page_through(store, by_or_on).await), [6]);
     let closed = Query { status: Some(Status::Closed), ..Query::default() };
     assert_eq!(number(page_through(store, closed).await), [0]);
+    let open = Query { status: Some(Status::Open), ..Query::default() };
+    assert_eq!(number(page_through(store, open).await), [9, 8, 7, 6, 5, 4, 3, 2, 1]);
     let severe = Query { min_severity: Some(Severity::High), ..Query::default() };
     assert_eq!(number(page_through(store, severe).await), [8, 5, 2]);
     let when = Query { since: Some(anomaly(4).last_seen), until: Some(anomaly(6).first_seen), ..Query::default() };
@@ -588,6 +603,29 @@ pub async fn incident_store(store: &dyn IncidentStore) {
         assert_eq!(by_id(store.expire(&passed(watermark)).await.unwrap()), by_id(expected));
         assert_eq!(store.expire(&passed(watermark)).await.unwrap(), [], "each is closed once");
     }
+    says_who_is_abandoned(store).await;
+}
+
+/// All shards have passed 200,000.
+async fn says_who_is_abandoned(store: &dyn IncidentStore) {
+    let told = |finding: &Finding| {
+        let (first_seen, last_seen) = (finding.first_seen, finding.last_seen);
+        Told { key: finding.key(), first_seen, last_seen }
+    };
+    let (kept, lost) = (scan(60, 50, 300_000), scan(61, 50, 300_000));
+    // The gap is an hour: one as far before what is kept as it may lie, one beyond that, and one that is yet to come.
+    let (near, far, later) = (scan(60, 50, 296_400), scan(60, 50, 296_280), scan(62, 50, 320_000));
+    let all = [&kept, &lost, &near, &far, &later].map(told);
+    store.fold(&shard(0), std::slice::from_ref(&kept)).await.unwrap();
+    let at = async |moment| store.abandoned(&passed(moment), &all).await.unwrap();
+    let over = lost.last_seen.plus(3600).0;
+    assert_eq!(at(over).await, [false, false, false, true, false]);
+    assert_eq!(at(over + 1).await, [false, true, false, true, false]);
+    let closed: Vec<Uuid> = store.expire(&passed(over + 1)).await.unwrap().iter().map(|incident| incident.id).collect();
+    assert_eq!(closed, [kept.key().episode(kept.first_seen)]);
+    store.forget(&closed).await.unwrap();
+    assert_eq!(at(over + 1).await, [true, true, true, true, false]);
+    assert_eq!(store.abandoned(&passed(over + 1), &[]).await.unwrap(), [] as [bool; 0]);
 }
 
 fn by_id(mut incidents: Vec<Incident>) -> Vec<Incident> {
@@ -722,6 +760,51 @@ async fn what_a_lost_task_was_to_close_is_handed_out_again_until_it_is_forgotten
     let news = lost.fold(&shard(0), &[scan(2, 51, 60)]).await.unwrap();
     assert_eq!((news[0].id, news[0].closed), (id, false));
     assert_eq!(lost.expire(&watermarks([(0, 100_001)])).await.unwrap()[0].id, id);
+}
+
+#[tokio::test]
+async fn what_redis_keeps_of_an_episode_is_not_abandoned_be_it_closed_or_unreadable_or_behind_for_another_task() {
+    let Some(url) = redis() else { return };
+    let (settings, tier) = (redis_settings(url.clone()), Settings::defaults().correlation);
+    let one = RedisIncidents::open(&settings, &tier).await.unwrap();
+    let other = RedisIncidents::open(&settings, &tier).await.unwrap();
+    let (scan, lost) = (scan(1, 50, 0), scan(2, 50, 0));
+    let told =
+        [&scan, &lost].map(|finding| Told { key: finding.key(), first_seen: EventTime(1), last_seen: EventTime(50) });
+    one.fold(&shard(0), std::slice::from_ref(&scan)).await.unwrap();
+    one.expire(&watermarks([(0, 100)])).await.unwrap();
+    let ours = watermarks([(1, 100_000)]);
+    assert_eq!(other.abandoned(&ours, &told).await.unwrap(), [false; 2], "another task's shard is behind");
+    let closed = one.expire(&watermarks([(0, 100_000)])).await.unwrap();
+    assert_eq!(closed.len(), 1);
+    assert_eq!(other.abandoned(&ours, &told).await.unwrap(), [false, true], "it is being told just now");
+    let client = ::redis::Client::open(url).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let key = format!("{{{}}}:e:{}", settings.application, serde_json::to_string(&scan.key()).unwrap());
+    let set = ::redis::cmd("HSET").arg(&key).arg("d").arg("of another version").exec_async(&mut connection).await;
+    assert!(set.is_ok());
+    assert_eq!(other.abandoned(&ours, &told).await.unwrap(), [false, true], "it is somebody's");
+    ::redis::cmd("DEL").arg(&key).exec_async(&mut connection).await.unwrap();
+    assert_eq!(other.abandoned(&ours, &told).await.unwrap(), [true; 2]);
+}
+
+#[tokio::test]
+async fn a_task_that_cannot_ask_redis_or_has_something_to_tell_it_says_of_nobody_that_he_is_abandoned() {
+    let Some(url) = redis() else { return };
+    let tier = Settings::defaults().correlation;
+    let told = [Told { key: scan(9, 50, 0).key(), first_seen: EventTime(1), last_seen: EventTime(50) }];
+    let there = RedisIncidents::open(&redis_settings(url), &tier).await.unwrap();
+    let there = WithFallback::new(there, &tier, Box::new(|_| {}));
+    assert_eq!(there.abandoned(&watermarks([(0, 100_000)]), &told).await.unwrap(), [true]);
+    let away = RedisIncidents::open(&redis_settings("redis://127.0.0.1:1".to_owned()), &tier).await.unwrap();
+    let away = WithFallback::new(away, &tier, Box::new(|_| {}));
+    for _ in 0..2 {
+        assert_eq!(away.abandoned(&watermarks([(0, 100_000)]), &told).await.unwrap(), [false]);
+    }
+    assert!(away.is_away());
+    // Nor does one that is among others and correlates by itself.
+    let apart = LocalIncidents::new(&tier).among_others();
+    assert_eq!(apart.abandoned(&watermarks([(0, 100_000)]), &told).await.unwrap(), [false]);
 }
 
 #[tokio::test]

@@ -136,6 +136,24 @@ impl World {
         world
     }
 
+    /// What its stream, bus and tables are called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// From now on tasks begin with this in their settings.
+    pub fn set(&self, table: &str, line: &str) {
+        let settings = std::fs::read_to_string(self.config()).unwrap();
+        std::fs::write(self.config(), settings.replace(table, &format!("{table}\n{line}"))).unwrap();
+    }
+
+    /// Redis loses everything that it was given.
+    pub fn flush_redis(&self) {
+        let port = self.redis.port.to_string();
+        let done = Command::new("redis-cli").args(["-p", &port, "flushall"]).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+    }
+
     async fn active(&self) {
         let kinesis = aws_sdk_kinesis::Client::new(&self.aws);
         let active = async || {
@@ -316,7 +334,7 @@ impl World {
 
     /// Waits until every open shard's checkpoint is its last record, and every other is read to its end: everything before
     /// is recorded and announced. The lease of one that was split or merged goes when its children are under way.
-    async fn finished(&self, tasks: &mut [Process]) {
+    pub async fn finished(&self, tasks: &mut [Process]) {
         let ends = self.ends().await;
         assert!(ends.values().all(|(end, open)| end.is_some() || !open), "every open shard has records: {ends:?}");
         let done = eventually(PATIENCE, async || {
@@ -334,13 +352,18 @@ impl World {
         assert!(done.await, "not read to the end: {:?} of {ends:?}\n{}", self.leases().await, self.log());
     }
 
+    /// All that its tasks have logged.
+    pub fn whole_log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
     fn log(&self) -> String {
-        let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        let log = self.whole_log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(60)..].join("\n")
     }
 
-    async fn recorded(&self) -> Vec<Anomaly> {
+    pub async fn recorded(&self) -> Vec<Anomaly> {
         let settings = dynamodb::Settings {
             table: self.name.clone(),
             models_table: format!("{}-models", self.name),

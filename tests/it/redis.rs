@@ -1,18 +1,22 @@
-//! The Redis backend where it is more than one plain server: TLS with an authority of one's own, and a cluster.
+//! The Redis backend where it is more than one plain server: TLS with an authority of one's own, a cluster, and one that loses
+//! what it was given.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use flowvigil::anomaly::{Anomaly, Status};
 use flowvigil::correlation::IncidentStore;
 use flowvigil::correlation::redis::{RedisIncidents, Settings as RedisSettings};
 use flowvigil::ingest::ShardId;
 use flowvigil::settings::Settings;
 
-use crate::contract::{incident_store, redis_settings};
+use crate::contract::{Queue, incident_store, redis_settings};
 use crate::correlation::scan;
-use crate::servers::redis;
-use crate::service::soon;
+use crate::crash::{World, settled};
+use crate::servers::{aws, redis};
+use crate::service::{Service, soon};
 
 /// A server of its own for one test.
 struct Server(Child);
@@ -80,6 +84,136 @@ async fn incidents_in_redis_over_tls_with_an_authority_of_ones_own() {
     let stranger = RedisIncidents::open(&redis_settings(url), &Settings::defaults().correlation).await.unwrap();
     let folded = stranger.fold(&ShardId("a".into()), &[scan(1, 0, 60)]).await;
     assert!(folded.is_err(), "a certificate that no public authority has signed was taken");
+}
+
+/// A service opens an anomaly, something happens to the Redis in which its incident is, and the anomaly's time passes. It is
+/// open until then, and afterwards it is closed, and that was said once. Gives what the service said.
+fn is_closed_once_in_its_time(happens: impl FnOnce(&mut Server, &Path, &str)) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let mut server = Server::start(folder.path(), &["--port", &port]);
+    assert!(soon(|| run("redis-cli", &["-p", &port, "ping"])));
+    let environment = [
+        ("FLOWVIGIL__CORRELATION__REDIS__URL", &*format!("redis://127.0.0.1:{port}")),
+        ("FLOWVIGIL__PIPELINE__SWEEP_EVERY", "100ms"),
+        ("FLOWVIGIL__TELEMETRY__LOG_LEVEL", "debug"),
+        ("FLOWVIGIL__API__CACHE", "0s"),
+    ];
+    let service = Service::start(folder.path(), &environment);
+    let several_looks = || {
+        let looks = || service.told().matches("looked through the open anomalies").count();
+        let before = looks();
+        assert!(soon(|| looks() >= before + 4), "{}", service.told());
+    };
+    service.scan("10.0.1.1", 0, 60);
+    service.quiet_until(10);
+    let found = service.wait_until("/v1/anomalies", |all| all["anomalies"][0]["status"] == "open");
+    let id = found["anomalies"][0]["anomaly_id"].as_str().unwrap();
+    let anomaly = format!("/v1/anomalies/{id}");
+    happens(&mut server, folder.path(), &port);
+    // A scan is over when nothing was seen of it for an hour of event time.
+    service.quiet_until(60);
+    several_looks();
+    assert_eq!(service.get(&anomaly)["status"], "open", "{}", service.told());
+    service.quiet_until(120);
+    service.wait_until(&anomaly, |anomaly| anomaly["status"] == "closed");
+    several_looks();
+    service.quiet_until(600);
+    several_looks();
+    assert_eq!(service.get(&anomaly)["status"], "closed");
+    let told = service.told();
+    let said = |kind: &str| told.lines().filter(|line| line.contains(kind) && line.contains(id)).count();
+    assert_eq!((said("Anomaly Detected"), said("Anomaly Closed")), (1, 1), "{told}");
+    told
+}
+
+const ABANDONED: &str = "closed an anomaly that nobody went on with";
+
+#[test]
+fn an_anomaly_whose_incident_is_flushed_from_redis_is_closed_in_its_time_and_said_to_be_once() {
+    if redis().is_none() {
+        return;
+    }
+    let told = is_closed_once_in_its_time(|_, _, port| assert!(run("redis-cli", &["-p", port, "flushall"])));
+    assert_eq!(told.matches(ABANDONED).count(), 1, "{told}");
+}
+
+#[test]
+fn an_anomaly_whose_redis_was_killed_and_came_back_empty_is_closed_in_its_time_and_said_to_be_once() {
+    if redis().is_none() {
+        return;
+    }
+    let told = is_closed_once_in_its_time(|server, folder, port| {
+        let _ = (server.0.kill(), server.0.wait());
+        *server = Server::start(folder, &["--port", port]);
+        assert!(soon(|| run("redis-cli", &["-p", port, "ping"])));
+    });
+    assert_eq!(told.matches(ABANDONED).count(), 1, "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_open_when_the_redis_of_two_tasks_lost_it_is_closed_once_by_one_of_them() {
+    let Some(aws) = aws().await else { return };
+    let world = World::new(&aws, 3, 1000, 0).await;
+    world.set("[pipeline]", r#"sweep_every = "500ms""#);
+    let (queue, events) = (Queue::new(&aws).await, aws_sdk_eventbridge::Client::new(&aws));
+    let pattern = r#"{"source": ["anomaly-detection-service"]}"#;
+    events.put_rule().name("all").event_bus_name(world.name()).event_pattern(pattern).send().await.unwrap();
+    let target = aws_sdk_eventbridge::types::Target::builder().id("queue").arn(&queue.arn).build().unwrap();
+    events.put_targets().rule("all").event_bus_name(world.name()).targets(target).send().await.unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    let log = |name: &str| folder.path().join(name);
+    let simulate = ["simulate", "--seed", "7", "--duration", "20m", "--hosts", "8", "--no-header"];
+    let simulated = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
+        .args(simulate)
+        .args(["--threats", "port_scan,tor,crypto_mining", "-o", log("attacks").to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(simulated.status.success(), "{}", String::from_utf8_lossy(&simulated.stderr));
+    let attacks = std::fs::read_to_string(log("attacks")).unwrap();
+    let end = attacks.lines().filter_map(|line| line.split(' ').nth(11)?.parse::<u64>().ok()).max().unwrap();
+    // On so many interfaces that every shard has some.
+    let quiet = |at: u64| -> String {
+        let line =
+            |n| format!("2 123456789012 eni-{n:017x} 10.0.0.9 10.0.0.8 40000 443 6 10 5000 {at} {at} ACCEPT OK\n");
+        (0..64).map(line).collect()
+    };
+    std::fs::write(log("attacks"), attacks + &quiet(end)).unwrap();
+    // Every window of the attacks has closed, and every task has said so.
+    std::fs::write(log("soon"), quiet(end + 900)).unwrap();
+    // Two days later, when all of it is over.
+    std::fs::write(log("later"), quiet(end + 172_800)).unwrap();
+
+    world.feed(&log("attacks"), "interface");
+    let mut tasks = [world.task(), world.task()];
+    world.finished(&mut tasks).await;
+    let open = world.recorded().await;
+    assert!(open.len() > 2 && open.iter().all(|anomaly| anomaly.status == Status::Open), "{open:?}");
+    world.flush_redis();
+    world.feed(&log("soon"), "interface");
+    world.finished(&mut tasks).await;
+    world.feed(&log("later"), "interface");
+    settled(&world, &mut tasks).await;
+    let left: Vec<Anomaly> = world.recorded().await.into_iter().filter(|a| a.status == Status::Open).collect();
+    assert_eq!(left, [], "{}", world.whole_log());
+    assert!(world.whole_log().contains(ABANDONED), "{}", world.whole_log());
+    let mut closed: BTreeMap<String, u32> = BTreeMap::new();
+    for event in queue.take_all().await.iter().filter(|event| event["detail-type"] == "Anomaly Closed") {
+        *closed.entry(event["detail"]["anomaly_id"].as_str().unwrap().to_owned()).or_default() += 1;
+    }
+    let expected: BTreeMap<String, u32> =
+        world.recorded().await.iter().map(|anomaly| (anomaly.anomaly_id.to_string(), 1)).collect();
+    assert_eq!(closed, expected);
+}
+
+#[test]
+fn an_anomaly_whose_incident_is_there_is_closed_in_the_ordinary_way_however_often_somebody_looks() {
+    if redis().is_none() {
+        return;
+    }
+    let told = is_closed_once_in_its_time(|_, _, _| {});
+    assert!(!told.contains(ABANDONED), "{told}");
 }
 
 #[tokio::test]

@@ -375,6 +375,41 @@ async fn what_is_found_again_after_its_episode_was_closed_and_forgotten_is_not_t
     assert_eq!(world.announced(), announced);
 }
 
+#[tokio::test]
+async fn what_was_found_abandoned_is_closed_only_as_it_was_found_and_once() {
+    let world = World::new();
+    let mut task = world.task();
+    task.fold("0", &scan(1, 10)).await;
+    let found = world.recorded().await.remove(0);
+    task.fold("0", &scan(1, 30)).await;
+    let now = world.recorded().await.remove(0);
+    assert!(now.updates > found.updates);
+    let (slow, fast) = (world.task(), world.task());
+    assert!(slow.courier.close_abandoned(found).await.is_none(), "somebody goes on with it");
+    let (one, two) = tokio::join!(slow.courier.close_abandoned(now.clone()), fast.courier.close_abandoned(now.clone()));
+    assert_eq!(u8::from(one.is_some()) + u8::from(two.is_some()), 1);
+    assert!(slow.courier.close_abandoned(now).await.is_none());
+    assert_eq!(world.stories().await[0].4, Status::Closed);
+    // Whoever has its incident after all has nothing to close any more.
+    let before = world.announced();
+    task.expire(END).await;
+    assert_eq!((world.stories().await[0].4, world.announced()), (Status::Closed, before));
+}
+
+#[tokio::test]
+async fn what_was_closed_as_abandoned_before_a_crash_is_announced_as_closed_by_the_next_life() {
+    let world = World::new();
+    let mut task = world.task();
+    task.fold("0", &scan(1, 10)).await;
+    let found = world.recorded().await.remove(0);
+    assert!(task.courier.close_abandoned(found.clone()).await.is_some(), "and it dies before it says so");
+    world.task().courier.announce_leftovers().await.unwrap();
+    world.task().courier.announce_leftovers().await.unwrap();
+    let told = &world.announced()[&found.anomaly_id.to_string()];
+    assert_eq!(told.last().unwrap(), "Anomaly Closed");
+    assert_eq!(told.iter().filter(|told| *told == "Anomaly Closed").count(), 1, "{told:?}");
+}
+
 /// Something that happens to the tasks.
 #[derive(Clone, Debug)]
 enum Step {
