@@ -154,9 +154,13 @@ impl Counts {
         self.counts[step..].iter().sum()
     }
 
-    /// The share of windows in the same step or above, with the one that is asked about among them.
-    pub(super) fn rank(&self, evidence: f64) -> f64 {
-        (self.from(Self::step(evidence)) as f64 + 1.0) / (self.total as f64 + 1.0)
+    /// How many windows were in the same step or above, of how many.
+    pub(super) fn as_far(&self, evidence: f64) -> (u64, u64) {
+        (self.from(Self::step(evidence)), self.total)
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.total
     }
 
     pub(super) fn is_sound(&self) -> bool {

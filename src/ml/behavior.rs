@@ -9,8 +9,8 @@
 //!
 //! That bound holds however the scorers depend on each other, and they look at the same window: what is rare to one is often
 //! rare to all, so that the bound uses up only part of its rate, six tenths where all agree. What is promised is the rate of
-//! what is joined. So the bound in turn is ranked among the bounds of this deployment's other windows: a conformal p-value
-//! (Vovk et al. 2005), whatever the scorers have in common.
+//! what is joined. So the bound in turn is ranked among the bounds of this deployment's other windows ([`Bounds`]): a conformal
+//! p-value (Vovk et al. 2005), whatever the scorers have in common.
 //!
 //! - *The lesser of bound and rank counts.* What the bound finds is found: also where a model that was calibrated on this
 //!   deployment says rarer things than as many windows could, and where an attack of hours has filled the ranks above it. Each
@@ -18,9 +18,9 @@
 //! - *Where `top3_z` spoke alone* its p-value is such a rank already. It is neither ranked again nor counted: beside bounds
 //!   that use up part of their rate it would pass for rarer than it is.
 //! - *One rank for all.* `top3_z` is ranked by itself among young hosts and among grown ones, and has its share whatever the
-//!   model. So the bounds of either kind of host, or of one model and the next, use up between six tenths of their rate and all
-//!   of it, and held against each other each is as rare as it is said to within 10/6. Ranks of their own, or ranks that began
-//!   anew with each model, could say nothing rare for as many windows again.
+//!   model. So where windows are like those before, the bounds of either kind of host, or of one model and the next, use up
+//!   between six tenths of their rate and all of it, and held against each other are as rare as it is said to within 10/6. Ranks
+//!   of their own, or ranks that began anew with each model, could say nothing rare for as many windows again.
 //! - *Steps.* Bounds are counted in twentieths of a decade, and what falls into the same step counts as as far out, so that a
 //!   rank is too large by a sixteenth on average, and by an eighth at most.
 
@@ -30,7 +30,8 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
-use super::agreement::{Agreement, Counts};
+use super::agreement::Agreement;
+use super::bounds::Bounds;
 use super::features::WINDOW_SECONDS;
 use super::local::{self, Pager, TopThree, contribution};
 use super::model::{Judge, Part, combine};
@@ -49,7 +50,7 @@ pub struct Behavior {
     judge: Judge,
     agreement: Agreement,
     /// Windows of which more than one scorer spoke, by what joins their p-values.
-    bounds: Counts,
+    bounds: Bounds,
     said: Said,
 }
 
@@ -76,7 +77,7 @@ impl Behavior {
     pub fn new(hosts_max: usize) -> Behavior {
         let (scorer, pager) = (TopThree::new(hosts_max), Pager::default());
         let (judge, agreement) = (Judge::new(hosts_max), Agreement::default());
-        Behavior { scorer, pager, judge, agreement, bounds: Counts::new(), said: Said::default() }
+        Behavior { scorer, pager, judge, agreement, bounds: Bounds::default(), said: Said::default() }
     }
 
     /// What the models remember of hosts, to be scored with.
@@ -126,17 +127,9 @@ impl Behavior {
         model.p_values = self.agreement.weigh(&model, class);
         let mut score = joined(top, model);
         if score.p_values.iter().flatten().count() > 1 {
-            score.p_value = score.p_value.map(|bound| self.rank(bound));
+            score.p_value = score.p_value.map(|bound| self.bounds.weigh(vector.window, bound));
         }
         score
-    }
-
-    /// The p-value of a bound among those before, which it then joins.
-    fn rank(&mut self, bound: f64) -> f64 {
-        let evidence = -bound.log10();
-        let rank = self.bounds.rank(evidence);
-        self.bounds.count(evidence);
-        rank.min(bound)
     }
 
     /// Takes over what is remembered of another shard, which this one continues as well.
@@ -145,7 +138,7 @@ impl Behavior {
         self.pager.join(other.pager);
         self.judge.join(other.judge);
         self.agreement.join(other.agreement);
-        self.bounds.join(&other.bounds);
+        self.bounds.join(other.bounds);
         let mut said = self.said.stored();
         said.extend(other.said.stored());
         said.sort_by_key(|contribution| (contribution.window, contribution.host));
@@ -168,7 +161,7 @@ impl Behavior {
     /// Goes on where the snapshot was taken; `None` when the bytes are not one.
     pub fn restore(bytes: &[u8], hosts_max: usize) -> Option<Behavior> {
         let (stored, rest) = postcard::take_from_bytes::<Stored>(bytes).ok()?;
-        let bounds = if rest.is_empty() { Counts::new() } else { postcard::from_bytes(rest).ok()? };
+        let bounds = if rest.is_empty() { Bounds::default() } else { postcard::from_bytes(rest).ok()? };
         let Stored { scorer, pager, judge, agreement, said } = stored;
         if !agreement.is_sound() || !scorer.is_sound() || !bounds.is_sound() {
             return None;

@@ -169,4 +169,11 @@ mod tests {
         assert_eq!((unseen.auc, unseen.recall_at_1e_2), (0.5, 0.0));
         assert_eq!((seen.attacks, seen.others), (100, 1_900));
     }
+    #[test]
+    fn what_is_realised_is_known_where_nothing_is_an_attack() {
+        let p_values = (1..=1_000).map(|n| f64::from(n) / 1_000.0);
+        let evidence: Vec<Option<f64>> = p_values.map(|p| Some(-p.log10())).collect();
+        let seen = separation(&evidence, &[false; 1_000], &[false; 1_000]);
+        assert_eq!((seen.others, seen.realised), (1_000, [0.1, 0.01, 0.001, 0.0]));
+    }
 }
