@@ -16,6 +16,7 @@ use crate::flow::{Address, EventTime};
 pub mod agreement;
 pub mod artifact;
 pub mod behavior;
+pub(crate) mod bounds;
 pub mod breaker;
 pub mod calibration;
 pub mod canary;

@@ -106,15 +106,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         } else {
             println!(
                 "scorer   attacks   others    auc  auc alone  recall at 1e-2  at 1e-3  of these not by top3_z  others with \
-                 p <= 1e-2  <= 1e-3"
+                 p <= 1e-1  <= 1e-2  <= 1e-3  <= 1e-4"
             );
             for (name, s) in &measured {
                 let (hundredth, thousandth, beyond) = (s.recall_at_1e_2, s.recall_at_1e_3, s.beyond_top3_z);
                 let alone = s.auc_alone.map_or(String::new(), |auc| format!("{auc:.3}"));
-                let [often, seldom] = s.realised;
+                let realised = s.realised.map(|share| format!("{share:>8.1e}")).join(" ");
                 println!(
-                    "{name:<7} {:>8} {:>8}  {:.3} {alone:>10} {hundredth:>15.3} {thousandth:>8.3} {beyond:>23.3} {often:>22.1e} \
-                     {seldom:>8.1e}",
+                    "{name:<7} {:>8} {:>8}  {:.3} {alone:>10} {hundredth:>15.3} {thousandth:>8.3} {beyond:>23.3} {realised:>49}",
                     s.attacks, s.others, s.auc
                 );
             }

@@ -116,7 +116,7 @@ impl Habit {
 
 /// Windows by twentieths of a decade, from -4 to 8: evidence, or its excess.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-struct Counts {
+pub(super) struct Counts {
     counts: Vec<u64>,
     total: u64,
 }
@@ -127,7 +127,7 @@ impl Counts {
     const ZERO: usize = 4 * Self::PER_DECADE;
     const STEPS: usize = Self::ZERO + 8 * Self::PER_DECADE + 1;
 
-    fn new() -> Counts {
+    pub(super) fn new() -> Counts {
         Counts { counts: vec![0; Self::STEPS], total: 0 }
     }
 
@@ -136,13 +136,13 @@ impl Counts {
         ((evidence * Self::PER_DECADE as f64 + Self::ZERO as f64 + 1e-9) as usize).min(Self::STEPS - 1)
     }
 
-    fn count(&mut self, evidence: f64) {
+    pub(super) fn count(&mut self, evidence: f64) {
         self.counts[Self::step(evidence)] += 1;
         self.total += 1;
     }
 
     /// Takes over what was counted elsewhere. Both may have counted the same windows, so of each count the larger stands.
-    fn join(&mut self, other: &Counts) {
+    pub(super) fn join(&mut self, other: &Counts) {
         for (mine, &theirs) in self.counts.iter_mut().zip(&other.counts) {
             *mine = theirs.max(*mine);
         }
@@ -154,7 +154,16 @@ impl Counts {
         self.counts[step..].iter().sum()
     }
 
-    fn is_sound(&self) -> bool {
+    /// How many windows were in the same step or above, of how many.
+    pub(super) fn as_far(&self, evidence: f64) -> (u64, u64) {
+        (self.from(Self::step(evidence)), self.total)
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    pub(super) fn is_sound(&self) -> bool {
         self.counts.len() == Self::STEPS
             && self.counts.iter().try_fold(0u64, |sum, n| sum.checked_add(*n)) == Some(self.total)
     }

@@ -4,6 +4,25 @@
 //! `top3_z` is ranked among this deployment's own windows; what forest and sequence model say of a window is weighed by what
 //! they said of this deployment's others ([`Agreement`]). They are joined as [`super::model::combine`] does: at any rate, what
 //! one of them finds at its share of it is found, whatever the others say.
+//!
+//! # The rate of what is joined
+//!
+//! That bound holds however the scorers depend on each other, and they look at the same window: what is rare to one is often
+//! rare to all, so that the bound uses up only part of its rate, six tenths where all agree. What is promised is the rate of
+//! what is joined. So the bound in turn is ranked among the bounds of this deployment's other windows ([`Bounds`]): a conformal
+//! p-value (Vovk et al. 2005), whatever the scorers have in common.
+//!
+//! - *The lesser of bound and rank counts.* What the bound finds is found: also where a model that was calibrated on this
+//!   deployment says rarer things than as many windows could, and where an attack of hours has filled the ranks above it. Each
+//!   of the two holds by itself, so that together they are at most twice the rate.
+//! - *Where `top3_z` spoke alone* its p-value is such a rank already. It is neither ranked again nor counted: beside bounds
+//!   that use up part of their rate it would pass for rarer than it is.
+//! - *One rank for all.* `top3_z` is ranked by itself among young hosts and among grown ones, and has its share whatever the
+//!   model. So where windows are like those before, the bounds of either kind of host, or of one model and the next, use up
+//!   between six tenths of their rate and all of it, and held against each other are as rare as it is said to within 10/6. Ranks
+//!   of their own, or ranks that began anew with each model, could say nothing rare for as many windows again.
+//! - *Steps.* Bounds are counted in twentieths of a decade, and what falls into the same step counts as as far out, so that a
+//!   rank is too large by a sixteenth on average, and by an eighth at most.
 
 use std::collections::VecDeque;
 
@@ -12,6 +31,7 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::agreement::Agreement;
+use super::bounds::Bounds;
 use super::features::WINDOW_SECONDS;
 use super::local::{self, Pager, TopThree, contribution};
 use super::model::{Judge, Part, combine};
@@ -29,6 +49,8 @@ pub struct Behavior {
     pager: Pager,
     judge: Judge,
     agreement: Agreement,
+    /// Windows of which more than one scorer spoke, by what joins their p-values.
+    bounds: Bounds,
     said: Said,
 }
 
@@ -40,6 +62,7 @@ struct Said {
     order: VecDeque<(EventTime, Address)>,
 }
 
+/// The memory as it is stored, but for the bounds, which stand behind it: a snapshot that ends here goes on without any.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     scorer: TopThree,
@@ -54,7 +77,7 @@ impl Behavior {
     pub fn new(hosts_max: usize) -> Behavior {
         let (scorer, pager) = (TopThree::new(hosts_max), Pager::default());
         let (judge, agreement) = (Judge::new(hosts_max), Agreement::default());
-        Behavior { scorer, pager, judge, agreement, said: Said::default() }
+        Behavior { scorer, pager, judge, agreement, bounds: Bounds::default(), said: Said::default() }
     }
 
     /// What the models remember of hosts, to be scored with.
@@ -102,7 +125,11 @@ impl Behavior {
         let mut model = model.clone();
         let class = self.judge.class(vector.host);
         model.p_values = self.agreement.weigh(&model, class);
-        joined(top, model)
+        let mut score = joined(top, model);
+        if score.p_values.iter().flatten().count() > 1 {
+            score.p_value = score.p_value.map(|bound| self.bounds.weigh(vector.window, bound));
+        }
+        score
     }
 
     /// Takes over what is remembered of another shard, which this one continues as well.
@@ -111,6 +138,7 @@ impl Behavior {
         self.pager.join(other.pager);
         self.judge.join(other.judge);
         self.agreement.join(other.agreement);
+        self.bounds.join(other.bounds);
         let mut said = self.said.stored();
         said.extend(other.said.stored());
         said.sort_by_key(|contribution| (contribution.window, contribution.host));
@@ -127,17 +155,19 @@ impl Behavior {
             agreement: self.agreement.clone(),
             said: self.said.stored(),
         };
-        postcard::to_allocvec(&stored).expect("plain data can always be written")
+        postcard::to_allocvec(&(stored, &self.bounds)).expect("plain data can always be written")
     }
 
     /// Goes on where the snapshot was taken; `None` when the bytes are not one.
     pub fn restore(bytes: &[u8], hosts_max: usize) -> Option<Behavior> {
-        let Stored { scorer, pager, judge, agreement, said } = postcard::from_bytes(bytes).ok()?;
-        if !agreement.is_sound() || !scorer.is_sound() {
+        let (stored, rest) = postcard::take_from_bytes::<Stored>(bytes).ok()?;
+        let bounds = if rest.is_empty() { Bounds::default() } else { postcard::from_bytes(rest).ok()? };
+        let Stored { scorer, pager, judge, agreement, said } = stored;
+        if !agreement.is_sound() || !scorer.is_sound() || !bounds.is_sound() {
             return None;
         }
         let judge = Judge::restore(&judge, hosts_max)?;
-        let mut behavior = Behavior { scorer, pager, judge, agreement, said: Said::default() };
+        let mut behavior = Behavior { scorer, pager, judge, agreement, bounds, said: Said::default() };
         said.into_iter().for_each(|contribution| behavior.said.note(contribution));
         Some(behavior)
     }
@@ -193,3 +223,6 @@ impl Said {
 fn end(finding: &Finding) -> EventTime {
     finding.window.plus(finding.window_seconds)
 }
+
+#[cfg(test)]
+mod tests;

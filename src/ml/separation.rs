@@ -27,9 +27,12 @@ pub struct Separation {
     pub recall_at_1e_3: f64,
     /// Share of the attacks' windows that it finds so and `top3_z` does not.
     pub beyond_top3_z: f64,
-    /// Share of the other windows with a p-value up to 1e-2, and up to 1e-3: what its alarms would cost here.
-    pub realised: [f64; 2],
+    /// Share of the other windows with a p-value up to each of [`TARGETS`]: what its alarms would cost here.
+    pub realised: [f64; 4],
 }
+
+/// The rates that realised shares are given at.
+pub const TARGETS: [f64; 4] = [1e-1, 1e-2, 1e-3, 1e-4];
 
 /// One window as every scorer saw it.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -110,15 +113,21 @@ fn separation(scores: &[Option<f64>], truth: &[bool], above_top3: &[bool]) -> Se
         list
     };
     let (attacks, others) = (of(true), of(false));
+    // The small part keeps p-values that are a target where they belong.
+    let reached = |target: f64| {
+        let count = others.iter().filter(|e| **e >= -target.log10() - 1e-9).count();
+        count as f64 / others.len().max(1) as f64
+    };
+    let realised = TARGETS.map(reached);
     if attacks.is_empty() || others.is_empty() {
-        return Separation { attacks: attacks.len() as u64, others: others.len() as u64, ..Separation::default() };
+        let (attacks, others) = (attacks.len() as u64, others.len() as u64);
+        return Separation { attacks, others, realised, ..Separation::default() };
     }
     let below = |score: f64| {
         let (low, high) = (others.partition_point(|o| *o < score), others.partition_point(|o| *o <= score));
         (low + high) as f64 / 2.0
     };
     let auc = attacks.iter().map(|s| below(*s)).sum::<f64>() / (attacks.len() * others.len()) as f64;
-    let reached = |evidence: f64| others.iter().filter(|e| **e >= evidence).count() as f64 / others.len() as f64;
     let share = |flags: &[bool]| {
         flags.iter().zip(truth).filter(|(flag, attack)| **flag && **attack).count() as f64 / attacks.len() as f64
     };
@@ -132,7 +141,7 @@ fn separation(scores: &[Option<f64>], truth: &[bool], above_top3: &[bool]) -> Se
         recall_at_1e_3: share(&rare),
         beyond_top3_z: share(&beyond),
         auc_alone: None,
-        realised: [reached(2.0), reached(3.0)],
+        realised,
     }
 }
 
@@ -159,5 +168,12 @@ mod tests {
         let unseen = separation(&blind, &truth, &nothing);
         assert_eq!((unseen.auc, unseen.recall_at_1e_2), (0.5, 0.0));
         assert_eq!((seen.attacks, seen.others), (100, 1_900));
+    }
+    #[test]
+    fn what_is_realised_is_known_where_nothing_is_an_attack() {
+        let p_values = (1..=1_000).map(|n| f64::from(n) / 1_000.0);
+        let evidence: Vec<Option<f64>> = p_values.map(|p| Some(-p.log10())).collect();
+        let seen = separation(&evidence, &[false; 1_000], &[false; 1_000]);
+        assert_eq!((seen.others, seen.realised), (1_000, [0.1, 0.01, 0.001, 0.0]));
     }
 }
