@@ -82,6 +82,18 @@ impl Address {
         }
     }
 
+    /// An address that is not on the internet, whoever's it is: private (RFC 1918, RFC 4193), link-local, loopback, or
+    /// shared behind a provider's NAT (RFC 6598).
+    pub fn is_private(self) -> bool {
+        match self.to_ip() {
+            IpAddr::V4(ip) => {
+                let shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
+                ip.is_private() || ip.is_link_local() || ip.is_loopback() || shared
+            }
+            IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback(),
+        }
+    }
+
     /// Multicast, broadcast or unspecified: an address that no single host answers for.
     pub fn is_group(self) -> bool {
         match self.to_ip() {
@@ -326,6 +338,20 @@ mod tests {
     #[test]
     fn a_record_is_seventy_two_bytes() {
         assert_eq!(std::mem::size_of::<FlowRecord>(), 72);
+    }
+
+    #[test]
+    fn an_address_that_is_not_on_the_internet_is_private() {
+        let private = |text: &str| text.parse::<Address>().unwrap().is_private();
+        for text in
+            ["10.1.2.3", "172.31.0.1", "192.168.1.255", "169.254.1.1", "127.0.0.1", "100.64.0.1", "100.127.255.254"]
+        {
+            assert!(private(text), "{text}");
+        }
+        for text in ["100.63.0.1", "100.128.0.1", "172.32.0.1", "203.0.113.1", "2001:db8::1", "2a00::1"] {
+            assert!(!private(text), "{text}");
+        }
+        assert!(private("fd00::1") && private("fe80::1") && private("::1"));
     }
 
     #[test]

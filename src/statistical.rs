@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::finding::{Finding, Threat};
 use crate::flow::network::Network;
-use crate::flow::{Address, Blindness, BlindnessKind, EventTime, FlowRecord, Interface, InterfaceId, Marks};
+use crate::flow::{Address, Blindness, BlindnessKind, EventTime, FlowRecord, Interface, InterfaceId, Marks, protocol};
 use crate::ml::FeatureVector;
 use crate::ml::features::{Baseline, HostWindow, Opened, WINDOW_SECONDS};
 
@@ -197,7 +197,7 @@ struct State {
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 7;
+const SNAPSHOT_VERSION: u32 = 8;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
@@ -476,6 +476,7 @@ impl Engine {
                 answers.push(c);
             }
         }
+        drop_error_messages(&mut failures, conversations);
         // In an order of their own, since a source's list of failures may fill up.
         failures.sort_unstable_by_key(|c| (c.start(), c.opener, c.responder, c.port, c.protocol, c.opener_port));
         for c in failures {
@@ -766,6 +767,7 @@ impl Engine {
 
     fn judge_channels(&mut self, touched: &Touched, now: EventTime, window: EventTime, out: &mut Output) {
         let channels = self.state.channels.len();
+        let mut held: BTreeMap<Address, Vec<Held>> = BTreeMap::new();
         for &fingerprint in &touched.channels {
             let Some(channel) = self.state.channels.get(&self.seed, fingerprint) else { continue };
             let watched = self.watched.contains(&channel.opener) || self.watched.contains(&channel.responder);
@@ -780,16 +782,25 @@ impl Engine {
                 watched_before: responder.map_or(0, |host| host.first_seen.since(self.state.statistics.first)),
                 hosts: self.state.internal.len() as f64,
                 channels,
-                internal,
+                // An address that is not on the internet is a neighbour's, though nobody told us that it is ours.
+                internal: internal || channel.responder.is_private(),
             };
             let listed = self.lists.mining_pools.contains(channel.responder, channel.port);
             let prevalence = self.settings.c2_beacon.prevalence_max;
-            let mining = mining::judge(channel, &around, listed, prevalence, &self.settings.crypto_mining);
-            let beacon = beacon::judge(channel, &around, &self.settings.c2_beacon);
+            let mut mining = mining::judge(channel, &around, listed, prevalence, &self.settings.crypto_mining);
+            let mut beacon = beacon::judge(channel, &around, &self.settings.c2_beacon);
+            for judgement in [&mut mining, &mut beacon].into_iter().flatten().filter(|j| j.passed) {
+                if matches!(judgement.method.as_str(), "stratum_shape" | "long_channel") {
+                    let opener = channel.opener;
+                    let held = held.entry(opener).or_insert_with(|| self.sessions_held(opener));
+                    let meanwhile = channel.longest().map_or(0, |session| Held::meanwhile(held, session));
+                    judgement.refuse_peers(meanwhile, self.settings.c2_beacon.peers);
+                }
+            }
             let mut findings = Vec::new();
             let (opener, responder, interface) = (channel.opener, channel.responder, channel.interface);
             // A session that has the shape of mining is not told as a thin channel too.
-            let mined = mining.as_ref().is_some_and(|j| j.passed);
+            let mined = channel.mined || mining.as_ref().is_some_and(|j| j.passed);
             if let Some(j) = mining.as_ref().filter(|j| j.passed) {
                 findings.push(mining::finding(channel, j, window, self.window));
             }
@@ -808,9 +819,19 @@ impl Engine {
                 out.findings.push(finding);
             }
             if let Some(channel) = self.state.channels.get_mut(&self.seed, fingerprint) {
+                channel.mined |= mined;
                 channel.judged(now, told);
             }
         }
+    }
+
+    /// The sessions that a host holds with unknown services outside. A walk over all channels, made only for a host that is about
+    /// to be told.
+    fn sessions_held(&self, opener: Address) -> Vec<Held> {
+        let near = |address: Address| self.network.is_internal(address) || address.is_private();
+        let channels = self.state.channels.iter().filter(|c| c.opener == opener);
+        let unknown = channels.filter(|c| beacon::may_be_unknown(c, near(c.responder)));
+        unknown.flat_map(|c| c.held().map(|s| Held { with: c.responder, start: s.start, end: s.end })).collect()
     }
 
     fn judge_tor(&mut self, touched: &Touched, now: EventTime, window: EventTime, out: &mut Output) {
@@ -1020,6 +1041,33 @@ impl Touched {
         self.suspects.dedup();
         self.tor.sort_unstable();
         self.tor.dedup();
+    }
+}
+
+/// ICMP towards somebody who has just sent something else is an error message about that (RFC 1122, 3.2.2), and no search for
+/// hosts: whoever is looked at from the internet answers closed UDP ports so.
+fn drop_error_messages(failures: &mut Vec<&Conversation>, conversations: &[Conversation]) {
+    let is_icmp = |c: &Conversation| matches!(c.protocol, protocol::ICMP | protocol::ICMPV6);
+    if failures.iter().any(|c| is_icmp(c)) {
+        let asked = conversations.iter().filter(|c| !is_icmp(c)).map(|c| (c.opener, c.responder));
+        let asked: Set<(Address, Address)> = asked.collect();
+        failures.retain(|c| !is_icmp(c) || !asked.contains(&(c.responder, c.opener)));
+    }
+}
+
+/// A session that a host of ours held, and with whom.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    with: Address,
+    start: EventTime,
+    end: EventTime,
+}
+
+impl Held {
+    /// With how many others, and the session's own responder, sessions were held while this one was.
+    fn meanwhile(held: &[Held], session: &pair::Session) -> usize {
+        let meets = |other: &&Held| other.end >= session.start && other.start <= session.end;
+        held.iter().filter(meets).map(|other| other.with).collect::<BTreeSet<_>>().len()
     }
 }
 

@@ -8,7 +8,7 @@
 //!   are judged alike; it tolerates jitter of some tens of per cent and a tenth of stray calls. Size is tested by how
 //!   often the very same exchange recurs (RITA v5 and Elastic test dispersion of sizes; identical exchanges are the
 //!   stronger form of it).
-//! - `failing`: the same timing where nobody answers: a controller that was taken down.
+//! - `failing`: the same timing over TCP where nobody answers: a controller that was taken down.
 //! - `long_channel`: one thin session for hours, on a port without a known service.
 
 use jiff::SignedDuration;
@@ -60,6 +60,11 @@ pub struct Settings {
     pub long_span: SignedDuration,
     /// And carries at most so many payload bytes a minute.
     pub long_rate: f64,
+    /// Ports of services with long thin sessions of their own: no thin session is told there.
+    pub thin_ports: Vec<u16>,
+    /// A host that holds sessions with so many unknown services at once is a peer among peers: none of them is its controller,
+    /// or its pool.
+    pub peers: usize,
     /// Ports on which internal addresses are judged as well: HTTP and SOCKS proxies.
     pub proxy_ports: Vec<u16>,
     /// Ports of services that are periodic by nature (time, names, push, keep-alives), never judged.
@@ -77,7 +82,7 @@ pub struct Surroundings {
     pub watched_before: u32,
     /// Channels under watch: each is a chance to be fooled.
     pub channels: usize,
-    /// Whether the responder is ours.
+    /// Whether the responder is ours, or at least not on the internet.
     pub internal: bool,
 }
 
@@ -206,10 +211,11 @@ pub fn judge(channel: &Channel, around: &Surroundings, settings: &Settings) -> O
         return None;
     }
     let failed = channel.sessions.iter().filter(|s| s.failed).count();
-    let judgement = if failed * 10 >= channel.sessions.len() * 9 {
-        failing(channel, around, settings)
-    } else {
-        periodic(channel, around, settings)
+    let judgement = match (failed * 10 >= channel.sessions.len() * 9, channel.protocol) {
+        (false, _) => periodic(channel, around, settings),
+        (true, protocol::TCP) => failing(channel, around, settings),
+        // What is sent without an answer over UDP is logs and measurements: nothing says that one was wanted.
+        (true, _) => None,
     };
     match (judgement, long_channel(channel, around, settings)) {
         (Some(a), Some(b)) => Some(if b.ratio > a.ratio { b } else { a }),
@@ -288,9 +294,14 @@ fn failing(channel: &Channel, around: &Surroundings, settings: &Settings) -> Opt
     Some(Judgement { method: "failing".to_owned(), passed, evidence, ratio: (t.nats / needed).max(0.0) })
 }
 
+/// Whether it is with a service outside of which the port says nothing.
+pub fn may_be_unknown(channel: &Channel, internal: bool) -> bool {
+    channel.protocol == protocol::TCP && !internal && port_rank(channel.port) > 0
+}
+
 fn long_channel(channel: &Channel, around: &Surroundings, settings: &Settings) -> Option<Judgement> {
-    let session = channel.sessions.iter().filter(|s| !s.failed).max_by_key(|s| (s.duration(), s.opener_port))?;
-    if channel.protocol != protocol::TCP || around.internal || port_rank(channel.port) == 0 || session.windows < 3 {
+    let session = channel.longest()?;
+    if !may_be_unknown(channel, around.internal) || settings.thin_ports.contains(&channel.port) || session.windows < 3 {
         return None;
     }
     let minutes = f64::from(session.duration().max(60)) / 60.0;
@@ -307,7 +318,7 @@ fn long_channel(channel: &Channel, around: &Surroundings, settings: &Settings) -
         && rate <= settings.long_rate
         && presence >= 0.3
         && session.sent_windows > 0
-        && session.received_windows > 0
+        && (session.received_windows > 0 || session.is_answered_thinly())
         && rare;
     Some(Judgement {
         method: "long_channel".to_owned(),

@@ -281,7 +281,10 @@ fn outcome(c: &Conversation) -> Outcome {
     if c.protocol == protocol::TCP && reset_only(c) { Outcome::Refused } else { Outcome::Answered }
 }
 
-/// One direction only, from a service port to an ephemeral one, or (flags known) without any SYN of its own.
+/// One direction only, from a service port to an ephemeral one, or (flags known) without any SYN of its own. A port that is no
+/// registered service but below all ephemeral ranges speaks to an ephemeral port as a server does: what a session's last
+/// packets look like in a window of their own (RFC 6335 puts dynamic ports at 49152 and up, Linux from 32768; scanners
+/// send from there as well). What was refused was an attempt: Windows XP opened from 1025 to 5000.
 fn answers_nothing(c: &Conversation) -> bool {
     if c.received.seen() || c.protocol != protocol::TCP && c.protocol != protocol::UDP {
         return false;
@@ -291,7 +294,11 @@ fn answers_nothing(c: &Conversation) -> bool {
             (c.sent.flags & tcp_flags::SYN, c.sent.flags & tcp_flags::ACK, c.sent.flags & tcp_flags::RST);
         return syn != 0 && ack != 0 || syn == 0 && rst != 0;
     }
-    port_rank(c.opener_port) == 0 && port_rank(c.port) > 0
+    match port_rank(c.opener_port) {
+        0 => port_rank(c.port) > 0,
+        1 => port_rank(c.port) > 1 && !c.sent.has(Marks::REJECTED),
+        _ => false,
+    }
 }
 
 /// A reset has no options, so it is a bare header; a SYN-ACK carries at least the maximum segment size (RFC 9293, 3.7.1).

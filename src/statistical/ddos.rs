@@ -52,8 +52,10 @@ pub struct Settings {
     pub icmp_packets_per_second: f64,
 }
 
-/// Services known to amplify (US-CERT TA14-017A: UDP-based amplification attacks), by UDP port.
-const AMPLIFIERS: [u16; 17] = [17, 19, 53, 69, 111, 123, 137, 161, 389, 427, 520, 1900, 3283, 3702, 5353, 10001, 11211];
+/// Services known to amplify, by UDP port: US-CERT TA14-017A (UDP-based amplification attacks); SQL Server's resolution
+/// service, 1434 (Akamai's threat advisory of 2015), CoAP, 5683, and digital video recorders, 37810 (Netscout, 2018 and 2020).
+const AMPLIFIERS: [u16; 20] =
+    [17, 19, 53, 69, 111, 123, 137, 161, 389, 427, 520, 1434, 1900, 3283, 3702, 5353, 5683, 10001, 11211, 37810];
 
 /// A victim's window, as far as the rules need it.
 #[derive(Debug, Default)]
@@ -61,6 +63,8 @@ pub struct Victim {
     tcp: u32,
     unanswered: u32,
     unanswered_packets: u64,
+    /// Ports of the unanswered TCP connections.
+    tried: HashSet<u16, foldhash::fast::FixedState>,
     empty: u32,
     /// Answered TCP connections by outside opener, and how many of them were [`is_drawn_out`].
     openers: HashMap<Address, (u32, u32), foldhash::fast::FixedState>,
@@ -110,6 +114,7 @@ impl Victim {
                 if c.failed() && c.payload(&c.sent) <= 24 * u64::from(c.sent.packets) {
                     self.unanswered += 1;
                     self.unanswered_packets += u64::from(c.sent.packets);
+                    self.tried.insert(c.port);
                 }
                 empty || c.failed()
             }
@@ -135,6 +140,14 @@ impl Victim {
         if suspicious {
             self.trace(c);
         }
+    }
+
+    /// Whether it is a port scan, however fast: few sources go through the ports and hardly come back to one. A flood stays
+    /// with its ports, and where those are made up, so are its sources. nmap at its fastest, on a host nearby, tries
+    /// thousands of ports a second; it asks again for those that stay silent, once or twice as a rule.
+    fn is_scanned(&self) -> bool {
+        let ports = self.tried.len() as u32;
+        4 * ports >= self.unanswered && self.sources.len() as u32 <= ports / 15
     }
 
     /// Remembers whose it is, when, and at which port.
@@ -239,6 +252,7 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
     let hollow_share = f64::from(victim.unanswered + victim.empty) / tcp;
     let shaped = |share: f64| if share >= settings.share { 1.0 } else { 0.0 };
     let ratio = |value: f64, threshold: f64| value / threshold;
+    let flooded = if victim.is_scanned() { 0.0 } else { 1.0 };
     let enough = ratio(victim.unanswered_packets as f64, settings.syn_packets as f64);
     // Of a victim outside we see our share of the flood alone. A scan has many ports, a flood few.
     let concentrated = !ours && victim.ports.len() <= 8;
@@ -257,7 +271,10 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
         ("outbound_flood", shaped(unanswered_share) * ours_alone),
         ("busy_sources", by_busy("busy_sources")),
         ("slow_requests", by_busy("slow_requests")),
-        ("syn_flood", shaped(unanswered_share) * enough.min(ratio(syn_rate, settings.syn_packets_per_second))),
+        (
+            "syn_flood",
+            flooded * shaped(unanswered_share) * enough.min(ratio(syn_rate, settings.syn_packets_per_second)),
+        ),
         ("many_sources", shaped(hollow_share) * ratio(sources, f64::from(settings.sources))),
         (
             "connection_flood",

@@ -1,6 +1,6 @@
 //! A detector's judgement before it becomes a finding: kept, so that "why did this not alert?" has an answer.
 
-use crate::finding::Evidence;
+use crate::finding::{Evidence, Merge};
 
 /// What a detector thought.
 #[derive(Clone, Debug)]
@@ -20,13 +20,17 @@ impl Judgement {
     pub fn holds(&self, name: &str) -> bool {
         self.evidence.iter().any(|e| e.name == name && e.threshold.is_some_and(|threshold| e.value >= threshold))
     }
+
+    /// Takes back what was passed, where the host holds so many sessions of the kind at once that it is a peer among peers.
+    pub fn refuse_peers(&mut self, held: usize, peers: usize) {
+        self.passed &= held < peers;
+        self.evidence.push(Evidence::judged("sessions_held", held as f64, peers as f64, "addresses", Merge::Latest));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::finding::Merge;
-
     #[test]
     fn a_number_holds_at_its_threshold_and_above() {
         let judged = |name, value| Evidence::judged(name, value, 2.0, "things", Merge::Max);
@@ -35,5 +39,16 @@ mod tests {
         let judgement = Judgement { method: String::new(), passed: true, evidence, ratio: 1.0 };
         let held = ["below", "at", "above", "told", "other"].map(|name| judgement.holds(name));
         assert_eq!(held, [false, true, true, false, false]);
+    }
+
+    #[test]
+    fn one_of_many_sessions_of_the_kind_is_no_news() {
+        let judged = |held| {
+            let mut judgement = Judgement { method: String::new(), passed: true, evidence: Vec::new(), ratio: 1.0 };
+            judgement.refuse_peers(held, 5);
+            (judgement.passed, judgement.evidence[0].value, judgement.evidence[0].threshold)
+        };
+        assert_eq!(judged(4), (true, 4.0, Some(5.0)));
+        assert_eq!(judged(5), (false, 5.0, Some(5.0)));
     }
 }

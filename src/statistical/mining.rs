@@ -33,11 +33,13 @@ pub struct Settings {
     pub steadiness: f64,
     /// Payload a minute, both directions, bytes: less is a keep-alive.
     pub rate_min: f64,
-    /// More is not mining.
+    /// More is not mining. A third of it without a hint.
     pub rate_max: f64,
     /// Mean payload of a packet from the pool, bytes: jobs are short lines of JSON. Half of it without a hint.
     pub message_max: f64,
-    /// Mean payload of a packet of either direction, bytes: less is a heartbeat. A list hit needs none.
+    /// Mean payload of a packet of either direction, bytes, with a hint: less is a heartbeat. A list hit needs none.
+    pub message_min_hinted: f64,
+    /// The same without any hint.
     pub message_min: f64,
     /// Both directions' payload are within this factor of each other.
     pub balance_max: f64,
@@ -58,7 +60,7 @@ pub fn judge(
     if !hinted && settings.benign_ports.contains(&channel.port) {
         return None;
     }
-    let session = channel.sessions.iter().filter(|s| !s.failed).max_by_key(|s| (s.duration(), s.opener_port))?;
+    let session = channel.longest()?;
     if session.windows < 2 {
         return None;
     }
@@ -66,6 +68,8 @@ pub fn judge(
         if hinted { (settings.age_hinted, settings.steadiness_hinted) } else { (settings.age, settings.steadiness) };
     // Without a hint only the common, short jobs count: longer messages are as well those of any other steady session.
     let message_max = if hinted { settings.message_max } else { settings.message_max / 2.0 };
+    let message_min = if hinted { settings.message_min_hinted } else { settings.message_min };
+    let rate_max = if hinted { settings.rate_max } else { settings.rate_max / 3.0 };
     let shape = Shape::of(session);
     let prevalence = if around.hosts >= 5.0 { around.clients / around.hosts } else { 0.0 };
     let evidence = vec![
@@ -73,7 +77,7 @@ pub fn judge(
         Evidence::judged("steadiness", shape.steadiness, steadiness, "ratio", Merge::Latest),
         Evidence::judged("payload_rate", shape.rate, settings.rate_min, "bytes/min", Merge::Latest),
         Evidence::judged("message_size", shape.message, message_max, "bytes/packet", Merge::Latest),
-        Evidence::judged("mean_message", shape.mean, settings.message_min, "bytes/packet", Merge::Latest),
+        Evidence::judged("mean_message", shape.mean, message_min, "bytes/packet", Merge::Latest),
         Evidence::judged("balance", shape.balance, settings.balance_max, "ratio", Merge::Latest),
         Evidence::told("pool_port", f64::from(u8::from(settings.ports.contains(&channel.port))), "yes=1", Merge::Max),
         Evidence::told("pool_list", f64::from(u8::from(listed)), "yes=1", Merge::Max),
@@ -81,9 +85,9 @@ pub fn judge(
     ];
     let passed = shape.seconds >= age.as_secs() as f64
         && shape.steadiness >= steadiness
-        && (settings.rate_min..=settings.rate_max).contains(&shape.rate)
+        && (settings.rate_min..=rate_max).contains(&shape.rate)
         && shape.message <= message_max
-        && (listed || shape.mean >= settings.message_min)
+        && (listed || shape.mean >= message_min)
         && shape.balance <= settings.balance_max
         && (listed || prevalence <= prevalence_max);
     Some(Judgement {

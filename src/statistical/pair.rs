@@ -236,6 +236,14 @@ impl Session {
         (f64::from(windows) / intervals).min(1.0)
     }
 
+    /// Whether the responder sent data in spite of packets that are hardly more than bare headers on average: options stand in
+    /// every segment or in none (timestamps: RFC 7323, 3.2), so that a mean between 0 and their 12 bytes is of words among bare
+    /// acknowledgements, as in a remote access tool's ping of four bytes. The SYN-ACK's options take 40 bytes at most.
+    pub fn is_answered_thinly(&self) -> bool {
+        let mean = self.received_payload.saturating_sub(40) as f64 / f64::from(self.received_packets.max(1));
+        (0.5..11.5).contains(&mean)
+    }
+
     /// Whether both are pieces of one session.
     fn is_with(&self, other: &Session) -> bool {
         self.opener_port == other.opener_port
@@ -283,6 +291,8 @@ pub struct Channel {
     pub judged_sessions: u32,
     /// When it was last stated as a finding; zero for never.
     pub told: EventTime,
+    /// Whether it was told as mining, which it then is for good.
+    pub mined: bool,
     /// Highest number of windows of a session when it was last judged as one long session.
     pub judged_windows: u32,
     /// Interface that saw it first.
@@ -318,6 +328,7 @@ impl Channel {
             aws_service: false,
             judged_sessions: 0,
             told: EventTime(0),
+            mined: false,
             judged_windows: 0,
             interface: c.interface,
         }
@@ -344,6 +355,7 @@ impl Channel {
         self.judged_sessions = self.judged_sessions.max(other.judged_sessions);
         self.judged_windows = self.judged_windows.max(other.judged_windows);
         self.told = self.told.max(other.told);
+        self.mined |= other.mined;
     }
 
     fn forget_oldest(&mut self) {
@@ -361,6 +373,16 @@ impl Channel {
         let grown = |new: u32, old: u32| new > old + old / 8;
         let news = grown(sessions, self.judged_sessions) || grown(windows, self.judged_windows);
         if self.told == EventTime(0) { news } else { now.since(self.told) >= 600 }
+    }
+
+    /// Its answered sessions of five minutes at least: who holds several of these at once holds them on purpose.
+    pub fn held(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.iter().filter(|s| !s.failed && s.duration() >= 300)
+    }
+
+    /// The longest of the answered sessions, of equals the one of the higher port.
+    pub fn longest(&self) -> Option<&Session> {
+        self.sessions.iter().filter(|s| !s.failed).max_by_key(|s| (s.duration(), s.opener_port))
     }
 
     /// Notes that it was judged.

@@ -52,8 +52,15 @@ pub struct Settings {
     pub outside_span: SignedDuration,
     /// A source of ours is judged over this span.
     pub span: SignedDuration,
-    /// At most this share of first contacts may succeed.
+    /// At most this share of first contacts may succeed: for a source of ours over TCP, those with the same host (vertical) or on the
+    /// same port (horizontal, but for `client_ports`); else all of them.
     pub success_max: f64,
+    /// Ports at which clients meet many hosts that they did not choose. Hosts that fail there count as scanned only
+    pub client_ports: Vec<u16>,
+    /// where each is tried at most so often on average.
+    pub client_repeats: f64,
+    /// Ports of peer-to-peer networks, whose members try many addresses that are gone: no scan of hosts on one port.
+    pub peer_ports: Vec<u16>,
     /// Distinct ports of one of our hosts, for several outside sources together.
     pub joint: u32,
     /// Which they tried within this span.
@@ -84,6 +91,10 @@ pub struct Suspect {
     overflow: u32,
     /// First contacts that succeeded.
     pub successes: u32,
+    /// What became of its attempts by port, over all hosts.
+    by_port: BTreeMap<(u16, u8), Tally>,
+    /// First contacts that succeeded, by host and protocol.
+    by_host: BTreeMap<(Address, u8), u32>,
     /// Latest failure.
     last_seen: EventTime,
     /// Place of the latest failure.
@@ -96,6 +107,15 @@ pub struct Suspect {
     pub refused: u32,
     /// Attempts (with repeats).
     pub attempts: u32,
+}
+
+/// Attempts of a source at one port.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Tally {
+    /// That failed, with repeats.
+    failed: u32,
+    /// First contacts that succeeded.
+    answered: u32,
 }
 
 impl Entry for Suspect {
@@ -116,6 +136,9 @@ const TRACEROUTE: std::ops::RangeInclusive<u16> = 33_434..=33_534;
 impl Suspect {
     /// More distinct failures than this are counted, not kept: 2,048 × 32 B.
     const FAILURES_MAX: usize = 2_048;
+    /// More ports, or hosts that answered, are not told apart: 256 × 24 B each. The share of all contacts stands in for a port;
+    /// that a host with fifteen closed ports answered on others is not missed.
+    const TALLIES_MAX: usize = 256;
 
     /// A source without failures.
     pub fn new(source: Address, at: EventTime) -> Suspect {
@@ -124,6 +147,8 @@ impl Suspect {
             failures: HashMap::default(),
             overflow: 0,
             successes: 0,
+            by_port: BTreeMap::new(),
+            by_host: BTreeMap::new(),
             last_seen: at,
             latest: Place::default(),
             interface: InterfaceId(0),
@@ -155,6 +180,9 @@ impl Suspect {
         self.attempts = self.attempts.saturating_add(1);
         self.refused =
             self.refused.saturating_add(u32::from(c.outcome == crate::statistical::conversation::Outcome::Refused));
+        if let Some(tally) = self.tally(c) {
+            tally.failed = tally.failed.saturating_add(1);
+        }
         let key = (c.responder, c.port, c.protocol);
         if let Some((first, last)) = self.failures.get_mut(&key) {
             (*first, *last) = ((*first).min(c.start()), (*last).max(c.end()));
@@ -171,7 +199,21 @@ impl Suspect {
     /// Takes back a failure: the same (host, port) answered after all.
     pub fn note_success(&mut self, c: &Conversation) {
         self.successes = self.successes.saturating_add(1);
+        if let Some(tally) = self.tally(c) {
+            tally.answered = tally.answered.saturating_add(1);
+        }
+        let host = (c.responder, c.protocol);
+        if c.ours && (self.by_host.len() < Self::TALLIES_MAX || self.by_host.contains_key(&host)) {
+            *self.by_host.entry(host).or_default() += 1;
+        }
         self.failures.remove(&(c.responder, c.port, c.protocol));
+    }
+
+    /// Where attempts at a port are tallied: for hosts of ours, since outsiders are judged by all that they do.
+    fn tally(&mut self, c: &Conversation) -> Option<&mut Tally> {
+        let port = (c.port, c.protocol);
+        let room = self.by_port.len() < Self::TALLIES_MAX || self.by_port.contains_key(&port);
+        (c.ours && room).then(|| self.by_port.entry(port).or_default())
     }
 
     /// Takes over what another engine knows of the same source.
@@ -194,6 +236,18 @@ impl Suspect {
         }
         self.overflow = self.overflow.max(other.overflow).saturating_add(overflow);
         self.successes = self.successes.max(other.successes);
+        for (port, theirs) in other.by_port {
+            if self.by_port.len() < Self::TALLIES_MAX || self.by_port.contains_key(&port) {
+                let tally = self.by_port.entry(port).or_default();
+                (tally.failed, tally.answered) = (tally.failed.max(theirs.failed), tally.answered.max(theirs.answered));
+            }
+        }
+        for (host, theirs) in other.by_host {
+            if self.by_host.len() < Self::TALLIES_MAX || self.by_host.contains_key(&host) {
+                let answered = self.by_host.entry(host).or_default();
+                *answered = theirs.max(*answered);
+            }
+        }
         self.fresh = self.fresh.max(other.fresh);
         self.refused = self.refused.max(other.refused);
         self.attempts = self.attempts.max(other.attempts);
@@ -214,31 +268,80 @@ impl Suspect {
         self.failures.retain(|_, (_, last)| *last >= before);
         if self.failures.is_empty() {
             (self.overflow, self.refused, self.attempts, self.successes) = (0, 0, 0, 0);
+            self.by_port.clear();
+            self.by_host.clear();
         }
     }
 
     /// Breadth of what is remembered: the host with most ports, the port with most hosts.
-    fn breadth(&self) -> Breadth {
+    fn breadth(&self, settings: &Settings, ours: bool) -> Breadth {
         let mut ports_of: BTreeMap<(Address, u8), u32> = BTreeMap::new();
         let mut hosts_of: BTreeMap<(u16, u8), u32> = BTreeMap::new();
         for &(target, port, protocol) in self.failures.keys() {
             *ports_of.entry((target, protocol)).or_default() += 1;
-            *hosts_of.entry((port, protocol)).or_default() += 1;
+            // No rule asks of an outsider how many hosts there are on one port.
+            if ours && !is_client_v6(target, port, settings) {
+                *hosts_of.entry((port, protocol)).or_default() += 1;
+            }
         }
-        let most = |tcp: bool, map: &mut dyn Iterator<Item = (u8, u32)>| {
-            map.filter(|&(p, _)| (p == protocol::TCP) == tcp).map(|(_, n)| n).max().unwrap_or(0)
+        let vertical = |tcp: bool| {
+            let counts = ports_of.iter().filter(|(key, _)| (key.1 == protocol::TCP) == tcp);
+            let kinds = counts.map(|(key, &count)| {
+                let answered = self.by_host.get(key).copied().unwrap_or(0);
+                Kind { count, share: self.share(key.1, count, answered) }
+            });
+            Kind::most(kinds, settings)
         };
-        let hosts: std::collections::BTreeSet<Address> = self.failures.keys().map(|k| k.0).collect();
-        let ports: std::collections::BTreeSet<u16> = self.failures.keys().map(|k| k.1).collect();
+        let horizontal = |tcp: bool| {
+            let counts = hosts_of.iter().filter(|(key, _)| (key.1 == protocol::TCP) == tcp);
+            let counts = counts.filter(|(key, count)| !self.is_clients(key.0, key.1, **count, settings));
+            let kinds = counts.map(|(key, &count)| {
+                let share = match self.by_port.get(key) {
+                    // Peers fall back to these ports too, where nobody listens.
+                    Some(_) if settings.client_ports.contains(&key.0) => self.share_of_all(),
+                    Some(tally) => self.share(key.1, count, tally.answered),
+                    // There were too many ports to tell this one apart.
+                    None => self.share_of_all(),
+                };
+                Kind { count, share }
+            });
+            Kind::most(kinds, settings)
+        };
+        let is_peers = |key: &&(Address, u16, u8)| settings.peer_ports.contains(&key.1);
+        let telling = || self.failures.keys().filter(|key| !is_peers(key) && !is_client_v6(key.0, key.1, settings));
+        let hosts: std::collections::BTreeSet<Address> = telling().map(|k| k.0).collect();
+        let ports: std::collections::BTreeSet<u16> = telling().map(|k| k.1).collect();
         Breadth {
-            tcp_ports: most(true, &mut ports_of.iter().map(|(k, &n)| (k.1, n))),
-            udp_ports: most(false, &mut ports_of.iter().map(|(k, &n)| (k.1, n))),
-            tcp_hosts: most(true, &mut hosts_of.iter().map(|(k, &n)| (k.1, n))),
-            udp_hosts: most(false, &mut hosts_of.iter().map(|(k, &n)| (k.1, n))),
-            tcp: self.failures.keys().filter(|k| k.2 == protocol::TCP).count() as u32,
+            tcp_ports: vertical(true),
+            udp_ports: vertical(false),
+            tcp_hosts: horizontal(true),
+            udp_hosts: horizontal(false),
+            tcp: telling().filter(|k| k.2 == protocol::TCP).count() as u32,
             hosts: hosts.len() as u32,
             ports: ports.len() as u32,
         }
+    }
+
+    /// Whether hosts that fail at a port are what clients and peers meet, and no scan.
+    fn is_clients(&self, port: u16, protocol: u8, hosts: u32, settings: &Settings) -> bool {
+        let tries = self.by_port.get(&(port, protocol)).map_or(0, |tally| tally.failed);
+        // What is only counted was tried once as far as is known.
+        let hosts = hosts.saturating_add(self.overflow);
+        settings.peer_ports.contains(&port)
+            || settings.client_ports.contains(&port) && f64::from(tries) > settings.client_repeats * f64::from(hosts)
+    }
+
+    /// The share of contacts that succeed, beside so many failures: of TCP those of one kind, of other protocols, whose silence
+    /// says little by itself, all.
+    fn share(&self, protocol: u8, failed: u32, answered: u32) -> f64 {
+        match protocol {
+            protocol::TCP => f64::from(answered) / f64::from((answered + failed).max(1)),
+            _ => self.share_of_all(),
+        }
+    }
+
+    fn share_of_all(&self) -> f64 {
+        f64::from(self.successes) / f64::from((self.successes + self.known()).max(1))
     }
 
     /// The most TCP ports of one host that it tried since a moment.
@@ -257,33 +360,35 @@ impl Suspect {
         let span = if ours { settings.span } else { settings.outside_span };
         self.expire(now.minus(span.as_secs() as u32));
         self.fresh = 0;
-        let b = self.breadth();
-        let failures = self.failures.len() as u32 + self.overflow;
-        let share = f64::from(self.successes) / f64::from((self.successes + failures).max(1));
-        let rules: Vec<(&str, u32, u32)> = if ours {
+        let b = self.breadth(settings, ours);
+        let failures = self.known();
+        let of_all = |count: u32| Kind { count, share: self.share_of_all() };
+        let rules: Vec<(&str, Kind, u32)> = if ours {
             vec![
                 ("vertical", b.tcp_ports, settings.ports),
                 ("horizontal", b.tcp_hosts, settings.hosts),
                 ("vertical_udp", b.udp_ports, settings.udp),
                 ("horizontal_udp", b.udp_hosts, settings.udp),
-                ("block", if b.hosts >= 5 && b.ports >= 5 { b.tcp } else { 0 }, settings.block),
+                ("block", of_all(if b.hosts >= 5 && b.ports >= 5 { b.tcp } else { 0 }), settings.block),
             ]
         } else {
             let sweep = if b.ports >= settings.outside_sweep_ports { b.hosts } else { 0 };
             let burst = self.burst(now.minus(settings.joint_span.as_secs() as u32));
             vec![
-                ("vertical", burst, settings.outside_burst),
-                ("vertical", b.tcp_ports, settings.outside_ports),
-                ("vertical_udp", b.udp_ports, settings.outside_ports.max(settings.udp)),
-                ("block", sweep, settings.outside_hosts),
+                ("vertical", of_all(burst), settings.outside_burst),
+                ("vertical", of_all(b.tcp_ports.count), settings.outside_ports),
+                ("vertical_udp", of_all(b.udp_ports.count), settings.outside_ports.max(settings.udp)),
+                ("block", of_all(sweep), settings.outside_hosts),
             ]
         };
+        let passes = |rule: &(&str, Kind, u32)| rule.1.count >= rule.2 && rule.1.share <= settings.success_max;
+        let reach = |rule: &(&str, Kind, u32)| f64::from(rule.1.count) / f64::from(rule.2);
         let closest = rules
             .into_iter()
-            .max_by(|a, b| (f64::from(a.1) / f64::from(a.2)).total_cmp(&(f64::from(b.1) / f64::from(b.2))))
+            .max_by(|a, b| passes(a).cmp(&passes(b)).then(reach(a).total_cmp(&reach(b))))
             .expect("there is a rule for everybody");
-        let (method, value, threshold) = closest;
-        let passed = value >= threshold && share <= settings.success_max;
+        let passed = passes(&closest);
+        let (method, Kind { count: value, share }, threshold) = closest;
         let unit = if method.starts_with("horizontal") || (method == "block" && !ours) { "hosts" } else { "ports" };
         let evidence = vec![
             Evidence::judged(
@@ -365,11 +470,32 @@ impl Suspect {
     }
 }
 
+/// Failures of one kind, and the share of contacts of that kind that succeeded.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kind {
+    count: u32,
+    share: f64,
+}
+
+impl Kind {
+    /// The kind with most failures among those that hardly ever succeed, or among all where there is none.
+    fn most(kinds: impl Iterator<Item = Kind>, settings: &Settings) -> Kind {
+        let rank = |kind: &Kind| (kind.share <= settings.success_max, kind.count);
+        kinds.max_by(|a, b| rank(a).cmp(&rank(b)).then(b.share.total_cmp(&a.share))).unwrap_or_default()
+    }
+}
+
+/// Browsers try both families of a name at once, and fall back where IPv6 leads nowhere (RFC 8305), so that a host whose IPv6 is
+/// broken fails at every web server it visits; sweeping IPv6 for servers is out of the question (RFC 7707).
+fn is_client_v6(target: Address, port: u16, settings: &Settings) -> bool {
+    target.as_v4().is_none() && settings.client_ports.contains(&port)
+}
+
 struct Breadth {
-    tcp_ports: u32,
-    udp_ports: u32,
-    tcp_hosts: u32,
-    udp_hosts: u32,
+    tcp_ports: Kind,
+    udp_ports: Kind,
+    tcp_hosts: Kind,
+    udp_hosts: Kind,
     tcp: u32,
     hosts: u32,
     ports: u32,
@@ -378,7 +504,7 @@ struct Breadth {
 fn summary(source: Address, targets: &[Target], hosts: u32, failures: u32, refused: f64, seconds: u32) -> String {
     let what = match (targets, hosts) {
         ([only], 1) => format!("{} ports of {}", failures.max(only.port_count), only.address),
-        ([first, ..], _) if targets.iter().all(|t| t.port_count == 1) => {
+        ([first, ..], _) if targets.iter().all(|t| t.port_count == 1 && t.ports == first.ports) => {
             format!("port {} on {} hosts", first.ports.first().copied().unwrap_or(0), hosts)
         }
         _ => format!("{failures} ports on {hosts} hosts"),

@@ -760,3 +760,80 @@ fn an_engine_that_has_seen_nothing_begins_at_no_time() {
     assert_eq!(engine.statistics().first, EventTime(START + 30));
     assert_eq!(engine.statistics().entries["open_conversations"], 1);
 }
+
+/// Both directions of a session that speaks every half minute for so many minutes, thinly, with a place that nobody knows.
+fn thin_session(peer: &str, port: u16, minutes: u32, bytes: u64) -> Vec<FlowRecord> {
+    let pieces = (0..minutes).map(|minute| {
+        let mut piece = Exchange::new("10.0.0.5", 45_000, peer, port, 5 + minute * 60);
+        (piece.seconds, piece.sent, piece.received) = (50, (4, 4 * (40 + bytes)), (4, 4 * (40 + bytes)));
+        piece
+    });
+    pieces.flat_map(|piece| piece.records()).collect()
+}
+
+fn told_of(mut records: Vec<FlowRecord>) -> Vec<(Threat, String)> {
+    records.sort_by_key(|r| (r.end, r.start));
+    let found = run(&mut engine(), &records, 100).findings;
+    found.into_iter().map(|f| (f.threat, f.method)).collect()
+}
+
+#[test]
+fn a_peer_among_peers_has_no_controller_and_no_pool() {
+    let peers =
+        |n: u32, bytes| (1..=n).flat_map(move |n| thin_session(&format!("203.0.113.{n}"), 20_001, 45, bytes)).collect();
+    let methods = |n, bytes| told_of(peers(n, bytes)).into_iter().map(|(_, method)| method).collect::<BTreeSet<_>>();
+    assert_eq!(methods(2, 20), ["long_channel".to_owned()].into());
+    assert_eq!(methods(5, 20), [].into());
+    assert_eq!(methods(2, 90), ["stratum_shape".to_owned()].into());
+    assert_eq!(methods(5, 90), [].into());
+}
+
+#[test]
+fn what_was_told_as_mining_is_not_told_as_a_thin_channel_when_it_slows_down() {
+    // Ten minutes of jobs, then an hour of less than a pool pushes.
+    let mut records = thin_session("203.0.113.9", 20_001, 12, 90);
+    let mut slow = thin_session("203.0.113.9", 20_001, 80, 20);
+    slow.retain(|r| r.start.0 >= START + 12 * 60);
+    records.append(&mut slow);
+    let threats: BTreeSet<Threat> = told_of(records).into_iter().map(|(threat, _)| threat).collect();
+    assert_eq!(threats, [Threat::CryptoMining].into());
+}
+
+#[test]
+fn an_address_that_is_not_on_the_internet_is_no_controller() {
+    let calls = |to: &str| {
+        let calls = (0..30u32).map(|n| Exchange::new("10.0.0.5", 42_000 + n as u16, to, 8_081, n * 60));
+        calls.flat_map(|call| call.records()).collect::<Vec<_>>()
+    };
+    let (settings, _) = settings();
+    let ours = crate::flow::network::Settings { internal: vec!["10.0.0.5/32".parse().unwrap()] };
+    let found = |to| run(&mut Engine::new(&settings, &Network::new(&ours)), &calls(to), 100).findings.len();
+    assert!(found("203.0.113.5") > 0);
+    for neighbour in ["192.168.1.1", "10.0.0.1", "169.254.7.7", "100.64.0.1"] {
+        assert_eq!(found(neighbour), 0, "{neighbour}");
+    }
+}
+
+#[test]
+fn whoever_reports_closed_ports_to_those_who_ask_searches_for_nobody() {
+    let over = |protocol, mut r: FlowRecord| {
+        (r.protocol, r.source_port, r.destination_port) = match protocol {
+            protocol::ICMP => (protocol, 0, 0),
+            _ => (protocol, r.source_port, r.destination_port),
+        };
+        r
+    };
+    let one_way = |from: &str, to: &str, protocol, at| {
+        let mut exchange = Exchange::new(from, 50_000, to, 5_060, at);
+        (exchange.sent, exchange.received) = ((1, 92), (0, 0));
+        over(protocol, exchange.records()[0])
+    };
+    let outsider = |n: u32| format!("198.51.100.{n}");
+    let asked = (1..=80).map(|n| one_way(&outsider(n), "10.0.0.5", protocol::UDP, n * 10));
+    let errors = || (1..=80).map(|n| one_way("10.0.0.5", &outsider(n), protocol::ICMP, n * 10));
+    assert_eq!(told_of(asked.chain(errors()).collect()), vec![]);
+    assert!(
+        told_of(errors().collect()).iter().any(|(_, method)| method == "horizontal_udp"),
+        "pings without an answer"
+    );
+}

@@ -64,7 +64,9 @@ pub fn kind(c: &Conversation, lists: &Lists, settings: &Settings) -> Option<Kind
     } else if lists.tor_relays.contains(c.responder, c.port) {
         Some(Kind::Listed)
     } else {
-        settings.or_ports.contains(&c.port).then_some(Kind::OrPort)
+        // Relays are on the internet; at home the same ports are those of Bacula and of Prometheus' exporters.
+        let outside = !c.theirs && !c.responder.is_private();
+        (outside && settings.or_ports.contains(&c.port)).then_some(Kind::OrPort)
     }
 }
 

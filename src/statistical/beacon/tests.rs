@@ -114,6 +114,7 @@ fn channel(sessions: Vec<Session>) -> Channel {
         aws_service: false,
         judged_sessions: 0,
         told: EventTime(0),
+        mined: false,
         judged_windows: 0,
         interface: InterfaceId(1),
     }

@@ -243,7 +243,8 @@ fn an_answer_without_a_question_is_told_by_its_flags_then_by_its_ports() {
         assert!(ports(443, 40_000, protocol));
         assert!(ports(443, 20_000, protocol));
         assert!(!ports(443, 80, protocol));
-        assert!(!ports(20_000, 40_000, protocol));
+        assert!(ports(20_000, 40_000, protocol), "no service that is known, and a server all the same");
+        assert!(!ports(20_000, 30_000, protocol));
         assert!(!ports(40_000, 443, protocol));
     }
     assert!(!ports(443, 40_000, 47), "no ports, no service");
@@ -359,4 +360,20 @@ fn of_two_sightings_of_a_direction_the_fuller_counts_and_times_and_facts_join() 
     assert_eq!((merge(&larger, &many).bytes, merge(&many, &larger).bytes), (900, 900));
     // The same facts twice are the same facts.
     assert_eq!(merge(&few, &few), few);
+}
+
+#[test]
+fn a_servers_last_packets_in_a_window_of_their_own_are_no_attempt() {
+    let alone = |low_port, high_port, marks: Marks, protocol| {
+        let up = Direction { marks: marks.0, ..direction(2, 104) };
+        oriented(&View { up, down: SILENCE, low_port, high_port, protocol, ..view() }).outcome
+    };
+    for protocol in [protocol::TCP, protocol::UDP] {
+        assert_eq!(alone(8_181, 50_001, Marks::default(), protocol), Outcome::Backscatter, "{protocol}");
+        assert_eq!(alone(50_001, 8_181, Marks::default(), protocol), Outcome::Unanswered, "{protocol}");
+        assert_eq!(alone(50_001, 40_001, Marks::default(), protocol), Outcome::Unanswered, "{protocol}");
+        assert_eq!(alone(8_181, 9_181, Marks::default(), protocol), Outcome::Unanswered, "{protocol}");
+    }
+    // Windows XP opens from such ports, and what is refused was an attempt.
+    assert_eq!(alone(1_181, 50_001, Marks::REJECTED, protocol::TCP), Outcome::Refused);
 }

@@ -161,7 +161,9 @@ fn answers_that_nobody_asked_for_are_a_reflection_from_ten_megabytes_of_ten_refl
     assert_eq!(told(from(10, 999_999, 53)), None);
     assert_eq!(told(from(9, 2_000_000, 53)), None, "nine");
     assert_eq!(told(from(10, 1_000_000, 54)), None, "a port that amplifies nothing");
-    assert_eq!(told(from(10, 1_000_000, 11_211)), method("reflection"));
+    for port in [11_211, 1_434, 5_683, 37_810] {
+        assert_eq!(told(from(10, 1_000_000, port)), method("reflection"), "{port}");
+    }
     // Larger than 200 bytes a packet, or it would not pay.
     assert_eq!(told((0..50).map(|n| Conversation { opener_port: 53, ..datagrams(n, 1_000, 200_000) })), None);
     assert_eq!(
@@ -313,4 +315,21 @@ fn a_flood_on_us_is_severe_and_one_from_us_when_it_is_tenfold() {
     assert_eq!(severity(50_000, false), Severity::High);
     let weak = finding_of(&[unanswered(1, 50)], true);
     assert_eq!(weak.score, 0.5, "a score below one half says nothing");
+}
+
+#[test]
+fn a_scan_is_no_flood_however_fast_it_is() {
+    let probes = |ports: u16, repeats: u32| {
+        (0..6_000u32).map(move |n| {
+            let port = 1 + (n / repeats) as u16 % ports;
+            Conversation { port, opener_port: 40_000 + (n % 9_000) as u16, ..unanswered(1, 1) }
+        })
+    };
+    assert_eq!(told(probes(6_000, 1)), None, "each port once");
+    assert_eq!(told(probes(6_000, 3)), None, "each port three times, as where nothing answers");
+    assert_eq!(told(probes(8, 1)), method("syn_flood"), "the same few ports again and again");
+    let spoofed = (0..6_000u32).map(|n| Conversation { port: 1 + n as u16, ..unanswered(n % 900, 1) });
+    assert_eq!(told(spoofed), method("syn_flood"), "ports made up, and so are the sources");
+    let together = (0..6_000u32).map(|n| Conversation { port: 1 + n as u16, ..unanswered(n % 12, 1) });
+    assert_eq!(told(together), None, "a dozen that share the work");
 }

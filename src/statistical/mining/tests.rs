@@ -54,6 +54,7 @@ fn channel(port: u16, sessions: &[Session]) -> Channel {
         aws_service: false,
         judged_sessions: 0,
         told: EventTime(0),
+        mined: false,
         judged_windows: 0,
         interface: InterfaceId(1),
     }
@@ -149,6 +150,12 @@ fn less_than_a_hundred_bytes_a_minute_is_a_keep_alive_and_more_than_thirty_thous
     };
     assert!(passes(POOL, of(3_000)) && !passes(POOL, of(2_998)));
     assert!(passes(POOL, of(900_000)) && !passes(POOL, of(900_002)));
+    // A third of it without a hint, in messages of 100 bytes.
+    let larger = |payload: u64| {
+        let packets = (payload / 200) as u32;
+        Session { sent_packets: packets, received_packets: packets, ..of(payload) }
+    };
+    assert!(passes(UNKNOWN, larger(300_000)) && !passes(UNKNOWN, larger(300_002)));
 }
 
 #[test]
@@ -161,8 +168,8 @@ fn a_job_is_a_short_message_and_half_as_short_without_a_hint() {
 #[test]
 fn a_word_each_way_is_a_heartbeat_unless_a_list_says_otherwise() {
     let of = |payload| Session { sent_payload: payload, received_payload: payload, ..session() };
-    for port in [POOL, UNKNOWN] {
-        assert!(passes(port, of(40 * 60)) && !passes(port, of(40 * 60 - 1)), "port {port}");
+    for (port, least) in [(POOL, 40 * 60), (UNKNOWN, 70 * 60)] {
+        assert!(passes(port, of(least)) && !passes(port, of(least - 1)), "port {port}");
     }
     assert!(judged(&channel(UNKNOWN, &[of(30 * 60)]), &AROUND, true).unwrap().passed);
 }

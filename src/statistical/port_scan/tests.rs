@@ -195,10 +195,10 @@ fn an_outsider_who_sweeps_is_told_from_fifty_hosts_and_three_ports_on() {
 }
 
 #[test]
-fn who_succeeds_at_more_than_a_fifth_of_its_first_contacts_is_no_scanner() {
+fn who_succeeds_at_more_than_a_fifth_of_its_first_contacts_with_a_host_is_no_scanner_of_its() {
     let with = |successes: u32| {
         let mut suspect = suspect(ports(28));
-        (0..successes).for_each(|n| suspect.note_success(&on(100 + n, 443)));
+        (0..successes).for_each(|n| suspect.note_success(&on(1, 1_000 + n as u16)));
         suspect.judge(&settings(), true, NOW)
     };
     let judgement = with(7);
@@ -306,4 +306,81 @@ fn a_scan_from_within_is_severe_and_scores_by_how_far_it_went() {
     assert_eq!(finding(true, ports(30)).score, 0.75);
     assert_eq!(finding(true, ports(5)).score, 0.5, "a score below one half says nothing");
     assert_eq!(finding(false, ports(75)).severity, Severity::Low);
+}
+
+/// Whether a host of ours is told for failures beside so many first contacts that succeed.
+fn beside(failures: impl IntoIterator<Item = Conversation>, answers: impl IntoIterator<Item = Conversation>) -> bool {
+    let mut suspect = suspect(failures);
+    answers.into_iter().for_each(|c| suspect.note_success(&c));
+    suspect.judge(&settings(), true, NOW).passed
+}
+
+#[test]
+fn what_succeeds_elsewhere_does_not_excuse_a_host_of_ours() {
+    let browsing = || (0..1_000).map(|n| on(500 + n, 443));
+    assert!(beside(ports(20), browsing()), "a day of web pages beside a scan of one host");
+    assert!(beside(hosts(30), browsing()), "and beside one for SSH");
+    assert!(!beside(hosts(30), (0..8).map(|n| on(500 + n, 22))), "who reaches every fifth is at work there");
+    assert!(beside(hosts(30), (0..7).map(|n| on(500 + n, 22))));
+    // Datagrams and blocks are judged by all that the source does.
+    assert!(!beside(hosts(60).map(udp), browsing()));
+    assert!(!beside(square(10, 10), browsing()));
+    // Nor is a web port by itself, which is what peers fall back to.
+    assert!(!beside((0..30).map(|n| on(n, 80)), browsing()));
+    // A port that fails the more, where most else succeeds, does not hide another.
+    let dead = (0..40).map(|n| on(n, 443));
+    assert!(beside(dead.chain(hosts(30)), browsing()));
+}
+
+#[test]
+fn with_too_many_ports_to_tell_apart_all_contacts_stand_for_each() {
+    let many = Suspect::TALLIES_MAX as u16;
+    let answers = || (0..many).map(|n| on(9_000 + u32::from(n), 10_000 + n));
+    assert!(beside(hosts(30), answers()), "port 22 came first");
+    let mut full = suspect([]);
+    answers().chain((0..9).map(|n| on(500 + n, 1))).for_each(|c| full.note_success(&c));
+    assert_eq!((full.by_port.len(), full.by_host.len()), (Suspect::TALLIES_MAX, Suspect::TALLIES_MAX));
+    hosts(30).for_each(|c| full.note(&c));
+    assert!(!full.judge(&settings(), true, NOW).passed, "no room for port 22");
+}
+
+#[test]
+fn clients_that_come_back_to_dead_web_servers_scan_none() {
+    let tries = |port, repeats: u32| (0..30 * repeats).map(move |n| at(n / 30, on(n % 30, port)));
+    assert_eq!(of_ours(tries(443, 2)), method("horizontal"));
+    assert_eq!(of_ours(tries(443, 3)), None);
+    assert_eq!(of_ours(tries(445, 3)), method("horizontal"), "no browser asks there");
+    // Beyond what is kept, a wide scan stays one.
+    assert_eq!(of_ours((0..5_000).map(|n| on(n, 80))), method("horizontal"));
+}
+
+#[test]
+fn a_host_whose_ipv6_leads_nowhere_scans_no_web_servers() {
+    let v6 =
+        |n: u32, port| Conversation { responder: Address::from_bits(0x2a00_1450 << 96 | u128::from(n)), ..on(1, port) };
+    assert_eq!(of_ours((0..200).map(|n| v6(n, 443))), None);
+    assert_eq!(of_ours((0..30).map(|n| v6(n, 22))), method("horizontal"));
+}
+
+#[test]
+fn peers_that_are_gone_are_no_scan() {
+    assert_eq!(of_ours((0..200).map(|n| on(n, 8_333)).chain((0..9).map(|n| on(n, 700 + n as u16)))), None);
+    assert_eq!(of_ours((1..=20).map(|n| on(1, 6_870 + n))), method("vertical"), "one host's ports are");
+}
+
+#[test]
+fn a_port_is_named_where_it_is_the_only_one() {
+    let finding = finding(true, (0..60).map(|n| on(n, if n % 3 == 0 { 80 } else { 22 })));
+    assert_eq!(finding.summary, "10.0.0.8 tried 60 ports on 60 hosts in 1 s without success; 0 % were refused");
+}
+
+#[test]
+fn two_engines_tallies_are_the_larger_of_both() {
+    let mut one = suspect(hosts(3));
+    one.note_success(&on(9, 22));
+    let mut other = suspect(hosts(2));
+    (0..4).for_each(|n| other.note_success(&on(9, 23 + n)));
+    one.join(other);
+    let tally = one.by_port[&(22, protocol::TCP)];
+    assert_eq!((tally.failed, tally.answered, one.by_host[&(host(9), protocol::TCP)]), (3, 1, 4));
 }

@@ -49,6 +49,8 @@ fn a_contact_is_an_authority_a_listed_pair_or_an_or_port() {
     assert_eq!(kind(&cells("198.51.100.1", 80)), None, "a web server on a relay's address");
     assert_eq!(kind(&cells("198.51.100.9", 9_001)), Some(Kind::OrPort));
     assert_eq!(kind(&cells("198.51.100.9", 9_000)), None);
+    assert_eq!(kind(&Conversation { theirs: true, ..cells("198.51.100.9", 9_102) }), None, "an exporter of ours");
+    assert_eq!(kind(&cells("192.168.7.30", 9_102)), None, "a neighbour's Bacula");
 }
 
 #[test]

@@ -56,7 +56,7 @@ fn every_number_of_a_periodic_channel_stands_beside_its_threshold() {
             ("calls", 11.0, None),
             ("span", 600.0, None),
             ("same_exchange", 1.0, Some(0.6)),
-            ("size_dispersion", 0.0, Some(0.02)),
+            ("size_dispersion", 0.0, Some(0.005)),
             ("payload", 500.0, Some(65_536.0)),
             ("prevalence", 0.025, Some(0.5)),
         ]
@@ -99,6 +99,13 @@ fn a_channel_is_a_failing_one_when_nine_of_ten_calls_fail() {
     assert_eq!(judgement.ratio, timing.value / timing.threshold.unwrap());
     let calls = number(&judgement, "failed_calls");
     assert_eq!((calls.value, calls.threshold), (11.0, Some(10.0)));
+}
+
+#[test]
+fn datagrams_that_nobody_answers_are_no_failing_channel() {
+    let udp = |failed| Channel { protocol: protocol::UDP, ..failing(40, failed) };
+    assert!(judge(&udp(36), &AROUND, &settings()).is_none());
+    assert_eq!(judged(&udp(35), &AROUND).method, "periodic");
 }
 
 #[test]
@@ -165,6 +172,15 @@ fn a_long_channel_is_held_by_both_sides_most_of_the_time() {
     assert!(with(|_| {}));
     assert!(with(|s| (s.sent_windows, s.received_windows) = (1, 1)));
     assert!(!with(|s| s.sent_windows = 0) && !with(|s| s.received_windows = 0));
+    // A ping of four bytes among bare acknowledgements.
+    let pinged = |received_payload| {
+        let mut channel = long(6_000);
+        let session = &mut channel.sessions[0];
+        (session.received_windows, session.received_packets, session.received_payload) = (0, 400, received_payload);
+        passes(&channel, &AROUND)
+    };
+    assert!(pinged(40 + 400) && !pinged(20), "the options of the handshake alone");
+    assert!(!pinged(20 + 12 * 400), "timestamps");
     assert!(with(|s| s.windows = 30) && !with(|s| s.windows = 29));
     // 2,000 bytes a minute over a hundred minutes, both ways together.
     assert!(with(|s| (s.sent_payload, s.received_payload) = (150_000, 50_000)));
@@ -226,4 +242,17 @@ fn who_spreads_the_beat_widely_may_vary_the_bytes_where_the_beat_is_sure() {
     assert!(passes(sure - 1e-6, jitter), "sizes within {}", number("size_dispersion"));
     assert!(!passes(sure - 1e-6, jitter + 1e-6), "spread a little less than that");
     assert!(!passes(sure + 1e-6, jitter), "a beat that is less sure");
+}
+
+#[test]
+fn a_thin_session_on_the_port_of_a_service_that_has_them_is_no_channel() {
+    assert!(!passes(&Channel { port: 5_938, ..long(7_200) }, &AROUND));
+    assert!(passes(&Channel { port: 5_938, ..same(11) }, &AROUND), "calls on a timer are another matter");
+}
+
+#[test]
+fn mailboxes_and_log_ins_are_not_judged() {
+    for port in [21, 22, 110, 143, 993, 995, 3_389] {
+        assert!(judge(&Channel { port, ..same(11) }, &AROUND, &settings()).is_none(), "{port}");
+    }
 }
