@@ -20,12 +20,13 @@
 //! make them agree. It is here to make load, to make every threat appear at will, to show the product without anybody's
 //! data, and to test laws (order, restarts, duplicates), never to tune a threshold.
 //!
-//! How it is made: hosts with roles ([`vpc`]) run processes ([`habit`], [`background`], [`attack`]); processes put sessions on
+//! How it is made: hosts with roles ([`vpc`]) run processes ([`habit`], [`job`], [`background`], [`attack`]); processes put sessions on
 //! the [`wire`]; each interface that sees a [`session`] cuts it into its own aggregation windows, one record per direction.
 
 pub mod attack;
 pub mod background;
 pub mod habit;
+pub mod job;
 pub mod labels;
 pub mod line;
 pub mod load;
@@ -66,6 +67,8 @@ pub struct Scenario {
     pub ipv6_share: f64,
     /// Whether the house's own vulnerability scanner (which should be allow-listed) works in it.
     pub scanner: bool,
+    /// Share of hosts (of the roles that do such work) with a recurring job of a period of its own.
+    pub jobs: f64,
 }
 
 impl Default for Scenario {
@@ -81,6 +84,7 @@ impl Default for Scenario {
             shuffle_seconds: 0,
             ipv6_share: 0.04,
             scanner: false,
+            jobs: 0.0,
         }
     }
 }
@@ -112,12 +116,12 @@ pub struct Simulation {
 impl Simulation {
     /// Lays out the VPC and sets the stage; nothing has happened yet.
     pub fn new(scenario: Scenario) -> Simulation {
-        let Scenario { seed, start, duration_seconds, demand, ipv6_share, scanner, .. } = scenario;
+        let Scenario { seed, start, duration_seconds, demand, ipv6_share, scanner, jobs, .. } = scenario;
         let vpc = Vpc::new(seed, scenario.hosts, duration_seconds, ipv6_share);
         let mut wire = Wire::new(vpc, seed, start, duration_seconds, scenario.shuffle_seconds);
-        let settings = background::Settings { seed, demand, ipv6_share, scanner };
+        let settings = background::Settings { seed, demand, ipv6_share, scanner, jobs };
         let mut starting = background::populate(&wire.vpc, start, settings);
-        starting.extend(attack::plan(&mut wire, seed, &scenario.threats));
+        starting.extend(attack::plan(&mut wire, seed, jobs, &scenario.threats));
         let mut processes = Vec::with_capacity(starting.len());
         for (number, (first, process)) in starting.into_iter().enumerate() {
             wire.events.put(first, Event::Fire(number as u32));

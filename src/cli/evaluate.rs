@@ -48,6 +48,9 @@ pub struct Args {
     /// Length of the simulation
     #[arg(long, default_value = "48h", requires = "simulated")]
     duration: SignedDuration,
+    /// Share of its hosts with a recurring job, as for simulate
+    #[arg(long, default_value_t = 0.0, requires = "simulated")]
+    jobs: f64,
     /// CIDR blocks of our own hosts, in place of those in the settings
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = super::detect::block)]
     internal: Vec<IpNet>,
@@ -79,7 +82,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(seed) => {
             let duration_seconds = u32::try_from(args.duration.as_secs()).context("--duration is too long")?;
             let threats = args.threats.clone();
-            let scenario = Scenario { seed, hosts: args.hosts, duration_seconds, threats, ..Scenario::default() };
+            let (hosts, jobs) = (args.hosts, args.jobs);
+            let scenario = Scenario { seed, hosts, duration_seconds, threats, jobs, ..Scenario::default() };
             let (vectors, told) = windows::of_simulation(scenario, &settings);
             if !args.threats.0.is_empty() {
                 let told = serde_json::to_value(&told).context("write the labels as JSON")?;

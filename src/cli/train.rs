@@ -38,6 +38,9 @@ pub struct Args {
     /// Length of the simulation
     #[arg(long, default_value = "168h", requires = "simulated")]
     duration: SignedDuration,
+    /// Share of its hosts with a recurring job, as for simulate
+    #[arg(long, default_value_t = 0.0, requires = "simulated")]
+    jobs: f64,
     /// Where the artifact goes: a file, or s3://bucket/key
     #[arg(long, short, value_name = "FILE", default_value = "model.tar.gz")]
     out: PathBuf,
@@ -66,7 +69,7 @@ struct Hyper {
     #[arg(long, default_value_t = 1024)]
     sample: u32,
     /// Passes of the sequence model over the windows
-    #[arg(long, default_value_t = 12)]
+    #[arg(long, default_value_t = 40)]
     epochs: u32,
 }
 
@@ -81,7 +84,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let vectors = if args.simulated {
         let duration_seconds = u32::try_from(args.duration.as_secs()).context("--duration is too long")?;
-        let scenario = Scenario { seed: args.hyper.seed, hosts: args.hosts, duration_seconds, ..Scenario::default() };
+        let (seed, hosts, jobs) = (args.hyper.seed, args.hosts, args.jobs);
+        let scenario = Scenario { seed, hosts, duration_seconds, jobs, ..Scenario::default() };
         windows::of_simulation(scenario, &settings).0
     } else {
         windows::of_files(&args.input, &settings)?

@@ -1,7 +1,7 @@
 //! A trained model, and the judge that runs it over a shard's windows.
 //!
 //! Three scorers look at a window: `top3_z` (the sum of the three largest rises, no training), the isolation forest (joint
-//! structure) and the LSTM (the wrong time of day). Each score becomes a p-value by the artifact's calibration for the
+//! structure) and the LSTM (what comes when it was not due). Each score becomes a p-value by the artifact's calibration for the
 //! host's class, and the three are joined by a weighted Bonferroni bound ([`combine`]). A [`Model`] is immutable and shared; a [`Judge`] holds what is
 //! remembered of hosts, and is owned by one shard.
 //!
@@ -222,7 +222,8 @@ pub const WARM_UP: u32 = 24;
 /// A host is remembered from so many windows, an hour: most addresses of a large network are seen a few times and never
 /// again, and a kilobyte each would be spent on them for nothing.
 const REMEMBERED: u32 = 12;
-/// Windows of a host that are kept: what the sequence model was trained to look back on, 2 h 40 min.
+/// Windows of a host that are kept, 2 h 40 min: another model begins with them, and an endpoint is sent no more. The state that a judge
+/// carries from window to window looks back further.
 pub const SEQUENCE_MAX: usize = 32;
 
 impl Model {

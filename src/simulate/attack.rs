@@ -14,6 +14,7 @@ pub mod tor;
 use std::str::FromStr;
 
 use super::background::Starting;
+use super::job::Job;
 use super::labels::Truth;
 use super::random::Random;
 use super::session::Party;
@@ -56,7 +57,7 @@ pub struct Campaign {
 }
 
 /// Every variant of every threat.
-pub const VARIANTS: [(&str, &str); 30] = [
+pub const VARIANTS: [(&str, &str); 31] = [
     ("port_scan", "vertical"),
     ("port_scan", "horizontal"),
     ("port_scan", "block"),
@@ -87,10 +88,14 @@ pub const VARIANTS: [(&str, &str); 30] = [
     ("tor", "bootstrap"),
     ("behavior", "off_hours"),
     ("behavior", "off_phase"),
+    ("behavior", "off_beat"),
 ];
 
 /// What `all` leaves out: it is out of place only after days of habit, and looks like nothing in an hour.
 const NOT_IN_ALL: &str = "behavior";
+
+/// What the name of its threat leaves out: it needs hosts with jobs (`Scenario::jobs`) and is asked for by its own.
+const BY_NAME: &str = "off_beat";
 
 /// What `--threats` says: a list of `threat[.variant][:intensity]`, or `all` (but `behavior`), or `none`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -125,7 +130,7 @@ impl FromStr for Campaigns {
             let before = campaigns.len();
             let named = |threat: &str, variant: &str| {
                 (name == "all" && threat != NOT_IN_ALL)
-                    || name == threat
+                    || (name == threat && variant != BY_NAME)
                     || name.split_once('.') == Some((threat, variant))
             };
             campaigns.extend(
@@ -155,6 +160,8 @@ pub struct Stage<'a> {
     pub intensity: Intensity,
     /// The simulation's.
     pub seed: u64,
+    /// The share of hosts that have jobs.
+    pub jobs: f64,
     /// Hosts that are already part of an attack: one story per host, so that a label means one thing.
     taken: &'a mut Vec<u32>,
     /// The processes of the attack, with the second of their first act.
@@ -169,6 +176,21 @@ impl Stage<'_> {
         let all: Vec<u32> = vpc.with_role(roles);
         let free: Vec<u32> = all.iter().copied().filter(|h| steady(h) && !self.taken.contains(h)).collect();
         let host = if free.is_empty() { self.random.pick(&all) } else { self.random.pick(&free) };
+        self.taken.push(host);
+        host
+    }
+
+    /// A host that has a job, as long as there is one; else one that could have.
+    pub fn host_with_job(&mut self) -> u32 {
+        let vpc: &Vpc = &self.wire.vpc;
+        let (seed, share) = (self.seed, self.jobs);
+        let free = |h: &u32| vpc.hosts[*h as usize].up == (0, self.wire.seconds()) && !self.taken.contains(h);
+        let with: Vec<u32> =
+            (0..vpc.hosts.len() as u32).filter(|h| free(h) && Job::is_on(seed, share, vpc, *h)).collect();
+        if with.is_empty() {
+            return self.host(&Job::ROLES);
+        }
+        let host = self.random.pick(&with);
         self.taken.push(host);
         host
     }
@@ -230,14 +252,14 @@ impl Stage<'_> {
 }
 
 /// Sets the stage for every campaign.
-pub fn plan(wire: &mut Wire, seed: u64, campaigns: &Campaigns) -> Vec<Starting> {
+pub fn plan(wire: &mut Wire, seed: u64, jobs: f64, campaigns: &Campaigns) -> Vec<Starting> {
     let mut taken = Vec::new();
     let mut starting = Vec::new();
     for (number, campaign) in campaigns.0.iter().enumerate() {
         let purpose = format!("{}.{}", campaign.threat, campaign.variant);
         let random = Random::new(seed, &purpose, number as u64);
         let intensity = campaign.intensity;
-        let mut stage = Stage { wire, random, intensity, seed, taken: &mut taken, starting: Vec::new() };
+        let mut stage = Stage { wire, random, intensity, seed, jobs, taken: &mut taken, starting: Vec::new() };
         match campaign.threat {
             "port_scan" => port_scan::plan(&mut stage, campaign.variant),
             "ddos" => ddos::plan(&mut stage, campaign.variant),
@@ -261,7 +283,7 @@ mod tests {
         assert_eq!(chosen.0.len(), 5);
         assert!(chosen.0[..4].iter().all(|c| c.threat == "tor" && c.intensity == Intensity::Low));
         assert_eq!(chosen.0[4], Campaign { threat: "ddos", variant: "icmp", intensity: Intensity::High });
-        assert_eq!("all".parse::<Campaigns>().unwrap().0.len(), VARIANTS.len() - 2);
+        assert_eq!("all".parse::<Campaigns>().unwrap().0.len(), VARIANTS.len() - 3);
         assert_eq!("none".parse::<Campaigns>().unwrap(), Campaigns::default());
         assert!(matches!("tor.x".parse::<Campaigns>(), Err(CampaignError::Unknown(..))));
         assert!(matches!("tor:very".parse::<Campaigns>(), Err(CampaignError::Intensity(..))));

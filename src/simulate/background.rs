@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::habit::{Habit, Process, Rhythm, Shape, Standing, Timing};
+use super::job::Job;
 use super::random::{Random, mix};
 use super::session::{Millis, Outcome, Party, Session, Stream, Talk, Volume, message, tcp};
 use super::vpc::{Role, Vpc, public_v4, public_v6};
@@ -73,6 +74,8 @@ pub struct Settings {
     pub ipv6_share: f64,
     /// Whether an allow-listed vulnerability scanner works its way through the VPC.
     pub scanner: bool,
+    /// Share of hosts with a recurring job.
+    pub jobs: f64,
 }
 
 /// Everything benign that goes on in a VPC.
@@ -101,6 +104,7 @@ pub fn populate(vpc: &Vpc, origin: EventTime, settings: Settings) -> Vec<Startin
     if settings.scanner {
         cast.scanner();
     }
+    cast.jobs();
     cast.starting
 }
 
@@ -430,6 +434,13 @@ impl Cast<'_> {
         // Each public address is probed every ten seconds or so, which is what honeypots report.
         let per_second = 0.1 * targets.len() as f64;
         self.starting.push((0, Box::new(Radiation { random, targets, per_second })));
+    }
+
+    fn jobs(&mut self) {
+        let (seed, share) = (self.settings.seed, self.settings.jobs);
+        for host in (0..self.vpc.hosts.len() as u32).filter(|host| Job::is_on(seed, share, self.vpc, *host)) {
+            self.starting.extend(Job::of(seed, self.vpc, &self.world, host).processes(self.vpc));
+        }
     }
 
     fn scanner(&mut self) {

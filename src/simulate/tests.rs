@@ -38,6 +38,21 @@ fn an_attack_leaves_the_background_as_it_was() {
 }
 
 #[test]
+fn jobs_come_on_top_of_the_background_and_a_run_off_the_beat_on_top_of_the_jobs() {
+    let day =
+        |jobs, threats: &str| run(Scenario { duration_seconds: 6 * 3_600, demand: 0.0, jobs, ..scenario(threats) });
+    let ((plain, _), (with_jobs, _), (attacked, labels)) =
+        (day(0.0, "none"), day(0.5, "none"), day(0.5, "behavior.off_beat:low"));
+    let of = |records: &[FlowRecord]| -> HashSet<String> { records.iter().map(|r| format!("{r:?}")).collect() };
+    let (plain, jobs, all) = (of(&plain), of(&with_jobs), of(&attacked));
+    assert!(plain.len() < jobs.len(), "{} and {} records", plain.len(), jobs.len());
+    assert!(plain.is_subset(&jobs) && jobs.is_subset(&all));
+    let rows: Vec<&Truth> = labels.truth.iter().collect();
+    assert!(!rows.is_empty() && rows.iter().all(|row| row.method == "off_beat" && row.records > 0));
+    assert_eq!((all.len() - jobs.len()) as u64, rows.iter().map(|row| row.records).sum::<u64>());
+}
+
+#[test]
 fn every_row_of_the_truth_is_in_the_records() {
     let (records, labels) = run(scenario("all:low"));
     for threat in ["port_scan", "ddos", "c2_beacon", "crypto_mining", "tor"] {

@@ -1,6 +1,7 @@
 //! All integration tests, one binary; a module per capability. `tests/run NAME` runs the capability of that name.
 
 mod api;
+mod beats;
 mod config;
 mod contract;
 mod correlation;

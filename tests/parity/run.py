@@ -127,7 +127,7 @@ def sequences(hosts=200, steps=64):
         with torch.no_grad():
             getattr(module, name).copy_(torch.from_numpy(values))
     random = np.random.default_rng(3)
-    windows = np.clip(random.normal(size=(steps, hosts, 10)) * 2, -6, 6).astype("<f4")
+    windows = np.clip(random.normal(size=(steps, hosts, 10)) * 2, -1.5, 2.5).astype("<f4")
     # A forecast is made from the amounts of the window before and from the hour of its own.
     inputs = windows.copy()
     inputs[1:, :, :8], inputs[0, :, :8] = windows[:-1, :, :8], 0

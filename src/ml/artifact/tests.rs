@@ -59,8 +59,8 @@ fn refusals_say_what_is_wrong() {
     );
     let order = with(MANIFEST, |b| replaced(b, "\"z_flows_in\"", "\"z_other\""));
     assert!(told(order).contains("in another order"));
-    let format = with(MANIFEST, |b| replaced(b, "\"format\": 1", "\"format\": 9"));
-    assert!(told(format).contains("this version reads 1"));
+    let format = with(MANIFEST, |b| replaced(b, "\"format\": 2", "\"format\": 9"));
+    assert!(told(format).contains("this version reads 2"));
     let cut = pack(&MODEL)[..2_000].to_vec();
     assert!(told(cut).starts_with("model refused: "));
     assert!(told(Vec::new()).starts_with("model refused: "));

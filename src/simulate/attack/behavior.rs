@@ -2,34 +2,26 @@
 //! hour. Somebody else may be using it.
 //!
 //! `off_hours` runs a build runner's jobs at night, with its own forge, mirrors and storage; `off_phase` sends a database's
-//! nightly dump in the afternoon. Days of habit must come before it: in the second half of the simulation where there is room.
+//! nightly dump in the afternoon; `off_beat` runs a host's recurring [`Job`] between two of its beats. Days of habit must come
+//! before it: in the second half of the simulation where there is room.
 
 use std::sync::Arc;
 
 use super::Stage;
 use crate::flow::protocol;
 use crate::simulate::background::World;
-use crate::simulate::habit::{Habit, Process, Rhythm, Shape, Timing};
+use crate::simulate::habit::{Habit, Rhythm, Shape, Timing};
+use crate::simulate::job::{Job, Until};
 use crate::simulate::random::Random;
 use crate::simulate::session::Party;
 use crate::simulate::vpc::Role;
-use crate::simulate::wire::Wire;
-
-/// A habit that ends.
-struct Until {
-    habit: Habit,
-    end: u32,
-}
-
-impl Process for Until {
-    fn fire(&mut self, wire: &mut Wire) -> Option<u32> {
-        self.habit.fire(wire).filter(|next| *next < self.end)
-    }
-}
 
 /// Sets the stage for one variant.
 pub fn plan(stage: &mut Stage<'_>, variant: &str) {
     let world = World::new(stage.seed);
+    if variant == "off_beat" {
+        return off_beat(stage, &world);
+    }
     let (role, hours) =
         if variant == "off_hours" { (Role::Runner, (22.0, 28.0)) } else { (Role::Database, (12.0, 20.0)) };
     let host = stage.host(&[role]);
@@ -69,6 +61,34 @@ pub fn plan(stage: &mut Stage<'_>, variant: &str) {
     } else {
         let dumps = Timing::Every { seconds: 600.0 / level, jitter: 0.3 };
         repeat(&world.s3, 3600, 4, dumps, shape((2e9, 0.5), (60_000.0, 0.3), 400.0));
+    }
+}
+
+/// Runs of a host's job between two of its beats, in the second half of the simulation: one, four or eight, with at least three
+/// usual ones from one to the next. Each leg of each is a row of the truth.
+fn off_beat(stage: &mut Stage<'_>, world: &World) {
+    let (seed, host) = (stage.seed, stage.host_with_job());
+    let vpc = &stage.wire.vpc;
+    let job = Job::of(seed, vpc, world, host);
+    let (client, whole) = (vpc.party(host), stage.wire.seconds());
+    if !Job::is_on(seed, stage.jobs, vpc, host) {
+        stage.starting.extend(job.processes(vpc));
+    }
+    let mut run = (0..).find(|run| job.start(*run) >= whole / 2).unwrap_or(0);
+    for _ in 0..stage.intensity.of(1, 4, 8) {
+        // In the middle of what is left between two runs.
+        let idle = f64::from(job.period.saturating_sub(2 * job.lasts()));
+        let at = job.start(run) + job.lasts() + (idle * stage.random.between(0.3, 0.7)) as u32;
+        if at + job.lasts() >= whole {
+            break;
+        }
+        for leg in 0..job.legs() {
+            let basis = format!("simulated: its own job of every {} min, between two runs", job.period / 60);
+            let truth = stage.state("behavior", "off_beat", client, None, None, basis);
+            let once = job.once(&stage.wire.vpc, leg, at, truth);
+            stage.starting.push(once);
+        }
+        run += 4 + stage.random.below(4) as u32;
     }
 }
 
