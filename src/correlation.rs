@@ -6,7 +6,7 @@
 //! depend on the order of arrival is the id alone: it is derived from the start of the episode as it was *first known*,
 //! and kept for life.
 //!
-//! Findings of one [`IncidentKey`](crate::finding::IncidentKey) are one episode while they overlap or lie within the
+//! Findings of one [`IncidentKey`] are one episode while they overlap or lie within the
 //! threat's episode gap ([`Settings::episode_gap`]). Incidents that share an actor, or of which one's target is the
 //! other's actor, are one story; they stay incidents of their own and name each other ([`Incident::related`]).
 //!

@@ -9,7 +9,7 @@
 //!
 //! That bound holds however the scorers depend on each other, and they look at the same window: what is rare to one is often
 //! rare to all, so that the bound uses up only part of its rate, six tenths where all agree. What is promised is the rate of
-//! what is joined. So the bound in turn is ranked among the bounds of this deployment's other windows ([`Bounds`]): a conformal
+//! what is joined. So the bound in turn is ranked among the bounds of this deployment's other windows (`Bounds`): a conformal
 //! p-value (Vovk et al. 2005), whatever the scorers have in common.
 //!
 //! - *The lesser of bound and rank counts.* What the bound finds is found: also where a model that was calibrated on this
