@@ -107,6 +107,12 @@ impl SettingsArgs {
     }
 }
 
+/// Reads a share, 0 to 1, from the command line.
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse::<f64>().map_err(|error| error.to_string())?;
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("a share lies between 0 and 1".to_owned()) }
+}
+
 /// The model that the settings name, or the embedded one.
 fn slot(settings: &ModelSettings) -> Result<Slot, ArtifactError> {
     if settings.path.as_os_str().is_empty() {

@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(long, default_value = "48h", requires = "simulated")]
     duration: SignedDuration,
     /// Share of its hosts with a recurring job, as for simulate
-    #[arg(long, default_value_t = 0.0, requires = "simulated")]
+    #[arg(long, default_value_t = 0.0, value_parser = super::share, requires = "simulated")]
     jobs: f64,
     /// CIDR blocks of our own hosts, in place of those in the settings
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = super::detect::block)]

@@ -72,7 +72,7 @@ pub struct Args {
     #[arg(long)]
     scanner: bool,
     /// Share of hosts with a recurring job of a period of its own, every 30 to 150 minutes, which is benign
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = super::share)]
     jobs: f64,
     /// Write as it would happen, this many times as fast as real time
     #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -150,7 +150,6 @@ impl Args {
         let duration = self.duration.as_secs();
         anyhow::ensure!((1..=room).contains(&duration), "--duration must be at least a second and end before 2106");
         anyhow::ensure!((0.0..=1.0).contains(&self.ipv6), "--ipv6 is a share: 0 to 1");
-        anyhow::ensure!((0.0..=1.0).contains(&self.jobs), "--jobs is a share: 0 to 1");
         anyhow::ensure!((0.0..=1e6).contains(&self.demand), "--demand must lie between 0 and 1000000");
         let (start, duration_seconds) = (EventTime(start), duration as u32);
         let hosts_max = if self.profile == Profile::Vpc { 50_000 } else { 10_000_000 };

@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(long, default_value = "168h", requires = "simulated")]
     duration: SignedDuration,
     /// Share of its hosts with a recurring job, as for simulate
-    #[arg(long, default_value_t = 0.0, requires = "simulated")]
+    #[arg(long, default_value_t = 0.0, value_parser = super::share, requires = "simulated")]
     jobs: f64,
     /// Where the artifact goes: a file, or s3://bucket/key
     #[arg(long, short, value_name = "FILE", default_value = "model.tar.gz")]

@@ -1,6 +1,8 @@
 //! What the sequence model is for: a host's own recurring job, between two of its runs. Seed and hosts are none that the embedded
 //! model was trained on.
 
+use std::process::Command;
+
 use flowvigil::flow::network::{self, Network};
 use flowvigil::ml::{FeatureVector, artifact, features, separation};
 use flowvigil::settings::Settings;
@@ -55,4 +57,19 @@ fn the_sequence_model_finds_runs_between_two_beats_which_neither_of_the_others_d
     assert!(found("lstm") > 0.3, "{measured:?}");
     assert!(found("lstm") > 3.0 * found("top3_z").max(found("forest")), "{measured:?}");
     assert!(measured["lstm"].beyond_top3_z > 0.0, "{measured:?}");
+}
+
+#[test]
+fn a_share_of_hosts_that_is_none_is_refused_by_every_command_that_takes_one() {
+    for command in
+        [&["simulate"][..], &["evaluate", "--simulated", "1"], &["train", "--simulated", "--out", "no.tar.gz"]]
+    {
+        for wrong in ["1.5", "NaN", "half"] {
+            let ran =
+                Command::new(env!("CARGO_BIN_EXE_flowvigil")).args(command).args(["--jobs", wrong]).output().unwrap();
+            let told = String::from_utf8_lossy(&ran.stderr);
+            assert_eq!(ran.status.code(), Some(2), "{command:?} {wrong}: {told}");
+            assert!(told.contains("--jobs") && told.contains(wrong), "{told}");
+        }
+    }
 }
