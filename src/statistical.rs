@@ -33,6 +33,7 @@ pub mod host;
 pub mod intel;
 pub mod merge;
 pub mod mining;
+pub mod owner;
 pub mod pair;
 pub mod pane;
 pub mod port_scan;
@@ -44,10 +45,12 @@ use conversation::Conversation;
 use explain::Judgement;
 use host::Host;
 use merge::Inherited;
+use owner::Owners;
 use pair::{Channel, Pair};
 use pane::Pane;
 use port_scan::Suspect;
 use port_scan::joint::{Besieged, Siege};
+use port_scan::sweep::Sweeper;
 use table::Table;
 
 type Map<K, V> = hashbrown::HashMap<K, V, foldhash::fast::FixedState>;
@@ -97,6 +100,8 @@ pub struct Caps {
     pub external_suspects: u32,
     /// Hosts of ours of which several ports were tried by one outsider.
     pub besieged: u32,
+    /// (host of ours, administrative port) pairs.
+    pub sweepers: u32,
     /// Hosts of ours with a behaviour baseline.
     pub baselines: u32,
 }
@@ -119,6 +124,14 @@ pub struct Statistics {
     pub late: u64,
     /// Conversations that said again what another interface had said.
     pub duplicates: u64,
+    /// Records that were there already, word for word: two flow logs of one interface, or a delivery that was repeated.
+    pub repeated: u64,
+    /// Conversations of which neither end is ours: nobody is watched in these.
+    pub strangers: u64,
+    /// Where their ends are, by network (/16 of IPv4, /48 of IPv6), the most frequent 256: what may have to be named as ours.
+    pub strange_networks: BTreeMap<String, u64>,
+    /// Addresses that are ours since they own the interfaces that log them, beside those that the settings name.
+    pub learned_hosts: u64,
     /// Conversations judged.
     pub conversations: u64,
     /// Windows closed.
@@ -189,6 +202,8 @@ struct State {
     internal_suspects: Table<Suspect>,
     external_suspects: Table<Suspect>,
     besieged: Table<Besieged>,
+    sweepers: Table<Sweeper>,
+    owners: Owners,
     tor: BTreeMap<Address, tor::Contacts>,
     /// Start of the open feature window.
     feature_window: EventTime,
@@ -197,7 +212,7 @@ struct State {
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 8;
+const SNAPSHOT_VERSION: u32 = 9;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
@@ -245,6 +260,8 @@ impl Engine {
             internal_suspects: Table::new(caps.internal_suspects),
             external_suspects: Table::new(caps.external_suspects),
             besieged: Table::new(caps.besieged),
+            sweepers: Table::new(caps.sweepers),
+            owners: Owners::default(),
             tor: BTreeMap::new(),
             feature_window: EventTime(0),
             features: Map::default(),
@@ -380,6 +397,8 @@ impl Engine {
         while !self.state.panes.is_empty() {
             self.close_oldest(out);
         }
+        let now = self.state.closed_until;
+        self.judge_sweeps(&Touched::default(), now, now.minus(self.window), true, out);
         self.close_features(out);
     }
 
@@ -396,7 +415,8 @@ impl Engine {
             conversations.clear();
             let mut duplicates = 0;
             let name = |id| name_of(&self.state.interfaces, id);
-            conversation::conversations(&pane.views, &self.network, name, &mut conversations, &mut duplicates);
+            let ours = |address| is_ours(&self.network, &self.state.owners, address);
+            conversation::conversations(&pane.views, ours, name, &mut conversations, &mut duplicates);
             // Whose it is that a gateway passes on is known when the window is over.
             let gateway = |address| self.state.gateways.get(&address).is_some_and(translation::Gateway::is_certain);
             if !self.state.gateways.is_empty() {
@@ -424,10 +444,11 @@ impl Engine {
             }
         }
         for (source, mut suspect) in suspects {
-            let ours = self.network.is_internal(source);
+            let ours = self.is_ours(source);
             let judgement = suspect.judge(&self.settings.port_scan, ours, self.state.newest);
             if judgement.passed {
-                let mut finding = suspect.finding(&judgement, ours, window, self.window);
+                let settings = &self.settings.port_scan;
+                let mut finding = suspect.finding(&judgement, settings, ours, window, self.window);
                 self.sign(&mut finding, suspect.interface);
                 out.findings.push(finding);
             }
@@ -441,9 +462,13 @@ impl Engine {
         self.open_feature_window(window, out);
         let mut conversations = std::mem::take(&mut self.conversations);
         conversations.clear();
-        let duplicates = &mut self.state.statistics.duplicates;
+        let mut duplicates = 0;
         let name = |id| name_of(&self.state.interfaces, id);
-        conversation::conversations(&pane.views, &self.network, name, &mut conversations, duplicates);
+        let ours = |address| is_ours(&self.network, &self.state.owners, address);
+        conversation::conversations(&pane.views, ours, name, &mut conversations, &mut duplicates);
+        self.state.statistics.duplicates += duplicates;
+        self.state.statistics.repeated += pane.repeated;
+        self.learn_owners(&mut conversations, window);
         let translators = pane.views.iter().filter(|view| view.is_translated()).map(|view| view.interface);
         self.state.intermediaries.extend(translators);
         self.state.statistics.left_out += pane.left_out;
@@ -471,7 +496,9 @@ impl Engine {
         for c in conversations.iter().filter(|c| flooded.is_empty() || !flooded.contains(&c.responder)) {
             let first_answer = self.note_pair(c, window, &mut touched);
             if Suspect::counts(c) {
-                failures.push(c);
+                if !self.goes_on(c) {
+                    failures.push(c);
+                }
             } else if first_answer || !c.ours && !c.failed() {
                 answers.push(c);
             }
@@ -492,8 +519,70 @@ impl Engine {
         touched.settle();
         let now = window.plus(self.window);
         self.judge_scans(&touched, now, window, out);
+        self.judge_sweeps(&touched, now, window, false, out);
         self.judge_channels(&touched, now, window, out);
         self.judge_tor(&touched, now, window, out);
+    }
+
+    /// Learns which addresses own the interfaces that log them, from conversations of which no end is known to be ours, and counts
+    /// those that stay without.
+    fn learn_owners(&mut self, conversations: &mut [Conversation], window: EventTime) {
+        let (network, state) = (&self.network, &mut self.state);
+        let supposed = |owners: &Owners, address: Address, ours: bool| !ours || owners.is_uncertain(address);
+        let mut taught = false;
+        for c in conversations.iter() {
+            let is_learned = |address, ours: bool| ours && !network.is_internal(address);
+            let undecided = !state.owners.is_empty()
+                && (is_learned(c.opener, c.ours) || is_learned(c.responder, c.theirs))
+                && supposed(&state.owners, c.opener, c.ours)
+                && supposed(&state.owners, c.responder, c.theirs);
+            if !c.ours && !c.theirs || undecided {
+                if network.learns() {
+                    state.owners.note(c, window);
+                }
+                taught = true;
+            }
+        }
+        if !taught {
+            return;
+        }
+        if state.owners.settle(|address| network.is_external(address)) {
+            for c in conversations.iter_mut() {
+                c.ours = is_ours(network, &state.owners, c.opener);
+                c.theirs = is_ours(network, &state.owners, c.responder);
+            }
+        }
+        for c in conversations.iter().filter(|c| !c.ours && !c.theirs && owner::is_between_hosts(c)) {
+            let statistics = &mut state.statistics;
+            statistics.strangers += 1;
+            let networks = BTreeSet::from([network_of(c.opener), network_of(c.responder)]);
+            for network in networks {
+                *statistics.strange_networks.entry(network).or_default() += 1;
+            }
+            if statistics.strange_networks.len() > 256 {
+                let least = statistics.strange_networks.iter().min_by_key(|(_, n)| **n).map(|(name, _)| name.clone());
+                statistics.strange_networks.remove(&least.unwrap_or_default());
+            }
+        }
+    }
+
+    /// Whether an address is ours, by the settings or by what was learned.
+    fn is_ours(&self, address: Address) -> bool {
+        is_ours(&self.network, &self.state.owners, address)
+    }
+
+    /// Whether an attempt without an answer is a piece of a session that was opened before: it comes from, or goes to, a port
+    /// at which its host has answered others.
+    fn goes_on(&self, c: &Conversation) -> bool {
+        conversation::may_go_on(c) && {
+            let (state, seed) = (&self.state, &self.seed);
+            let host = |address: Address, ours: bool| {
+                let table = if ours { &state.internal } else { &state.external };
+                table.get(seed, address)
+            };
+            host(c.opener, c.ours).is_some_and(|host| host.serves(c.opener_port))
+                || host(c.responder, c.theirs).is_some_and(|host| host.serves(c.port))
+        }
     }
 
     /// A NAT gateway's own leg of a conversation repeats what its client's leg says. Where packet addresses are logged, an
@@ -542,9 +631,14 @@ impl Engine {
             if ours {
                 state.internal.entry(&self.seed, c.opener, || Host::new(c.opener, start)).touch(start);
             }
-            let table = if theirs { &mut state.internal } else { &mut state.external };
+            // Whoever never spoke is nobody's host, though the address be ours: a scan of empty space makes no hosts.
+            let spoke = c.received.seen() || theirs && state.internal.get(&self.seed, c.responder).is_some();
+            let table = if theirs && spoke { &mut state.internal } else { &mut state.external };
             let responder = table.entry(&self.seed, c.responder, || Host::new(c.responder, start));
             responder.touch(start);
+            if c.protocol == protocol::TCP && c.outcome == conversation::Outcome::Answered {
+                responder.note_served(c.port);
+            }
             if ours {
                 responder.note_client(c.opener);
             }
@@ -580,7 +674,7 @@ impl Engine {
         }
         let settings = self.settings.ddos.clone();
         for (address, mut victim) in ddos::collect(conversations, hot, &settings) {
-            let ours = self.network.is_internal(address);
+            let ours = self.is_ours(address);
             let judgement = ddos::judge(&victim, ours, &settings, self.window);
             self.explain(address, None, Threat::Ddos, window, &judgement);
             if judgement.passed {
@@ -632,6 +726,11 @@ impl Engine {
                 pair.add(c, window);
             }
             first_answer = pair.take_first_answer(window);
+            if c.protocol == protocol::TCP && self.settings.port_scan.admin_ports.contains(&c.port) {
+                let key = (c.opener, c.port);
+                state.sweepers.entry(seed, key, || Sweeper::new(c.opener, c.port, window)).note(c);
+                touched.sweepers.push(key);
+            }
             if let Some(kind) = tor::kind(c, &self.lists, &self.settings.tor) {
                 state.tor.entry(c.opener).or_default().note(c, kind);
                 touched.tor.push(c.opener);
@@ -671,7 +770,10 @@ impl Engine {
                 start: c.start(),
             });
         }
-        if theirs && !c.responder.is_group() && (room || state.features.contains_key(&c.responder)) {
+        let known = || state.features.contains_key(&c.responder);
+        // An address that never spoke has no behaviour.
+        let speaks = || c.received.seen() || known() || state.baselines.contains_key(&c.responder);
+        if theirs && !c.responder.is_group() && (room || known()) && speaks() {
             let peer = host::mix(c.opener);
             let window = state.features.entry(c.responder).or_default();
             window.accepted(peer, c.received.bytes, c.sent.bytes, c.failed(), ours);
@@ -719,9 +821,31 @@ impl Engine {
                 continue;
             }
             let judgement = suspect.judge(&settings, ours, now);
-            let finding =
-                judgement.passed.then(|| (suspect.finding(&judgement, ours, window, self.window), suspect.interface));
+            let finding = judgement
+                .passed
+                .then(|| (suspect.finding(&judgement, &settings, ours, window, self.window), suspect.interface));
             self.explain(source, None, Threat::PortScan, window, &judgement);
+            if let Some((mut finding, interface)) = finding {
+                self.sign(&mut finding, interface);
+                out.findings.push(finding);
+            }
+        }
+    }
+
+    /// Judges hosts of ours that use an administrative port with many others, and again those that were held back.
+    fn judge_sweeps(&mut self, touched: &Touched, now: EventTime, window: EventTime, ended: bool, out: &mut Output) {
+        let held = self.state.sweepers.iter().filter(|sweeper| sweeper.is_held()).map(|s| (s.source, s.port));
+        let mut keys: BTreeSet<(Address, u16)> = touched.sweepers.iter().copied().collect();
+        keys.extend(held);
+        let since = self.state.statistics.first;
+        for key in keys {
+            let Some(sweeper) = self.state.sweepers.get_mut(&self.seed, key) else { continue };
+            let settings = &self.settings.port_scan;
+            let judgement = sweeper.judge(settings, since, now, ended);
+            let finding = judgement
+                .passed
+                .then(|| (sweeper.finding(&judgement, settings, window, self.window), sweeper.interface()));
+            self.explain(key.0, None, Threat::PortScan, window, &judgement);
             if let Some((mut finding, interface)) = finding {
                 self.sign(&mut finding, interface);
                 out.findings.push(finding);
@@ -744,7 +868,7 @@ impl Engine {
         for &(_, source) in touched.suspects.iter().filter(|(ours, _)| !ours) {
             let suspect = state.external_suspects.get(seed, source).filter(|suspect| suspect.fresh > 0);
             for target in suspect.map_or(Vec::new(), |suspect| suspect.besieges(settings.joint_ports, since)) {
-                if self.network.is_internal(target) {
+                if is_ours(&self.network, &state.owners, target) {
                     state.besieged.entry(seed, target, || Besieged::new(target, now)).note(source, now);
                     targets.insert(target);
                 }
@@ -774,7 +898,7 @@ impl Engine {
             if !channel.due(now) && !watched {
                 continue;
             }
-            let internal = self.network.is_internal(channel.responder);
+            let internal = self.is_ours(channel.responder);
             let table = if internal { &self.state.internal } else { &self.state.external };
             let responder = table.get(&self.seed, channel.responder);
             let around = beacon::Surroundings {
@@ -795,6 +919,8 @@ impl Engine {
                     let held = held.entry(opener).or_insert_with(|| self.sessions_held(opener));
                     let meanwhile = channel.longest().map_or(0, |session| Held::meanwhile(held, session));
                     judgement.refuse_peers(meanwhile, self.settings.c2_beacon.peers);
+                } else if beacon::may_be_a_peer(channel, judgement) {
+                    judgement.refuse_peers(self.peers_of(channel), self.settings.c2_beacon.peers_tried);
                 }
             }
             let mut findings = Vec::new();
@@ -825,10 +951,31 @@ impl Engine {
         }
     }
 
+    /// With how many others outside its host has tried, answered or not, services of which the port says nothing, while the channel
+    /// was in use. A walk over all channels, made only for one that is about to be reported.
+    fn peers_of(&self, channel: &Channel) -> usize {
+        let span = |c: &Channel| {
+            let start = c.sessions.iter().map(|s| s.start).min().unwrap_or_default();
+            (start, c.sessions.iter().map(|s| s.end).max().unwrap_or_default())
+        };
+        let (from, to) = span(channel);
+        let others = self.state.channels.iter().filter(|c| {
+            let (start, end) = span(c);
+            let near = self.is_ours(c.responder) || c.responder.is_private();
+            c.opener == channel.opener
+                && c.responder != channel.responder
+                && start <= to
+                && end >= from
+                && !near
+                && conversation::port_rank(c.port) > 0
+        });
+        others.map(|c| c.responder).collect::<BTreeSet<_>>().len()
+    }
+
     /// The sessions that a host holds with unknown services outside. A walk over all channels, made only for a host that is about
     /// to be told.
     fn sessions_held(&self, opener: Address) -> Vec<Held> {
-        let near = |address: Address| self.network.is_internal(address) || address.is_private();
+        let near = |address: Address| self.is_ours(address) || address.is_private();
         let channels = self.state.channels.iter().filter(|c| c.opener == opener);
         let unknown = channels.filter(|c| beacon::may_be_unknown(c, near(c.responder)));
         unknown.flat_map(|c| c.held().map(|s| Held { with: c.responder, start: s.start, end: s.end })).collect()
@@ -922,6 +1069,7 @@ impl Engine {
             ("internal_suspects", state.internal_suspects.len(), state.internal_suspects.evicted()),
             ("external_suspects", state.external_suspects.len(), state.external_suspects.evicted()),
             ("besieged", state.besieged.len(), state.besieged.evicted()),
+            ("sweepers", state.sweepers.len(), state.sweepers.evicted()),
         ];
         for (name, entries, evicted) in tables {
             statistics.entries.insert(name.to_owned(), entries as u64);
@@ -930,6 +1078,7 @@ impl Engine {
         statistics.entries.insert("baselines".to_owned(), state.baselines.len() as u64);
         let certain = state.gateways.iter().filter(|(_, gateway)| gateway.is_certain());
         statistics.gateways = certain.map(|(&address, _)| address).collect();
+        statistics.learned_hosts = state.owners.len() as u64;
         if statistics.records == 0 {
             statistics.first = EventTime(0);
         }
@@ -965,6 +1114,7 @@ impl Engine {
         state.internal_suspects.set_cap(caps.internal_suspects);
         state.external_suspects.set_cap(caps.external_suspects);
         state.besieged.set_cap(caps.besieged);
+        state.sweepers.set_cap(caps.sweepers);
         state.internal.reindex(&seed);
         state.external.reindex(&seed);
         state.pairs.reindex(&seed);
@@ -972,6 +1122,7 @@ impl Engine {
         state.internal_suspects.reindex(&seed);
         state.external_suspects.reindex(&seed);
         state.besieged.reindex(&seed);
+        state.sweepers.reindex(&seed);
         state.inherited.iter_mut().for_each(Inherited::reindex);
         for pane in &mut state.panes {
             pane.reindex(&seed);
@@ -999,6 +1150,18 @@ fn fold(panes: &mut VecDeque<Pane>, at: usize, ahead: &mut Vec<pane::Prepared<'_
 /// The name behind an interface number, empty where it has none.
 fn name_of(interfaces: &[Interface], id: InterfaceId) -> &str {
     interfaces.binary_search_by_key(&id, |i| i.id).map_or("", |at| &interfaces[at].name)
+}
+
+/// Whether an address is ours: named by the settings, or learned from the interface that it owns.
+#[inline]
+fn is_ours(network: &Network, owners: &Owners, address: Address) -> bool {
+    network.is_internal(address) || owners.owns(address) && !network.is_external(address)
+}
+
+/// The network of an address, as it would be named in the settings: /16 of IPv4, /48 of IPv6.
+fn network_of(address: Address) -> String {
+    let length = if address.as_v4().is_some() { 16 } else { 48 };
+    ipnet::IpNet::new(address.to_ip(), length).map_or_else(|_| address.to_string(), |net| net.trunc().to_string())
 }
 
 /// Whether a conversation of a host of ours says that it uses a service.
@@ -1030,6 +1193,7 @@ fn fingerprint_of(
 struct Touched {
     channels: Vec<u64>,
     suspects: Vec<(bool, Address)>,
+    sweepers: Vec<(Address, u16)>,
     tor: Vec<Address>,
 }
 

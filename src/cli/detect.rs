@@ -41,7 +41,8 @@ pub struct Args {
     /// How anomalies are written; a table on a terminal and NDJSON elsewhere when not given
     #[arg(long, value_enum)]
     pub format: Option<Format>,
-    /// Addresses that are ours, in place of the settings' network.internal; CIDR or single, repeated or with commas
+    /// All addresses that are ours, in place of network.internal and of what the interfaces tell; CIDR or single, repeated or
+    /// with commas
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = block)]
     pub internal: Vec<IpNet>,
     /// The fields of lines that no header names: '${srcaddr} ${dstaddr} …', or default
@@ -99,6 +100,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut settings = args.settings.load()?;
     if !args.internal.is_empty() {
         settings.network.internal.clone_from(&args.internal);
+        settings.network.learn = false;
     }
     if let Some(fields) = &args.fields {
         settings.ingest.fields = if fields == "default" { String::new() } else { fields.clone() };

@@ -41,7 +41,8 @@ pub(super) fn of_simulation(scenario: Scenario, settings: &Settings) -> (Vec<Fea
     let duration = scenario.duration_seconds;
     let begin = scenario.start;
     let mut simulation = Simulation::new(scenario);
-    let network = crate::flow::network::Settings { internal: simulation.internal() };
+    let network =
+        crate::flow::network::Settings { internal: simulation.internal(), external: Vec::new(), learn: false };
     let mut engine = Engine::new(&settings.statistical, &Network::new(&network));
     engine.name_interfaces(simulation.interfaces());
     let mut gathered = Gathered::default();

@@ -65,6 +65,9 @@ pub struct Settings {
     /// A host that holds sessions with so many unknown services at once is a peer among peers: none of them is its controller,
     /// or its pool.
     pub peers: usize,
+    /// A host that meanwhile tries unknown services of so many others, answered or not, is a peer among peers as well: none of
+    /// its calls to one of them is told.
+    pub peers_tried: usize,
     /// Ports on which internal addresses are judged as well: HTTP and SOCKS proxies.
     pub proxy_ports: Vec<u16>,
     /// Ports of services that are periodic by nature (time, names, push, keep-alives), never judged.
@@ -292,6 +295,12 @@ fn failing(channel: &Channel, around: &Surroundings, settings: &Settings) -> Opt
     let regular = t.nats >= needed && t.regular >= settings.regular;
     let passed = regular && t.bursts >= settings.failing_min && lasting && rare && !around.internal;
     Some(Judgement { method: "failing".to_owned(), passed, evidence, ratio: (t.nats / needed).max(0.0) })
+}
+
+/// Whether channels of this kind are what peer-to-peer clients have by the dozen, so that one of many says nothing: the port is
+/// no registered service.
+pub fn may_be_a_peer(channel: &Channel, judgement: &Judgement) -> bool {
+    matches!(judgement.method.as_str(), "failing" | "periodic") && port_rank(channel.port) > 0
 }
 
 /// Whether it is with a service outside of which the port says nothing.

@@ -6,7 +6,6 @@
 
 use std::cmp::Ordering;
 
-use crate::flow::network::Network;
 use crate::flow::{Address, EventTime, InterfaceId, Marks, protocol, tcp_flags};
 use crate::statistical::pane::{Direction, View};
 
@@ -175,7 +174,7 @@ pub fn port_rank(port: u16) -> u8 {
 /// views that were folded away.
 pub fn conversations<'a>(
     views: &[View],
-    network: &Network,
+    ours: impl Fn(Address) -> bool + Copy,
     name: impl Fn(InterfaceId) -> &'a str,
     out: &mut Vec<Conversation>,
     duplicates: &mut u64,
@@ -193,9 +192,9 @@ pub fn conversations<'a>(
         match groups.next_if(|group| group[0].0 as usize == at) {
             Some(group) => {
                 let others = group.iter().map(|&(_, at)| &views[at as usize]);
-                out.push(orient(&speaker(view, others, &name), network));
+                out.push(orient(&speaker(view, others, &name), ours));
             }
-            None if view.twin.is_none() => out.push(orient(view, network)),
+            None if view.twin.is_none() => out.push(orient(view, ours)),
             None => {}
         }
     }
@@ -225,12 +224,16 @@ fn weight(view: &View) -> (bool, u64) {
 }
 
 /// Decides who opened a conversation. In order: SYN without ACK (where flags are logged); a well-known port against
-/// one that is not; who was seen first; the higher rank of port; the lower port.
-fn orient(view: &View, network: &Network) -> Conversation {
+/// one that is not; who was seen first; the higher rank of port; the lower port. Of two equal ports the end that is ours
+/// opens. Without ports, see [`low_asked`].
+fn orient(view: &View, is_ours: impl Fn(Address) -> bool) -> Conversation {
+    let (low_ours, high_ours) = (is_ours(view.low), is_ours(view.high));
     let low_opens = match (view.up.seen(), view.down.seen()) {
-        (true, true) => low_opened(view),
+        (true, true) if has_ports(view.protocol) => low_opened(view, low_ours, high_ours),
+        (true, true) => low_asked(view, low_ours, high_ours),
         (up, _) => up,
     };
+    let (ours, theirs) = if low_opens { (low_ours, high_ours) } else { (high_ours, low_ours) };
     let (opener, responder, opener_port, port, sent, received) = if low_opens {
         (view.low, view.high, view.low_port, view.high_port, view.up, view.down)
     } else {
@@ -246,14 +249,39 @@ fn orient(view: &View, network: &Network) -> Conversation {
         port,
         protocol: view.protocol,
         outcome: Outcome::Answered,
-        ours: network.is_internal(opener),
-        theirs: network.is_internal(responder),
+        ours,
+        theirs,
     };
     conversation.outcome = outcome(&conversation);
     conversation
 }
 
-fn low_opened(view: &View) -> bool {
+/// TCP, UDP, SCTP and DCCP; every other protocol's ports are 0 in a flow log.
+pub fn has_ports(number: u8) -> bool {
+    matches!(number, protocol::TCP | protocol::UDP | 33 | 132)
+}
+
+/// Who asks, where no port tells: ICMP and tunnels. A request has one answer at most, so that whoever sends more asks, by a tenth
+/// at least, since both directions are cut into windows at their own seconds. What is answered one for one is a ping in either
+/// direction: in a flood an outsider asks, for an outsider's answers to a flood of ours would be limited (RFC 4443, 2.4); else
+/// whoever was seen first.
+fn low_asked(view: &View, low_ours: bool, high_ours: bool) -> bool {
+    /// More than a few monitors' pings a minute.
+    const FLOOD: u64 = 1_000;
+    let (up, down) = (u64::from(view.up.packets), u64::from(view.down.packets));
+    if 10 * up.max(down) >= 11 * up.min(down) {
+        return up > down;
+    }
+    if up.max(down) >= FLOOD && low_ours != high_ours {
+        return high_ours;
+    }
+    if view.up.start != view.down.start {
+        return view.up.start < view.down.start;
+    }
+    low_ours >= high_ours
+}
+
+fn low_opened(view: &View, low_ours: bool, high_ours: bool) -> bool {
     let opens =
         |d: &Direction| d.has(Marks::FLAGS_KNOWN) && d.flags & tcp_flags::SYN != 0 && d.flags & tcp_flags::ACK == 0;
     match (opens(&view.up), opens(&view.down)) {
@@ -268,7 +296,10 @@ fn low_opened(view: &View) -> bool {
     if view.up.start != view.down.start {
         return view.up.start < view.down.start;
     }
-    (low, view.low_port) >= (high, view.high_port)
+    if view.low_port == view.high_port {
+        return low_ours >= high_ours;
+    }
+    (low, view.low_port) > (high, view.high_port)
 }
 
 fn outcome(c: &Conversation) -> Outcome {
@@ -279,6 +310,12 @@ fn outcome(c: &Conversation) -> Outcome {
         return if answers_nothing(c) { Outcome::Backscatter } else { Outcome::Unanswered };
     }
     if c.protocol == protocol::TCP && reset_only(c) { Outcome::Refused } else { Outcome::Answered }
+}
+
+/// Whether it may be a piece of a session that was opened before: nothing in it opens one. What was refused is an attempt.
+pub fn may_go_on(c: &Conversation) -> bool {
+    let opens = c.sent.has(Marks::FLAGS_KNOWN) && c.sent.flags & tcp_flags::SYN != 0;
+    c.protocol == protocol::TCP && c.outcome == Outcome::Unanswered && !opens
 }
 
 /// One direction only, from a service port to an ephemeral one, or (flags known) without any SYN of its own. A port that is no
@@ -292,7 +329,10 @@ fn answers_nothing(c: &Conversation) -> bool {
     if c.protocol == protocol::TCP && c.sent.has(Marks::FLAGS_KNOWN) && c.sent.flags != 0 {
         let (syn, ack, rst) =
             (c.sent.flags & tcp_flags::SYN, c.sent.flags & tcp_flags::ACK, c.sent.flags & tcp_flags::RST);
-        return syn != 0 && ack != 0 || syn == 0 && rst != 0;
+        if syn != 0 || rst != 0 {
+            return syn == 0 || ack != 0;
+        }
+        // A FIN alone is the end of a session, or a scan with such packets: ports tell.
     }
     match port_rank(c.opener_port) {
         0 => port_rank(c.port) > 0,

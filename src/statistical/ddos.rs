@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
 use crate::flow::{Address, EventTime, Marks, protocol, tcp_flags};
-use crate::statistical::conversation::{Conversation, Outcome, Place};
+use crate::statistical::conversation::{Conversation, Outcome, Place, has_ports};
 use crate::statistical::explain::Judgement;
 use crate::statistical::pane::Direction;
 
@@ -100,7 +100,7 @@ impl Victim {
         }
     }
 
-    fn add(&mut self, c: &Conversation, outside: bool, web_ports: &[u16]) {
+    fn add(&mut self, c: &Conversation, outside: bool, web_ports: &[u16], talks: &Talks) {
         let suspicious = match c.protocol {
             protocol::TCP => {
                 self.tcp += 1;
@@ -118,7 +118,7 @@ impl Victim {
                 }
                 empty || c.failed()
             }
-            protocol::UDP if !c.received.seen() && outside => {
+            protocol::UDP if !c.received.seen() && outside && !talks.answer_elsewhere(c) => {
                 self.udp_packets += u64::from(c.sent.packets);
                 let (first, last) = self.udp_span.unwrap_or((c.start().0, c.end().0));
                 self.udp_span = Some((first.min(c.start().0), last.max(c.end().0)));
@@ -159,7 +159,9 @@ impl Victim {
         if c.place() > self.latest {
             (self.latest, self.interface) = (c.place(), c.interface);
         }
-        *self.ports.entry(c.port).or_default() += 1;
+        if has_ports(c.protocol) {
+            *self.ports.entry(c.port).or_default() += 1;
+        }
         if self.ports.len() > 64 {
             self.ports.pop_last();
         }
@@ -202,11 +204,58 @@ impl Busy {
     }
 }
 
-/// Whether a connection was made and carried no content. What goes on from an earlier window, where flags tell, is silent and
-/// not empty.
+/// Datagrams that go one way only, by the socket that sends or receives them. The other side may speak all the same, by another
+/// address: IPsec over two tunnels, calls that are relayed over two addresses.
+#[derive(Debug, Default)]
+struct Talks {
+    /// Packets sent from, and received at, an address and port without an answer on the same five-tuple.
+    sockets: HashMap<(Address, u16), (u64, u64), foldhash::fast::FixedState>,
+}
+
+impl Talks {
+    fn of(conversations: &[Conversation]) -> Talks {
+        let mut talks = Talks::default();
+        for c in conversations.iter().filter(|c| c.protocol == protocol::UDP && !c.received.seen()) {
+            let packets = u64::from(c.sent.packets);
+            talks.sockets.entry((c.opener, c.opener_port)).or_default().0 += packets;
+            talks.sockets.entry((c.responder, c.port)).or_default().1 += packets;
+        }
+        talks
+    }
+
+    /// Whether whoever receives it also sends from that very socket, or whoever sends it also receives there: a twentieth of the
+    /// packets at least, which is what a VPN's acknowledgements of a download come to.
+    fn answer_elsewhere(&self, c: &Conversation) -> bool {
+        let of = |socket| self.sockets.get(&socket).copied().unwrap_or_default();
+        let (sends, receives) = of((c.responder, c.port));
+        let (sent, received) = of((c.opener, c.opener_port));
+        20 * sends >= receives || 20 * received >= sent
+    }
+}
+
+/// Whether a connection was made and carried no content. What goes on from an earlier window is silent and not empty: where
+/// flags are known, it has no SYN; where they are not, it is kept alive.
 fn is_empty(c: &Conversation) -> bool {
-    let goes_on = c.sent.has(Marks::FLAGS_KNOWN) && c.sent.flags != 0 && c.sent.flags & tcp_flags::SYN == 0;
+    let goes_on = if c.sent.has(Marks::FLAGS_KNOWN) {
+        c.sent.flags & tcp_flags::SYN == 0 && c.received.flags & tcp_flags::SYN == 0
+    } else {
+        is_kept_alive(c)
+    };
     c.outcome == Outcome::Answered && !goes_on && is_hollow(c, &c.sent)
+}
+
+/// Whether it is nothing but keep-alives: probes of no or one byte, each acknowledged by a bare header (RFC 9293, 3.8.4), all
+/// with timestamps or all without. What opens a connection has other sizes, since a SYN has options that its ACK has not, and
+/// other numbers, since the opener's ACK has no answer.
+fn is_kept_alive(c: &Conversation) -> bool {
+    let header = if c.opener.as_v4().is_some() { 40 } else { 60 };
+    let bare = |direction: &Direction, most: u64| {
+        let packets = u64::from(direction.packets.max(1));
+        let (size, rest) = (direction.bytes / packets, direction.bytes % packets);
+        rest == 0 && [0, 12].iter().any(|options| (header + options..=header + options + most).contains(&size))
+    };
+    c.sent.packets == c.received.packets
+        && (bare(&c.sent, 1) && bare(&c.received, 0) || bare(&c.sent, 0) && bare(&c.received, 1))
 }
 
 /// Whether a request went out and no answer came in the window: it is drawn out for as long as the server waits (RSnake,
@@ -233,9 +282,10 @@ pub fn collect(
     settings: &Settings,
 ) -> BTreeMap<Address, Victim> {
     let mut victims: BTreeMap<Address, Victim> = BTreeMap::new();
+    let talks = Talks::of(conversations);
     for c in conversations {
         if hot.contains(&c.responder) && !c.responder.is_group() {
-            victims.entry(c.responder).or_default().add(c, !(c.ours && c.theirs), &settings.web_ports);
+            victims.entry(c.responder).or_default().add(c, !(c.ours && c.theirs), &settings.web_ports, &talks);
         }
     }
     victims

@@ -23,6 +23,8 @@ pub struct Host {
     asked: u32,
     /// Packets sent to it by the openers in that window, held at the maximum.
     asked_packets: u32,
+    /// TCP ports at which it has answered, by hash: one bit of 64 each.
+    served: u64,
 }
 
 impl Entry for Host {
@@ -41,7 +43,16 @@ impl Host {
     /// An address that was never seen before.
     pub fn new(address: Address, at: EventTime) -> Host {
         let never = EventTime(u32::MAX);
-        Host { address, first_seen: at, last_seen: at, clients: 0, asked_in: never, asked: 0, asked_packets: 0 }
+        Host {
+            address,
+            first_seen: at,
+            last_seen: at,
+            clients: 0,
+            asked_in: never,
+            asked: 0,
+            asked_packets: 0,
+            served: 0,
+        }
     }
 
     /// Notes a conversation opened towards it in a window; gives conversations and packets of the window so far.
@@ -65,8 +76,20 @@ impl Host {
         self.clients |= 1 << (mix(client) & 63);
     }
 
+    /// Notes that it answered at a TCP port.
+    pub fn note_served(&mut self, port: u16) {
+        self.served |= served_bit(port);
+    }
+
+    /// Whether it has answered at a TCP port before, as far as can be told: of a host with so many ports that the bits say
+    /// nothing, no.
+    pub fn serves(&self, port: u16) -> bool {
+        self.served & served_bit(port) != 0 && self.served.count_ones() <= 16
+    }
+
     /// Takes over what another engine knows of the same address.
     pub fn join(&mut self, other: &Host) {
+        self.served |= other.served;
         self.first_seen = self.first_seen.min(other.first_seen);
         self.last_seen = self.last_seen.max(other.last_seen);
         self.clients |= other.clients;
@@ -89,6 +112,11 @@ impl Host {
             set => -64.0 * (f64::from(64 - set) / 64.0).ln(),
         }
     }
+}
+
+/// Fibonacci hashing (Knuth, TAOCP 3, 6.4) of a port to one of 64 bits.
+fn served_bit(port: u16) -> u64 {
+    1 << (u64::from(port).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58)
 }
 
 /// A fixed mixing of an address (splitmix64's finaliser): the counter's bits must not depend on a table's seed.

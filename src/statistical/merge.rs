@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pair::{Channel, Pair};
 use super::port_scan::Suspect;
+use super::port_scan::sweep::Sweeper;
 use super::table::Table;
 use super::{Engine, Map, Output, State, Statistics, fingerprint, fingerprint_of};
 use crate::flow::{EventTime, Interface, InterfaceId};
@@ -110,6 +111,8 @@ impl Engine {
             internal_suspects,
             external_suspects,
             besieged,
+            sweepers,
+            owners,
             tor,
             feature_window,
             features,
@@ -129,6 +132,10 @@ impl Engine {
         state.internal.absorb(seed, internal, |known, host| known.join(&host));
         state.external.absorb(seed, external, |known, host| known.join(&host));
         state.besieged.absorb(seed, besieged, |known, besieged| known.join(&besieged));
+        let mut sweepers = sweepers;
+        sweepers.change_all(seed, |sweeper| sweeper.rename(rename));
+        state.sweepers.absorb(seed, sweepers, Sweeper::join);
+        state.owners.join(owners, rename);
         for (host, contacts) in tor {
             state.tor.entry(host).or_default().join(&contacts, rename);
         }
@@ -254,6 +261,11 @@ fn join_statistics(known: &mut Statistics, other: Statistics) {
     known.records += other.records;
     known.late += other.late;
     known.duplicates += other.duplicates;
+    known.repeated += other.repeated;
+    known.strangers += other.strangers;
+    for (network, conversations) in other.strange_networks {
+        *known.strange_networks.entry(network).or_default() += conversations;
+    }
     known.conversations += other.conversations;
     known.windows += other.windows;
     known.early_closes += other.early_closes;

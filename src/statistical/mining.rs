@@ -43,6 +43,8 @@ pub struct Settings {
     pub message_min: f64,
     /// Both directions' payload are within this factor of each other.
     pub balance_max: f64,
+    /// Without any hint, what is sent is at most so many times what is received: who sends telemetry or logs receives little.
+    pub sent_max: f64,
 }
 
 /// Judges a channel's longest session; `None` where it is not the kind.
@@ -79,6 +81,13 @@ pub fn judge(
         Evidence::judged("message_size", shape.message, message_max, "bytes/packet", Merge::Latest),
         Evidence::judged("mean_message", shape.mean, message_min, "bytes/packet", Merge::Latest),
         Evidence::judged("balance", shape.balance, settings.balance_max, "ratio", Merge::Latest),
+        Evidence::judged(
+            "sent_to_received",
+            shape.sent,
+            if hinted { settings.balance_max } else { settings.sent_max },
+            "ratio",
+            Merge::Latest,
+        ),
         Evidence::told("pool_port", f64::from(u8::from(settings.ports.contains(&channel.port))), "yes=1", Merge::Max),
         Evidence::told("pool_list", f64::from(u8::from(listed)), "yes=1", Merge::Max),
         Evidence::judged("prevalence", prevalence, prevalence_max, "ratio", Merge::Latest),
@@ -89,6 +98,7 @@ pub fn judge(
         && shape.message <= message_max
         && (listed || shape.mean >= message_min)
         && shape.balance <= settings.balance_max
+        && (hinted || shape.sent <= settings.sent_max)
         && (listed || prevalence <= prevalence_max);
     Some(Judgement {
         method: if listed {
@@ -112,6 +122,7 @@ struct Shape {
     message: f64,
     mean: f64,
     balance: f64,
+    sent: f64,
 }
 
 impl Shape {
@@ -126,6 +137,7 @@ impl Shape {
             mean: (session.sent_payload + session.received_payload) as f64
                 / f64::from(session.sent_packets.saturating_add(session.received_packets).max(1)),
             balance: (sent / received).max(received / sent),
+            sent: sent / received,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher};
 use std::num::NonZeroU32;
 
+use hashbrown::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::Map;
@@ -75,6 +76,8 @@ pub struct View {
     pub up: Direction,
     /// From high to low.
     pub down: Direction,
+    /// What tells the first record of either direction, so that the same one is not counted twice; 0 for none.
+    pub first: [u32; 2],
     /// Who saw it.
     pub interface: InterfaceId,
     /// The place of the window's first view of the same five-tuple, when another interface saw it before.
@@ -156,6 +159,11 @@ pub struct Pane {
     crowded_at: u32,
     /// Records of crowded addresses that were left out.
     pub left_out: u64,
+    /// Records that were there already: a flow log on the VPC beside one on its subnet writes every record twice, and a
+    /// stream may deliver one again.
+    pub repeated: u64,
+    /// Of directions with several records, the second and later ones: where, which way, and what tells it.
+    later: HashSet<u64, foldhash::fast::FixedState>,
 }
 
 impl Pane {
@@ -174,7 +182,8 @@ impl Pane {
         self.views.clear();
         self.views.shrink_to(4 * used);
         self.crowded.clear();
-        (self.peeked, self.crowded_at, self.left_out) = (0, 0, 0);
+        self.later.clear();
+        (self.peeked, self.crowded_at, self.left_out, self.repeated) = (0, 0, 0, 0);
     }
 
     /// Takes in what another engine has of the same window; `rename` gives its interfaces their numbers here.
@@ -202,6 +211,7 @@ impl Pane {
         self.crowded.extend(&other.crowded);
         self.crowded_at = self.crowded_at.max(other.crowded_at);
         self.left_out = self.left_out.max(other.left_out);
+        self.repeated = self.repeated.max(other.repeated);
     }
 
     /// The place of a view, or else of the first one of the same five-tuple.
@@ -276,6 +286,7 @@ impl Pane {
                     high: tuple.high,
                     up: Direction::NONE,
                     down: Direction::NONE,
+                    first: [0; 2],
                     interface: record.interface,
                     twin: twin_of(head),
                     low_port: tuple.low_port,
@@ -288,8 +299,46 @@ impl Pane {
         };
         let view = &mut self.views[at];
         let direction = if *upward { &mut view.up } else { &mut view.down };
+        let (first, signature) = (&mut view.first[usize::from(*upward)], signature(record));
+        if *first == 0 {
+            *first = signature;
+        } else if !is_new(&mut self.later, *first, at, *upward, signature) {
+            // Another format of the same record may know more of it.
+            direction.flags |= record.tcp_flags;
+            direction.marks |= record.marks.0;
+            self.repeated += 1;
+            return;
+        }
         direction.fold(record);
     }
+}
+
+/// Tells a record from others of the same interface, five-tuple and direction; never 0. What one format of the record has and
+/// another has not (flags, direction) is left out.
+#[inline]
+fn signature(record: &FlowRecord) -> u32 {
+    let times = u64::from(record.start.0) << 32 | u64::from(record.end.0);
+    let rejected = u64::from(record.marks.has(Marks::REJECTED));
+    // Odd constants of splitmix64 (Steele, Lea, Flood, OOPSLA 2014), as a cheap mixing of four numbers.
+    let mixed = times.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        ^ (record.bytes << 1 | rejected).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+        ^ record.packets.wrapping_mul(0x94d0_49bb_1331_11eb);
+    (mixed >> 32) as u32 | 1
+}
+
+/// Whether a direction's second or later record was not there before.
+#[cold]
+fn is_new(
+    later: &mut HashSet<u64, foldhash::fast::FixedState>,
+    first: u32,
+    at: usize,
+    upward: bool,
+    signature: u32,
+) -> bool {
+    // Where more records than this are second ones of their window, the log is none of an interface.
+    const LATER_MAX: usize = 4_000_000;
+    let place = (at as u64) << 33 | u64::from(upward) << 32 | u64::from(signature);
+    first != signature && (later.len() >= LATER_MAX || later.insert(place))
 }
 
 /// A place as [`View::twin`] has it.

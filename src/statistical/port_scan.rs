@@ -27,6 +27,7 @@ use crate::statistical::explain::Judgement;
 use crate::statistical::table::Entry;
 
 pub mod joint;
+pub mod sweep;
 
 /// `[statistical.port_scan]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -71,6 +72,14 @@ pub struct Settings {
     pub joint_sources: u32,
     /// And on average at most so many of them tried the same port.
     pub joint_repeats: f64,
+    /// Ports by which hosts are administered. A host of ours that suddenly uses one with `hosts` others sweeps them,
+    pub admin_ports: Vec<u16>,
+    /// where the first contacts with these lie within this span,
+    pub sweep_span: SignedDuration,
+    /// and it was watched for so long without doing it.
+    pub sweep_watch: SignedDuration,
+    /// A log that is younger is waited for so long: what is repeated meanwhile is a job.
+    pub sweep_hold: SignedDuration,
 }
 
 impl Settings {
@@ -417,7 +426,14 @@ impl Suspect {
     }
 
     /// The statement, once [`Suspect::judge`] has passed.
-    pub fn finding(&mut self, judgement: &Judgement, ours: bool, window: EventTime, window_seconds: u32) -> Finding {
+    pub fn finding(
+        &mut self,
+        judgement: &Judgement,
+        settings: &Settings,
+        ours: bool,
+        window: EventTime,
+        window_seconds: u32,
+    ) -> Finding {
         let mut per_target: BTreeMap<Address, Vec<u16>> = BTreeMap::new();
         let (mut first, mut last) = (EventTime(u32::MAX), EventTime(0));
         for (&(target, port, _), &(from, to)) in &self.failures {
@@ -444,6 +460,14 @@ impl Suspect {
             .collect();
         let refused = f64::from(self.refused) / f64::from(self.attempts.max(1));
         let summary = summary(self.source, &targets, target_count, failures, refused, last.since(first));
+        // A source of ours has no reason to knock at closed doors, but at those of the web and of mail, which it is sent to by
+        // names that others publish; an outsider does little harm by it alone.
+        let sent_there = |target: &Target| target.ports.iter().all(|port| settings.client_ports.contains(port));
+        let severity = match ours {
+            true if judgement.method == "horizontal" && targets.iter().all(sent_there) => Severity::Medium,
+            true => Severity::High,
+            false => Severity::Low,
+        };
         targets.sort_by_key(|t| t.address);
         Finding {
             threat: Threat::PortScan,
@@ -457,9 +481,8 @@ impl Suspect {
             last_seen: last,
             window,
             window_seconds,
-            // A source of ours has no reason to knock at closed doors; an outsider does little harm by it alone.
             score: 1.0 - 0.5 / judgement.ratio.max(1.0),
-            severity: if ours { Severity::High } else { Severity::Low },
+            severity,
             evidence: judgement.evidence.clone(),
             summary,
             interfaces: Vec::new(),

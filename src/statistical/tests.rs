@@ -806,7 +806,11 @@ fn an_address_that_is_not_on_the_internet_is_no_controller() {
         calls.flat_map(|call| call.records()).collect::<Vec<_>>()
     };
     let (settings, _) = settings();
-    let ours = crate::flow::network::Settings { internal: vec!["10.0.0.5/32".parse().unwrap()] };
+    let ours = crate::flow::network::Settings {
+        internal: vec!["10.0.0.5/32".parse().unwrap()],
+        external: Vec::new(),
+        learn: false,
+    };
     let found = |to| run(&mut Engine::new(&settings, &Network::new(&ours)), &calls(to), 100).findings.len();
     assert!(found("203.0.113.5") > 0);
     for neighbour in ["192.168.1.1", "10.0.0.1", "169.254.7.7", "100.64.0.1"] {
@@ -836,4 +840,75 @@ fn whoever_reports_closed_ports_to_those_who_ask_searches_for_nobody() {
         told_of(errors().collect()).iter().any(|(_, method)| method == "horizontal_udp"),
         "pings without an answer"
     );
+}
+
+#[test]
+fn who_never_spoke_is_nobodys_host() {
+    let dead: Vec<Exchange> = (0..2_000u32)
+        .map(|n| {
+            let mut probe =
+                Exchange::new("10.0.0.8", 50_000, &format!("10.9.{}.{}", n / 250, 1 + n % 250), 445, n / 20);
+            (probe.sent, probe.received) = ((1, 44), (0, 0));
+            probe
+        })
+        .collect();
+    let mut engine = engine();
+    let out = run(&mut engine, &records(&dead), 100);
+    assert_eq!(engine.statistics().entries["internal_hosts"], 1, "the scanner alone");
+    let hosts: std::collections::BTreeSet<Address> = out.vectors.iter().map(|vector| vector.host).collect();
+    assert_eq!(hosts, [address("10.0.0.8")].into());
+}
+
+#[test]
+fn hosts_of_global_addresses_are_learned_from_their_interfaces_and_judged() {
+    let mut calls: Vec<Exchange> =
+        (0..9u32).map(|n| Exchange::new("2001:db8::7", 45_000 + n as u16, &format!("2a00:{n}::1"), 443, n)).collect();
+    for port in 1..60u16 {
+        calls.push(Exchange::new("2001:db8::7", 50_000, "2001:db8:9::9", port, 60 + u32::from(port)).refused());
+    }
+    let mut engine = engine();
+    let found = run(&mut engine, &records(&calls), 100).findings;
+    assert_eq!(found.iter().map(|f| (f.threat, f.actor)).collect::<std::collections::BTreeSet<_>>().len(), 1);
+    assert_eq!(found[0].actor, Actor::One(address("2001:db8::7")));
+    assert_eq!(found[0].severity, crate::finding::Severity::High, "a host of ours scans");
+    assert_eq!(engine.statistics().learned_hosts, 1);
+    assert_eq!(engine.statistics().strangers, 0);
+}
+
+#[test]
+fn conversations_of_strangers_are_counted_by_network() {
+    let mut calls = vec![];
+    for n in 0..50u32 {
+        let mut call = Exchange::new("198.18.1.7", 45_000 + n as u16, &format!("203.0.{n}.9"), 443, n);
+        call.interface = 0;
+        calls.push(call);
+    }
+    let mut engine = engine();
+    run(&mut engine, &records(&calls), 100);
+    let statistics = engine.statistics();
+    assert_eq!(statistics.strangers, 50);
+    assert_eq!(statistics.strange_networks["198.18.0.0/16"], 50);
+}
+
+#[test]
+fn the_end_of_a_session_with_a_served_port_is_no_attempt() {
+    let flagged = |record: FlowRecord, flags| FlowRecord {
+        tcp_flags: flags,
+        marks: record.marks.with(Marks::FLAGS_KNOWN),
+        ..record
+    };
+    let mut all = Vec::new();
+    for n in 0..400u32 {
+        let client = format!("198.51.100.{}", 1 + n % 250);
+        let opened = Exchange::new(&client, 33_000 + n as u16, "10.0.0.5", 50_000, n % 50);
+        let records = opened.records();
+        all.push(flagged(records[0], 2));
+        all.push(flagged(records[1], 18));
+        // The server says farewell a window later, and nobody answers any more.
+        let mut tail = flagged(records[1], 1);
+        (tail.start, tail.end, tail.packets, tail.bytes) = (tail.start.plus(70), tail.end.plus(70), 1, 52);
+        all.push(tail);
+    }
+    all.sort_by_key(|record| (record.end, record.start));
+    assert_eq!(run(&mut engine(), &all, 100).findings, vec![]);
 }

@@ -18,7 +18,11 @@ pub(super) fn defaults() -> File {
 }
 
 pub(super) fn network() -> Network {
-    Network::new(&network::Settings { internal: vec!["10.0.0.0/8".parse().unwrap()] })
+    Network::new(&network::Settings {
+        internal: vec!["10.0.0.0/8".parse().unwrap()],
+        external: Vec::new(),
+        learn: false,
+    })
 }
 
 /// Tiers 3 and 4 together.

@@ -25,7 +25,7 @@ fn the_sequence_model_finds_runs_between_two_beats_which_neither_of_the_others_d
     };
     let settings = Settings::assemble(&[]).unwrap();
     let mut simulation = Simulation::new(scenario);
-    let ours = network::Settings { internal: simulation.internal() };
+    let ours = network::Settings { internal: simulation.internal(), external: Vec::new(), learn: false };
     let mut engine = Engine::new(&settings.statistical, &Network::new(&ours));
     engine.name_interfaces(simulation.interfaces());
     let (mut out, mut vectors) = (Output::default(), Vec::new());

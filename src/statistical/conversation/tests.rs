@@ -1,5 +1,4 @@
 use super::*;
-use crate::flow::network;
 
 pub(in crate::statistical) fn address(text: &str) -> Address {
     text.parse().expect("an address of a test")
@@ -47,8 +46,8 @@ pub(in crate::statistical) fn at(seconds: u32, c: Conversation) -> Conversation 
 
 const V6: &str = "2001:db8::5";
 
-fn network() -> Network {
-    Network::new(&network::Settings { internal: vec!["10.0.0.0/8".parse().unwrap()] })
+fn is_ours(address: Address) -> bool {
+    address.to_string().starts_with("10.")
 }
 
 /// Ports of equal rank on both sides, of which the lower end's is the higher: without other signs the lower end opens.
@@ -58,6 +57,7 @@ fn view() -> View {
         high: address("203.0.113.9"),
         up: direction(6, 840),
         down: direction(5, 1_200),
+        first: [0; 2],
         interface: InterfaceId(1),
         twin: None,
         low_port: 20_001,
@@ -67,7 +67,7 @@ fn view() -> View {
 }
 
 fn oriented(view: &View) -> Conversation {
-    orient(view, &network())
+    orient(view, is_ours)
 }
 
 fn low_opens(view: &View) -> bool {
@@ -297,7 +297,7 @@ fn twin_of(head: u32, view: View) -> View {
 fn all(views: &[View]) -> (Vec<Conversation>, u64) {
     let (mut out, mut duplicates) = (Vec::new(), 0);
     let names = ["", "eni-a", "eni-b", "eni-c"];
-    conversations(views, &network(), |id| names[id.0 as usize], &mut out, &mut duplicates);
+    conversations(views, is_ours, |id| names[id.0 as usize], &mut out, &mut duplicates);
     (out, duplicates)
 }
 
@@ -376,4 +376,62 @@ fn a_servers_last_packets_in_a_window_of_their_own_are_no_attempt() {
     }
     // Windows XP opens from such ports, and what is refused was an attempt.
     assert_eq!(alone(1_181, 50_001, Marks::REJECTED, protocol::TCP), Outcome::Refused);
+}
+
+/// Pings between a host of ours and an outsider: packets of either, and the seconds in which they begin.
+fn pings(ours: &str, theirs: &str, sent: (u32, u32), received: (u32, u32)) -> Conversation {
+    let (ours, theirs) = (address(ours), address(theirs));
+    let of = |(packets, start)| Direction { start, ..direction(packets, u64::from(packets) * 84) };
+    let (up, down) = (of(sent), of(received));
+    let (low, high, up, down) = if ours < theirs { (ours, theirs, up, down) } else { (theirs, ours, down, up) };
+    oriented(&View { low, high, up, down, low_port: 0, high_port: 0, protocol: protocol::ICMP, ..view() })
+}
+
+#[test]
+fn who_pings_whom_hangs_on_amounts_and_times_and_never_on_the_order_of_two_addresses() {
+    let ours = "10.0.0.5";
+    for theirs in ["200.1.2.3", "1.2.3.4"] {
+        let opener = |sent, received| pings(ours, theirs, sent, received).opener == address(ours);
+        assert!(opener((30, 1_000), (20, 1_000)), "{theirs}: who is answered in part asks");
+        assert!(!opener((20, 1_000), (30, 1_000)), "{theirs}: whoever it is");
+        assert!(
+            !opener((60_001, 999), (60_000, 1_000)),
+            "{theirs}: a flood is an outsider's, one packet earlier or not"
+        );
+        assert!(opener((60, 1_000), (60, 1_001)), "{theirs}: of a few pings who is seen first asks");
+        assert!(!opener((60, 1_001), (60, 1_000)), "{theirs}: whoever it is");
+        assert!(opener((60, 1_000), (60, 1_000)), "{theirs}: and else our monitor");
+    }
+}
+
+#[test]
+fn of_two_equal_ports_the_end_that_is_ours_opens() {
+    for theirs in ["203.0.113.9", "1.2.3.4"] {
+        let (ours, theirs) = (address("10.0.0.5"), address(theirs));
+        let (low, high) = if ours < theirs { (ours, theirs) } else { (theirs, ours) };
+        let c = oriented(&View { low, high, low_port: 4_500, high_port: 4_500, protocol: protocol::UDP, ..view() });
+        assert_eq!((c.opener, c.responder), (ours, theirs));
+    }
+}
+
+#[test]
+fn a_fin_alone_is_a_tail_from_a_service_port_and_a_probe_from_elsewhere() {
+    let alone = |low_port, high_port, flags| {
+        oriented(&View { low_port, high_port, up: flagged(flags, direction(1, 52)), down: SILENCE, ..view() }).outcome
+    };
+    assert_eq!(alone(443, 40_000, FIN), Outcome::Backscatter);
+    assert_eq!(alone(40_000, 443, FIN), Outcome::Unanswered);
+    assert_eq!(alone(443, 40_000, SYN), Outcome::Unanswered);
+    assert_eq!(alone(40_000, 443, SYN | ACK), Outcome::Backscatter);
+    assert_eq!(alone(40_000, 443, RST), Outcome::Backscatter);
+}
+
+#[test]
+fn only_what_opens_nothing_and_was_not_refused_may_go_on() {
+    let with = |flags, outcome| Conversation { sent: flagged(flags, direction(1, 52)), outcome, ..probe() };
+    assert!(may_go_on(&with(FIN, Outcome::Unanswered)));
+    assert!(may_go_on(&with(0, Outcome::Unanswered)));
+    assert!(!may_go_on(&with(SYN, Outcome::Unanswered)));
+    assert!(!may_go_on(&with(FIN, Outcome::Refused)));
+    assert!(may_go_on(&probe()), "without flags it may be a piece");
 }

@@ -333,3 +333,50 @@ fn a_scan_is_no_flood_however_fast_it_is() {
     let together = (0..6_000u32).map(|n| Conversation { port: 1 + n as u16, ..unanswered(n % 12, 1) });
     assert_eq!(told(together), None, "a dozen that share the work");
 }
+
+/// A pool's idle connection: a probe each way, or as many as there are.
+fn kept_alive(from: u32, packets: u32, size: u64) -> Conversation {
+    let probes = direction(packets, u64::from(packets) * size);
+    Conversation { sent: probes, received: probes, ..page(from) }
+}
+
+#[test]
+fn idle_connections_are_no_flood_with_flags_and_without() {
+    let idle = |size| (0..3_000).map(move |n| kept_alive(n % 60, 1, size));
+    assert_eq!(told(idle(52)), None);
+    assert_eq!(told(idle(40)), None);
+    let flagged = |flags| {
+        (0..3_000).map(move |n| {
+            let mut c = empty(n % 60);
+            (c.sent.marks, c.sent.flags) = (Marks::FLAGS_KNOWN.0, flags);
+            c
+        })
+    };
+    assert_eq!(told(flagged(0)), None, "neither SYN nor FIN nor RST was seen: it goes on");
+    assert_eq!(told(flagged(tcp_flags::SYN)), method("connection_flood"));
+    let opened = (0..3_000).map(|n| empty(n % 60));
+    assert_eq!(told(opened), method("connection_flood"), "a handshake has one packet more from its opener");
+}
+
+#[test]
+fn datagrams_are_answered_when_the_other_side_speaks_by_another_address() {
+    let tunnel = datagrams(1, 720_000, 700_000_000);
+    assert_eq!(told([lasting(59, tunnel)]), method("udp_flood"));
+    let back = |packets| Conversation {
+        opener: victim(),
+        opener_port: tunnel.port,
+        responder: outsider(2),
+        port: tunnel.opener_port,
+        ours: true,
+        theirs: false,
+        ..datagrams(1, packets, u64::from(packets) * 400)
+    };
+    let both = |packets| [lasting(59, tunnel), lasting(59, back(packets))];
+    let hot = [victim()].into_iter().collect();
+    let judged = |packets| {
+        let victims = collect(&both(packets), &hot, &settings());
+        judge(&victims[&victim()], true, &settings(), 60).passed
+    };
+    assert!(!judged(300_000), "a twentieth of the packets comes back from the same socket");
+    assert!(judged(3_000), "a few do not answer a flood");
+}

@@ -228,3 +228,28 @@ fn when_room_is_short_those_with_the_most_conversations_get_no_more_of_them() {
     fold(&mut pane, &to(server, 1));
     assert_eq!((pane.views.len(), pane.left_out), (1, 0), "another window, another crowd");
 }
+
+#[test]
+fn a_record_that_comes_twice_counts_once_in_whatever_order() {
+    let second = FlowRecord { start: EventTime(1_031), end: EventTime(1_040), ..record() };
+    let third = FlowRecord { packets: 7, ..second };
+    let orders = [
+        vec![record(), record(), second, second, third],
+        vec![record(), second, third, record(), second],
+        vec![third, second, record(), second, third],
+    ];
+    for records in orders {
+        let pane = pane(&records);
+        assert_eq!((pane.views[0].up.packets, pane.repeated), (19, 2), "{records:?}");
+    }
+    let refused = FlowRecord { marks: Marks::REJECTED, ..record() };
+    assert_eq!(pane(&[record(), refused]).repeated, 0, "accepted and refused are two records");
+}
+
+#[test]
+fn what_the_second_format_of_a_record_knows_is_kept() {
+    let bare = FlowRecord { tcp_flags: 0, marks: Marks::default(), ..record() };
+    let pane = pane(&[bare, record()]);
+    assert_eq!((pane.views[0].up.packets, pane.views[0].up.flags), (6, 2));
+    assert!(pane.views[0].up.has(Marks::FLAGS_KNOWN));
+}

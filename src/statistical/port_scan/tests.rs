@@ -131,10 +131,14 @@ fn failures_beyond_the_room_are_counted_and_not_kept() {
     let judgement = suspect.judge(&settings(), true, NOW);
     let failures = judgement.evidence.iter().find(|e| e.name == "first_contact_failures").unwrap();
     assert_eq!((failures.value, suspect.fresh), (f64::from(room + 1), 0));
-    assert!(suspect.finding(&judgement, true, START, 60).summary.contains("port 22 on 2048 hosts"));
+    assert!(suspect.finding(&judgement, &settings(), true, START, 60).summary.contains("port 22 on 2048 hosts"));
     suspect.note(&at(40, on(room + 2, 22)));
     let judgement = suspect.judge(&settings(), true, NOW);
-    assert_eq!(suspect.finding(&judgement, true, START, 60).last_seen, EventTime(1_041), "it is still at it");
+    assert_eq!(
+        suspect.finding(&judgement, &settings(), true, START, 60).last_seen,
+        EventTime(1_041),
+        "it is still at it"
+    );
 }
 
 #[test]
@@ -268,7 +272,7 @@ fn below_the_smallest_threshold_nobody_is_looked_at() {
 fn finding(ours: bool, failures: impl IntoIterator<Item = Conversation>) -> Finding {
     let mut suspect = suspect(failures);
     let judgement = suspect.judge(&settings(), ours, NOW);
-    suspect.finding(&judgement, ours, EventTime(960), 60)
+    suspect.finding(&judgement, &settings(), ours, EventTime(960), 60)
 }
 
 #[test]
@@ -383,4 +387,14 @@ fn two_engines_tallies_are_the_larger_of_both() {
     one.join(other);
     let tally = one.by_port[&(22, protocol::TCP)];
     assert_eq!((tally.failed, tally.answered, one.by_host[&(host(9), protocol::TCP)]), (3, 1, 4));
+}
+
+#[test]
+fn a_sweep_of_doors_to_which_names_lead_weighs_less_than_one_of_others() {
+    let severity = |port| {
+        let on_port = move |c: Conversation| Conversation { port, ..c };
+        finding(true, hosts(30).map(on_port)).severity
+    };
+    assert_eq!(severity(25), Severity::Medium);
+    assert_eq!(severity(445), Severity::High);
 }

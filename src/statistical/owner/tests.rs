@@ -1,0 +1,101 @@
+use super::*;
+use crate::statistical::conversation::tests::{address, call, probe};
+
+const WINDOW: EventTime = EventTime(960);
+
+/// A conversation on an interface.
+fn talk(interface: u32, from: &str, to: &str) -> Conversation {
+    let (opener, responder) = (address(from), address(to));
+    Conversation { opener, responder, interface: InterfaceId(interface), ours: false, theirs: false, ..call() }
+}
+
+/// What is learned from windows of conversations.
+fn learned(windows: &[Vec<Conversation>]) -> Owners {
+    let mut owners = Owners::default();
+    for (n, window) in windows.iter().enumerate() {
+        window.iter().for_each(|c| owners.note(c, EventTime(WINDOW.0 + 60 * n as u32)));
+        owners.settle(|_| false);
+    }
+    owners
+}
+
+fn owned(owners: &Owners) -> Vec<String> {
+    owners.owned.keys().map(Address::to_string).collect()
+}
+
+#[test]
+fn an_interface_is_owned_by_the_address_that_meets_all_others_client_or_server() {
+    let client = (1..9).map(|n| talk(1, "2001:db8::7", &format!("2a00:{n}::1"))).collect();
+    assert_eq!(owned(&learned(&[client])), ["2001:db8::7"]);
+    let server = (1..9).map(|n| talk(1, &format!("2a00:{n}::1"), "2001:db8::7")).collect();
+    assert_eq!(owned(&learned(&[server])), ["2001:db8::7"]);
+}
+
+#[test]
+fn pods_of_a_node_are_neighbours_and_the_collector_that_all_of_them_call_is_not_theirs() {
+    let pods = || -> Vec<Conversation> {
+        let to_collector = (1..9).map(|n| talk(1, &format!("2001:db8::{n}"), "2a00:1::1"));
+        let elsewhere = (1..9).map(|n| talk(1, &format!("2001:db8::{n}"), &format!("2a00:{n}::9")));
+        to_collector.chain(elsewhere).collect()
+    };
+    let owners = learned(&[pods()]);
+    assert_eq!(owners.len(), 8);
+    assert!(!owners.owns(address("2a00:1::1")));
+}
+
+#[test]
+fn where_there_is_one_partner_only_the_opener_is_ours_after_three_windows() {
+    let window = || vec![talk(1, "2001:db8::7", "2a00:1::1")];
+    assert_eq!(learned(&[window(), window()]).len(), 0);
+    assert_eq!(owned(&learned(&[window(), window(), window()])), ["2001:db8::7"]);
+}
+
+#[test]
+fn a_first_client_that_was_taken_for_the_owner_is_given_up_when_a_second_one_comes() {
+    let from = |n: u32| talk(1, &format!("2a00:{n}::1"), "2001:db8::7");
+    let mut windows = vec![vec![from(1)], vec![from(1)], vec![from(1)]];
+    assert_eq!(owned(&learned(&windows)), ["2a00:1::1"]);
+    windows.push(vec![from(2), from(3)]);
+    assert_eq!(owned(&learned(&windows)), ["2001:db8::7"]);
+}
+
+#[test]
+fn the_direction_of_a_flow_names_the_owner_at_once() {
+    let mut c = talk(1, "2a00:1::1", "2001:db8::7");
+    (c.sent.marks, c.received.marks) = (Marks::INGRESS.0, Marks::EGRESS.0);
+    assert_eq!(owned(&learned(&[vec![c]])), ["2001:db8::7"]);
+}
+
+#[test]
+fn who_never_spoke_owns_nothing_and_an_intermediary_logs_the_addresses_of_others() {
+    let flood = |n: u32| Conversation {
+        opener: address(&format!("2a00:{n}::1")),
+        responder: address("2001:db8::7"),
+        interface: InterfaceId(1),
+        ours: false,
+        ..probe()
+    };
+    assert!(!learned(&[(1..99).map(flood).collect()]).owns(address("2001:db8::7")));
+    let mut passed_on = talk(1, "2001:db8::7", "2a00:1::1");
+    passed_on.sent.marks = Marks::INTERMEDIARY.0;
+    assert!(learned(&[vec![passed_on; 3], vec![passed_on], vec![passed_on]]).is_empty());
+    let nameless = (1..9).map(|n| talk(0, "2001:db8::7", &format!("2a00:{n}::1"))).collect();
+    assert!(learned(&[nameless]).is_empty(), "records without an interface tell nothing");
+}
+
+#[test]
+fn a_veto_holds_against_what_an_interface_says() {
+    let mut owners = Owners::default();
+    (1..9).for_each(|n| owners.note(&talk(1, "2001:db8::7", &format!("2a00:{n}::1")), WINDOW));
+    owners.settle(|address| address.to_string() == "2001:db8::7");
+    assert!(owners.is_empty());
+}
+
+#[test]
+fn what_one_engine_learned_another_takes_over() {
+    let mut one = learned(&[(1..9).map(|n| talk(1, "2001:db8::7", &format!("2a00:{n}::1"))).collect()]);
+    let other = learned(&[(1..9).map(|n| talk(1, "2001:db8::8", &format!("2a00:{n}::1"))).collect()]);
+    one.join(other, |id| InterfaceId(id.0 + 1));
+    assert_eq!(owned(&one), ["2001:db8::7", "2001:db8::8"]);
+    assert_eq!(one.owned[&address("2001:db8::8")], InterfaceId(2));
+}
