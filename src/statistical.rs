@@ -59,7 +59,7 @@ type Set<K> = HashSet<K, foldhash::fast::FixedState>;
 pub struct Settings {
     /// Length of the tumbling window.
     pub window: SignedDuration,
-    /// How far behind the newest record a record may still arrive and be put into its own window.
+    /// How far behind the newest record a record may still arrive; one whose window has closed is counted, and left out.
     pub lateness: SignedDuration,
     /// Caps of the tables.
     pub tables: Caps,
@@ -115,7 +115,7 @@ pub struct Output {
 pub struct Statistics {
     /// Records observed.
     pub records: u64,
-    /// Of these, how many came after their window had closed (they joined the oldest open one).
+    /// Of these, how many came after their window had closed. They are left out: no other window is theirs.
     pub late: u64,
     /// Conversations that said again what another interface had said.
     pub duplicates: u64,
@@ -176,6 +176,8 @@ struct State {
     /// Open windows by ascending start.
     panes: VecDeque<Pane>,
     newest: EventTime,
+    /// How far the source is behind the newest record, s: so much later do windows close.
+    lag: u32,
     /// Longest record seen, s: with a ten-minute aggregation interval a record begins ten minutes before it arrives.
     longest: u32,
     /// Windows before this have closed.
@@ -197,7 +199,7 @@ struct State {
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 8;
+const SNAPSHOT_VERSION: u32 = 9;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
@@ -235,6 +237,7 @@ impl Engine {
             gateways: BTreeMap::new(),
             panes: VecDeque::new(),
             newest: EventTime(0),
+            lag: 0,
             longest: 0,
             closed_until: EventTime(0),
             internal: Table::new(caps.internal_hosts),
@@ -286,20 +289,23 @@ impl Engine {
     pub fn observe(&mut self, records: &[FlowRecord]) {
         self.make_room();
         let mut ahead = Vec::with_capacity(AHEAD);
-        let mut at = usize::MAX;
+        let mut at = LATE;
         let mut span = 0..0;
         for record in records {
             if !span.contains(&record.start.0) {
                 fold(&mut self.state.panes, at, &mut ahead);
                 let window = record.start.window(self.window);
-                at = self.pane_of(window);
+                at = if window < self.state.closed_until { LATE } else { self.pane_of(window) };
                 span = window.0..window.0.saturating_add(self.window);
+            }
+            if at == LATE {
+                self.state.statistics.late += 1;
+                continue;
             }
             self.state.newest = self.state.newest.max(record.end);
             self.state.longest = self.state.longest.max(record.end.since(record.start));
             let statistics = &mut self.state.statistics;
             statistics.first = statistics.first.min(record.start);
-            statistics.late += u64::from(record.start < self.state.closed_until);
             ahead.push(self.state.panes[at].prepare(&self.seed, record));
             if ahead.len() == AHEAD {
                 fold(&mut self.state.panes, at, &mut ahead);
@@ -326,10 +332,9 @@ impl Engine {
         self.state.panes.iter().map(|pane| pane.views.len()).sum()
     }
 
-    /// The index of a window's pane; a window that has closed is joined to the oldest open one.
+    /// The index of an open window's pane.
     #[cold]
     fn pane_of(&mut self, window: EventTime) -> usize {
-        let window = window.max(self.state.closed_until);
         let at = self.state.panes.partition_point(|pane| pane.start < window);
         if self.state.panes.get(at).is_none_or(|pane| pane.start != window) {
             let mut pane = self.spare.pop().unwrap_or_default();
@@ -354,10 +359,17 @@ impl Engine {
     pub fn watermark(&self) -> EventTime {
         // One record that claims to span days must not hold all windows open: an aggregation interval is 600 s at most.
         let lateness = u32::try_from(self.settings.lateness.as_secs()).unwrap_or(0) + self.state.longest.min(600);
-        self.state.newest.minus(lateness)
+        self.state.newest.minus(self.state.lag).minus(lateness)
     }
 
-    /// Closes every window that the watermark (newest record minus lateness) has passed.
+    /// Notes how far the source of the records has been read: nothing that follows starts before `reached`, and windows from there on
+    /// stay open, however new the records are that were observed. `None` where the source knows nothing of this. Holds until it is
+    /// noted again; while nothing comes, it moves on with [`Engine::advance_to`].
+    pub fn note_reached(&mut self, reached: Option<EventTime>) {
+        self.state.lag = reached.map_or(0, |reached| self.state.newest.since(reached));
+    }
+
+    /// Closes every window that the watermark has passed: the newest record, or how far the source was read, minus lateness.
     pub fn advance(&mut self, out: &mut Output) {
         let watermark = self.watermark();
         while self.state.panes.front().is_some_and(|pane| pane.start.plus(self.window) <= watermark) {
@@ -979,6 +991,9 @@ impl Engine {
         Ok(Engine::with(settings, network, state))
     }
 }
+
+/// The index of the pane of a window that has closed: none.
+const LATE: usize = usize::MAX;
 
 /// Records that are on their way into a window while memory is fetched: as many loads as a core has under way at once,
 /// about.

@@ -151,6 +151,7 @@ pub(super) async fn live(
         inherited,
         marked: None,
         settled: None,
+        troubled: false,
     };
     let end = reader.read_on(shard.as_mut()).await;
     let result = match end {
@@ -316,6 +317,8 @@ struct Reader {
     marked: Option<(u64, Option<Position>)>,
     /// The last barrier that is done with: the checkpoint has moved to it, or its snapshots were not saved.
     settled: Option<u64>,
+    /// Whether a part of the input cannot be read.
+    troubled: bool,
 }
 
 impl Reader {
@@ -353,6 +356,7 @@ impl Reader {
                 }
                 Err(error @ IngestError::Fatal { .. }) => return Err(error.into()),
             }
+            self.note_trouble(shard.trouble());
             if marked_at.elapsed() >= interval && self.has_read_on() && self.is_settled() {
                 self.mark().await?;
                 marked_at = Instant::now();
@@ -362,6 +366,22 @@ impl Reader {
             }
         }
         Ok(End::Stopped)
+    }
+
+    /// Tells what keeps a part of the input from being read, and when it can be read again.
+    fn note_trouble(&mut self, trouble: Option<String>) {
+        match trouble {
+            Some(reason) => {
+                self.troubled = true;
+                if self.common.health.degrade("files", reason.clone()) {
+                    tracing::warn!(shard = %self.id.0, reason, "a part of the input cannot be read");
+                }
+            }
+            None if std::mem::take(&mut self.troubled) && self.common.health.restore("files") => {
+                tracing::info!(shard = %self.id.0, "all of the input can be read again");
+            }
+            None => {}
+        }
     }
 
     /// Whether no barrier is under way. There is one at a time, so that of the two snapshots that are kept one was always
@@ -634,6 +654,7 @@ impl Observer {
     fn observe(&mut self, batch: &Batch, out: &mut Output) {
         self.engine.name_interfaces(&batch.interfaces);
         self.engine.observe(&batch.records);
+        self.engine.note_reached(batch.reached);
         self.engine.note_blindness(&batch.blind);
         self.engine.advance(out);
         self.unseen += batch.records.len();

@@ -100,6 +100,7 @@ impl Engine {
             gateways,
             panes,
             newest,
+            lag,
             longest,
             closed_until,
             internal,
@@ -124,6 +125,7 @@ impl Engine {
             state.gateways.entry(address).or_default().join(&gateway);
         }
         state.newest = state.newest.max(newest);
+        state.lag = state.lag.max(lag);
         state.longest = state.longest.max(longest);
         state.closed_until = state.closed_until.max(closed_until);
         state.internal.absorb(seed, internal, |known, host| known.join(&host));

@@ -118,7 +118,10 @@ pub(super) fn summary(tiers: &Tiers, anomalies: &[Anomaly]) {
         );
     }
     for (count, what) in [
-        (s.late, "late: records came after their window had closed and joined the oldest open one"),
+        (
+            s.late,
+            "late: records came after their window had closed and were left out; a larger statistical.lateness waits for them",
+        ),
         (s.early_closes, "windows were closed early for want of room (statistical.tables.conversations)"),
         (s.left_out, "records of addresses that crowded a window were left out (statistical.tables.conversations)"),
         (s.duplicates, "duplicates: records said again what another interface had said, and were counted once"),

@@ -75,7 +75,7 @@ async fn a_folder_gets_new_files_and_a_renamed_one_is_not_read_twice() {
     fs::rename(folder.path().join("a.log"), folder.path().join("a.log.1")).unwrap();
     fs::write(folder.path().join("b.log"), "not of use\n").unwrap();
     let packed = zstd::encode_all((line(2) + &line(3)).as_bytes(), 1).unwrap();
-    fs::write(folder.path().join("c.tmp"), packed).unwrap();
+    fs::write(folder.path().join("c.zst"), packed).unwrap();
     let (read, _, refused) = ports(&mut shard, 2).await;
     assert_eq!((read, refused), (vec![2, 3], 1));
 }
