@@ -25,6 +25,7 @@ use crate::flow::{Address, Blindness, BlindnessKind, EventTime, FlowRecord, Inte
 use crate::ml::FeatureVector;
 use crate::ml::features::{Baseline, HostWindow, Opened, WINDOW_SECONDS};
 
+mod ahead;
 pub mod beacon;
 pub mod conversation;
 pub mod ddos;
@@ -40,6 +41,7 @@ pub mod table;
 pub mod tor;
 pub mod translation;
 
+use ahead::Ahead;
 use conversation::Conversation;
 use explain::Judgement;
 use host::Host;
@@ -117,6 +119,8 @@ pub struct Statistics {
     pub records: u64,
     /// Of these, how many came after their window had closed. They are left out: no other window is theirs.
     pub late: u64,
+    /// Records that were dated far ahead of all others, and left out.
+    pub future: u64,
     /// Conversations that said again what another interface had said.
     pub duplicates: u64,
     /// Conversations judged.
@@ -176,6 +180,8 @@ struct State {
     /// Open windows by ascending start.
     panes: VecDeque<Pane>,
     newest: EventTime,
+    /// Records that are dated far ahead of that.
+    ahead: Ahead,
     /// How far the source is behind the newest record, s: so much later do windows close.
     lag: u32,
     /// Longest record seen, s: with a ten-minute aggregation interval a record begins ten minutes before it arrives.
@@ -237,6 +243,7 @@ impl Engine {
             gateways: BTreeMap::new(),
             panes: VecDeque::new(),
             newest: EventTime(0),
+            ahead: Ahead::default(),
             lag: 0,
             longest: 0,
             closed_until: EventTime(0),
@@ -291,7 +298,15 @@ impl Engine {
         let mut ahead = Vec::with_capacity(AHEAD);
         let mut at = LATE;
         let mut span = 0..0;
-        for record in records {
+        let mut limit = self.believed_until();
+        for (n, record) in records.iter().enumerate() {
+            if record.end.0 > limit {
+                // What is confirmed thereby may open windows, and so move this one.
+                fold(&mut self.state.panes, at, &mut ahead);
+                self.set_aside(record, n as u64);
+                (at, span, limit) = (LATE, 0..0, self.believed_until());
+                continue;
+            }
             if !span.contains(&record.start.0) {
                 fold(&mut self.state.panes, at, &mut ahead);
                 let window = record.start.window(self.window);
@@ -315,6 +330,43 @@ impl Engine {
         let statistics = &mut self.state.statistics;
         statistics.records += records.len() as u64;
         statistics.last = self.state.newest;
+    }
+
+    /// Up to when a record moves event time on by itself; nothing does before the first are confirmed.
+    fn believed_until(&self) -> u32 {
+        if self.state.newest == EventTime(0) { 0 } else { self.state.newest.plus(ahead::JUMP).0 }
+    }
+
+    /// Keeps a record that is far ahead of the newest until others confirm it. `n` of the batch come before it.
+    #[cold]
+    fn set_aside(&mut self, record: &FlowRecord, n: u64) {
+        let (observed, interfaces) = (self.state.statistics.records + n, self.state.interfaces.len());
+        let confirmed = self.state.ahead.add(record, observed, interfaces);
+        self.put(&confirmed);
+    }
+
+    /// Silence, or the end, confirms what nothing speaks against.
+    fn settle(&mut self) {
+        let confirmed = self.state.ahead.settle(self.state.newest, self.state.statistics.records);
+        self.put(&confirmed);
+        self.state.statistics.last = self.state.newest;
+    }
+
+    /// Folds records that were set aside.
+    fn put(&mut self, confirmed: &[FlowRecord]) {
+        for record in confirmed {
+            let window = record.start.window(self.window);
+            if window < self.state.closed_until {
+                self.state.statistics.late += 1;
+                continue;
+            }
+            let at = self.pane_of(window);
+            self.state.newest = self.state.newest.max(record.end);
+            self.state.longest = self.state.longest.max(record.end.since(record.start));
+            self.state.statistics.first = self.state.statistics.first.min(record.start);
+            let prepared = self.state.panes[at].prepare(&self.seed, record);
+            fold(&mut self.state.panes, at, &mut vec![prepared]);
+        }
     }
 
     /// Before the open windows are full, whoever crowds them gets no more room: a hundredth of it is enough for any rule.
@@ -383,12 +435,15 @@ impl Engine {
 
     /// Moves the watermark on without records, for a shard that has fallen silent.
     pub fn advance_to(&mut self, newest: EventTime, out: &mut Output) {
+        self.settle();
         self.state.newest = self.state.newest.max(newest);
         self.advance(out);
     }
 
     /// Closes all windows: the input has ended.
     pub fn finish(&mut self, out: &mut Output) {
+        self.settle();
+        self.state.ahead.give_up();
         while !self.state.panes.is_empty() {
             self.close_oldest(out);
         }
@@ -942,9 +997,10 @@ impl Engine {
         statistics.entries.insert("baselines".to_owned(), state.baselines.len() as u64);
         let certain = state.gateways.iter().filter(|(_, gateway)| gateway.is_certain());
         statistics.gateways = certain.map(|(&address, _)| address).collect();
-        if statistics.records == 0 {
+        if statistics.first == EventTime(u32::MAX) {
             statistics.first = EventTime(0);
         }
+        statistics.future = state.ahead.left_out(statistics.records);
         statistics.entries.insert("open_conversations".to_owned(), self.open_conversations() as u64);
         statistics
     }

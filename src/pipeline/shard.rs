@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::{Common, Ending, Tiers, duration, judgement};
 use crate::finding::Finding;
 use crate::flow::{Address, EventTime};
+use crate::health::Health;
 use crate::ingest::snapshot::{Snapshot, SnapshotError};
 use crate::ingest::{Batch, IngestError, Position, Read, Refused, Shard, ShardId};
 use crate::ml::behavior::Behavior;
@@ -132,6 +133,7 @@ pub(super) async fn live(
         unseen: 0,
         looked: EventTime::default(),
         watched: Vec::new(),
+        punctuality: Punctuality::default(),
     };
     let body = move || observer.run(said, work, &to_score);
     thread::Builder::new().name(format!("engine {}", id.0)).spawn(body).map_err(ShardError::Thread)?;
@@ -529,6 +531,56 @@ struct Observer {
     looked: EventTime,
     /// Addresses about which somebody has asked.
     watched: Vec<Address>,
+    punctuality: Punctuality,
+}
+
+/// How many of the last records came too late, or were dated ahead of all others.
+#[derive(Default)]
+struct Punctuality {
+    records: u64,
+    late: u64,
+    future: u64,
+}
+
+impl Punctuality {
+    /// Records over which shares are taken, and the share that is told.
+    const RECORDS: u64 = 10_000;
+    const SHARE: f64 = 0.01;
+
+    /// Tells health when a share of the last records is lost for detection, and when it is not any more.
+    fn note(&mut self, now: &Statistics, before: &Statistics, health: &Health) {
+        self.records += now.records - before.records;
+        self.late += now.late - before.late;
+        self.future += now.future.saturating_sub(before.future);
+        if self.future > 0 {
+            let reason = format!(
+                "{} of the last {} records are dated more than an hour ahead of all others and are left out: look at the clock of what \
+                 writes them",
+                self.future, self.records
+            );
+            health.degrade("event_time", reason);
+        }
+        let most = Punctuality::RECORDS as f64 * Punctuality::SHARE;
+        if self.late as f64 > most {
+            let reason = format!(
+                "{} of the last {} records came after their window had closed and are left out: set statistical.lateness to more than \
+                 they are behind",
+                self.late, self.records
+            );
+            if health.degrade("lateness", reason.clone()) {
+                tracing::warn!(reason, "records come late");
+            }
+        }
+        if self.records >= Punctuality::RECORDS {
+            if self.late as f64 <= most {
+                health.restore("lateness");
+            }
+            if self.future == 0 {
+                health.restore("event_time");
+            }
+            *self = Punctuality::default();
+        }
+    }
 }
 
 /// So many records, or so many seconds of event time, lie between two looks into open windows: small batches must not cost
@@ -561,6 +613,7 @@ impl Observer {
             };
             let mut out = Output::default();
             let mut barrier = None;
+            let finished = matches!(item, Work::Finish);
             match item {
                 Work::Batch(batch) => self.observe(&batch, &mut out),
                 Work::Quiet(seconds) => self.wait(seconds, &mut out),
@@ -575,7 +628,9 @@ impl Observer {
             if self.counted.windows > closed {
                 self.tell_approaches();
             }
-            let watermark = (self.counted.records > 0).then(|| self.engine.watermark());
+            // When nothing will follow, nothing is waited for.
+            let watermark = if finished { EventTime(u32::MAX) } else { self.engine.watermark() };
+            let watermark = (self.counted.records > 0).then_some(watermark);
             let Output { findings, vectors } = out;
             journey.step("statistical", began, &[("records", records as i64), ("findings", findings.len() as i64)]);
             if to_score.blocking_send(Step { findings, vectors, watermark, journey, barrier }).is_err() {
@@ -689,6 +744,7 @@ impl Observer {
         for (metric, now, before) in [
             (&telemetry::RECORDS, now.records, before.records),
             (&telemetry::LATE, now.late, before.late),
+            (&telemetry::FUTURE, now.future, before.future),
             (&telemetry::DUPLICATES, now.duplicates, before.duplicates),
             (&telemetry::WINDOWS, now.windows, before.windows),
         ] {
@@ -710,7 +766,8 @@ impl Observer {
                 metrics.add(&telemetry::EVICTIONS, &[name, table], now - before);
             }
         }
-        if now.records > 0 {
+        self.punctuality.note(&now, before, &self.common.health);
+        if now.last > EventTime(0) {
             let lag = Timestamp::now().as_second() - i64::from(now.last.0);
             metrics.set(&telemetry::LAG, &[name], lag);
             self.common.health.shard(name, |shard| shard.newest = Some(now.last));

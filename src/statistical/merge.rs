@@ -100,6 +100,7 @@ impl Engine {
             gateways,
             panes,
             newest,
+            ahead,
             lag,
             longest,
             closed_until,
@@ -125,6 +126,7 @@ impl Engine {
             state.gateways.entry(address).or_default().join(&gateway);
         }
         state.newest = state.newest.max(newest);
+        state.ahead.join(ahead);
         state.lag = state.lag.max(lag);
         state.longest = state.longest.max(longest);
         state.closed_until = state.closed_until.max(closed_until);
@@ -255,6 +257,7 @@ fn numbers(known: &mut Vec<Interface>, theirs: &[Interface]) -> Map<InterfaceId,
 fn join_statistics(known: &mut Statistics, other: Statistics) {
     known.records += other.records;
     known.late += other.late;
+    known.future += other.future;
     known.duplicates += other.duplicates;
     known.conversations += other.conversations;
     known.windows += other.windows;

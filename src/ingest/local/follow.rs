@@ -21,6 +21,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -375,7 +376,7 @@ fn save(file: &Path, checkpoint: &Checkpoint) -> Result<(), IngestError> {
         let folder = file.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
         let beside = file.with_extension("checkpoint.new");
-        let mut out = fs::File::create(&beside)?;
+        let mut out = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         out.write_all(&serde_json::to_vec(checkpoint)?)?;
         out.sync_all()?;
         fs::rename(&beside, file)?;
