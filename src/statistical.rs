@@ -301,6 +301,9 @@ impl Engine {
         let mut limit = self.believed_until();
         for (n, record) in records.iter().enumerate() {
             if record.end.0 > limit {
+                limit = self.believed_until();
+            }
+            if record.end.0 > limit {
                 // What is confirmed thereby may open windows, and so move this one.
                 fold(&mut self.state.panes, at, &mut ahead);
                 self.set_aside(record, n as u64);

@@ -714,6 +714,10 @@ impl Observer {
         self.engine.advance(out);
         self.unseen += batch.records.len();
         let newest = batch.records.iter().map(|record| record.end).max().unwrap_or_default();
+        // Where the input ends by itself nobody waits, and what is told is what `detect` tells of it.
+        if self.common.ending == Ending::CloseWindows {
+            return;
+        }
         if self.unseen >= LOOK_RECORDS || newest.since(self.looked) >= LOOK_SECONDS {
             self.look(newest, out);
         }
@@ -728,7 +732,7 @@ impl Observer {
 
     /// Event time moves on with the clock, from the newest record: the log is late by a constant, not silent for ever.
     fn wait(&mut self, seconds: u32, out: &mut Output) {
-        if self.unseen > 0 {
+        if self.unseen > 0 && self.common.ending == Ending::LeaveOpen {
             self.look(self.counted.last, out);
         }
         if self.counted.records == 0 || seconds == 0 {

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | [`QUORUM`] records as far ahead as it, of more than one interface where more than one is known, and not outnumbered by others: a night without traffic is over, or the log has just begun | it is folded, and time moves on as far as half of them confirm |
 //! | [`CONTRADICTED`] other records | it is left out and counted |
-//! | the end of the input, or silence | it is folded, unless more than [`DOUBTS`] others came after it or it is more than a year ahead |
+//! | the end of the input, or silence | it is folded, unless more than [`DOUBTS`] others came after it or it is more than a year ahead and nearly alone |
 //!
 //! The rule reads nothing but the records and their order, so a replay decides as the live run did.
 
@@ -77,8 +77,9 @@ impl Ahead {
         let middle = ends.len() / 2;
         let mut until = if newest == EventTime(0) { *ends.select_nth_unstable(middle).1 } else { newest };
         ends.sort_unstable();
-        for end in ends {
-            if end.since(until) <= PAUSE_MAX {
+        let count = ends.len();
+        for (n, end) in ends.into_iter().enumerate() {
+            if end.since(until) <= PAUSE_MAX || count - n >= QUORUM {
                 until = until.max(end);
             }
         }

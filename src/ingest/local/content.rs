@@ -76,7 +76,8 @@ impl Head {
     pub(super) fn content(&self, found: &Found, place: &Place, ended: bool) -> Content {
         // Rows are counted, and not bytes: a file of them is written as a whole.
         let rows = place.offset == 0 && place.line > 0;
-        let read = if rows { HEAD } else { usize::try_from(place.offset).unwrap_or(HEAD) };
+        // Of records that are skipped, the bytes behind the place were read too.
+        let read = if rows || place.skip > 0 { HEAD } else { usize::try_from(place.offset).unwrap_or(HEAD) };
         let length = self.bytes.len().min(read);
         let end = if rows || self.packed { found.size } else { place.offset };
         let tail = (ended && end > 0).then(|| Some((end, tail(found, end)?))).flatten();

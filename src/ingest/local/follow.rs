@@ -516,7 +516,9 @@ impl Follower {
                     let grown = known.size != file.size || known.modified != file.modified;
                     if likeness == Likeness::Shorter {
                         known.place.offset = file.size;
-                        known.content.as_mut().map(Content::cut).unwrap_or_default();
+                        if let Some(content) = &mut known.content {
+                            content.cut();
+                        }
                     }
                     (known.place.file, known.inode) = (name.clone(), file.inode);
                     let place = known.place.clone();
