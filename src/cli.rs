@@ -34,6 +34,7 @@ pub mod replay;
 pub mod run;
 pub mod serve;
 pub mod simulate;
+mod state;
 pub mod train;
 mod windows;
 

@@ -243,7 +243,7 @@ pub mod protocol {
 }
 
 /// One-bit facts about a record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash, Serialize, Deserialize)]
 #[repr(transparent)]
 pub struct Marks(pub u8);
 
@@ -278,7 +278,7 @@ impl Marks {
 
 /// One aggregated line of a VPC flow log. Not a packet, not a connection: one direction of one five-tuple over at most
 /// one aggregation interval.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[repr(C)]
 pub struct FlowRecord {
     /// Who sent the packets (`pkt-srcaddr` where it is known, else `srcaddr`).

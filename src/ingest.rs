@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::text::{Format, FormatError};
-use crate::flow::{Blindness, FlowRecord, Interface};
+use crate::flow::{Blindness, EventTime, FlowRecord, Interface};
 
 pub mod kinesis;
 pub mod lease;
@@ -79,6 +79,9 @@ pub struct Batch {
     pub refused: Refused,
     /// Where the shard stands after this batch; `None` before its first position.
     pub position: Option<Position>,
+    /// No record that follows starts before this, as far as the source knows: windows from here on are to stay open. `None` where the
+    /// source knows nothing, and the settings' lateness alone decides.
+    pub reached: Option<EventTime>,
 }
 
 /// Input that could not be read: counted by reason, a few kept as samples, never in the way of the rest.
@@ -211,6 +214,11 @@ pub trait Shard: Send {
     /// that they may still add to is over.
     fn siblings(&self) -> Vec<ShardId> {
         Vec::new()
+    }
+
+    /// What keeps a part of the input from being read at the moment, in words: a file that cannot be opened. It is tried again.
+    fn trouble(&self) -> Option<String> {
+        None
     }
 
     /// Says, at any time and to anybody, whether the shard is still ours.

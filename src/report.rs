@@ -380,8 +380,12 @@ fn input(html: &mut String, run: &Run<'_>) {
     let s = &run.statistics;
     let _ = write!(
         html,
-        "<p class=\"soft\">{} records came late, {} said again what another interface had said.</p>",
+        "<p class=\"soft\">{} of {} records came after their window had closed and were left out (<code>statistical.lateness</code> \
+         is to be more than they are behind); {} were dated far ahead of all others and were left out; {} said again what another \
+         interface had said.</p>",
         grouped(s.late),
+        grouped(s.records),
+        grouped(s.future),
         grouped(s.duplicates)
     );
     if !s.gateways.is_empty() {

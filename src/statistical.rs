@@ -25,6 +25,7 @@ use crate::flow::{Address, Blindness, BlindnessKind, EventTime, FlowRecord, Inte
 use crate::ml::FeatureVector;
 use crate::ml::features::{Baseline, HostWindow, Opened, WINDOW_SECONDS};
 
+mod ahead;
 pub mod beacon;
 pub mod conversation;
 pub mod ddos;
@@ -41,6 +42,7 @@ pub mod table;
 pub mod tor;
 pub mod translation;
 
+use ahead::Ahead;
 use conversation::Conversation;
 use explain::Judgement;
 use host::Host;
@@ -62,7 +64,7 @@ type Set<K> = HashSet<K, foldhash::fast::FixedState>;
 pub struct Settings {
     /// Length of the tumbling window.
     pub window: SignedDuration,
-    /// How far behind the newest record a record may still arrive and be put into its own window.
+    /// How far behind the newest record a record may still arrive; one whose window has closed is counted, and left out.
     pub lateness: SignedDuration,
     /// Caps of the tables.
     pub tables: Caps,
@@ -120,8 +122,10 @@ pub struct Output {
 pub struct Statistics {
     /// Records observed.
     pub records: u64,
-    /// Of these, how many came after their window had closed (they joined the oldest open one).
+    /// Of these, how many came after their window had closed. They are left out: no other window is theirs.
     pub late: u64,
+    /// Records that were dated far ahead of all others, and left out.
+    pub future: u64,
     /// Conversations that said again what another interface had said.
     pub duplicates: u64,
     /// Records that were there already, word for word: two flow logs of one interface, or a delivery that was repeated.
@@ -189,6 +193,10 @@ struct State {
     /// Open windows by ascending start.
     panes: VecDeque<Pane>,
     newest: EventTime,
+    /// Records that are dated far ahead of that.
+    ahead: Ahead,
+    /// How far the source is behind the newest record, s: so much later do windows close.
+    lag: u32,
     /// Longest record seen, s: with a ten-minute aggregation interval a record begins ten minutes before it arrives.
     longest: u32,
     /// Windows before this have closed.
@@ -250,6 +258,8 @@ impl Engine {
             gateways: BTreeMap::new(),
             panes: VecDeque::new(),
             newest: EventTime(0),
+            ahead: Ahead::default(),
+            lag: 0,
             longest: 0,
             closed_until: EventTime(0),
             internal: Table::new(caps.internal_hosts),
@@ -303,20 +313,34 @@ impl Engine {
     pub fn observe(&mut self, records: &[FlowRecord]) {
         self.make_room();
         let mut ahead = Vec::with_capacity(AHEAD);
-        let mut at = usize::MAX;
+        let mut at = LATE;
         let mut span = 0..0;
-        for record in records {
+        let mut limit = self.believed_until();
+        for (n, record) in records.iter().enumerate() {
+            if record.end.0 > limit {
+                limit = self.believed_until();
+            }
+            if record.end.0 > limit {
+                // What is confirmed thereby may open windows, and so move this one.
+                fold(&mut self.state.panes, at, &mut ahead);
+                self.set_aside(record, n as u64);
+                (at, span, limit) = (LATE, 0..0, self.believed_until());
+                continue;
+            }
             if !span.contains(&record.start.0) {
                 fold(&mut self.state.panes, at, &mut ahead);
                 let window = record.start.window(self.window);
-                at = self.pane_of(window);
+                at = if window < self.state.closed_until { LATE } else { self.pane_of(window) };
                 span = window.0..window.0.saturating_add(self.window);
+            }
+            if at == LATE {
+                self.state.statistics.late += 1;
+                continue;
             }
             self.state.newest = self.state.newest.max(record.end);
             self.state.longest = self.state.longest.max(record.end.since(record.start));
             let statistics = &mut self.state.statistics;
             statistics.first = statistics.first.min(record.start);
-            statistics.late += u64::from(record.start < self.state.closed_until);
             ahead.push(self.state.panes[at].prepare(&self.seed, record));
             if ahead.len() == AHEAD {
                 fold(&mut self.state.panes, at, &mut ahead);
@@ -326,6 +350,43 @@ impl Engine {
         let statistics = &mut self.state.statistics;
         statistics.records += records.len() as u64;
         statistics.last = self.state.newest;
+    }
+
+    /// Up to when a record moves event time on by itself; nothing does before the first are confirmed.
+    fn believed_until(&self) -> u32 {
+        if self.state.newest == EventTime(0) { 0 } else { self.state.newest.plus(ahead::JUMP).0 }
+    }
+
+    /// Keeps a record that is far ahead of the newest until others confirm it. `n` of the batch come before it.
+    #[cold]
+    fn set_aside(&mut self, record: &FlowRecord, n: u64) {
+        let (observed, interfaces) = (self.state.statistics.records + n, self.state.interfaces.len());
+        let confirmed = self.state.ahead.add(record, observed, interfaces);
+        self.put(&confirmed);
+    }
+
+    /// Silence, or the end, confirms what nothing speaks against.
+    fn settle(&mut self) {
+        let confirmed = self.state.ahead.settle(self.state.newest, self.state.statistics.records);
+        self.put(&confirmed);
+        self.state.statistics.last = self.state.newest;
+    }
+
+    /// Folds records that were set aside.
+    fn put(&mut self, confirmed: &[FlowRecord]) {
+        for record in confirmed {
+            let window = record.start.window(self.window);
+            if window < self.state.closed_until {
+                self.state.statistics.late += 1;
+                continue;
+            }
+            let at = self.pane_of(window);
+            self.state.newest = self.state.newest.max(record.end);
+            self.state.longest = self.state.longest.max(record.end.since(record.start));
+            self.state.statistics.first = self.state.statistics.first.min(record.start);
+            let prepared = self.state.panes[at].prepare(&self.seed, record);
+            fold(&mut self.state.panes, at, &mut vec![prepared]);
+        }
     }
 
     /// Before the open windows are full, whoever crowds them gets no more room: a hundredth of it is enough for any rule.
@@ -343,10 +404,9 @@ impl Engine {
         self.state.panes.iter().map(|pane| pane.views.len()).sum()
     }
 
-    /// The index of a window's pane; a window that has closed is joined to the oldest open one.
+    /// The index of an open window's pane.
     #[cold]
     fn pane_of(&mut self, window: EventTime) -> usize {
-        let window = window.max(self.state.closed_until);
         let at = self.state.panes.partition_point(|pane| pane.start < window);
         if self.state.panes.get(at).is_none_or(|pane| pane.start != window) {
             let mut pane = self.spare.pop().unwrap_or_default();
@@ -371,10 +431,17 @@ impl Engine {
     pub fn watermark(&self) -> EventTime {
         // One record that claims to span days must not hold all windows open: an aggregation interval is 600 s at most.
         let lateness = u32::try_from(self.settings.lateness.as_secs()).unwrap_or(0) + self.state.longest.min(600);
-        self.state.newest.minus(lateness)
+        self.state.newest.minus(self.state.lag).minus(lateness)
     }
 
-    /// Closes every window that the watermark (newest record minus lateness) has passed.
+    /// Notes how far the source of the records has been read: nothing that follows starts before `reached`, and windows from there on
+    /// stay open, however new the records are that were observed. `None` where the source knows nothing of this. Holds until it is
+    /// noted again; while nothing comes, it moves on with [`Engine::advance_to`].
+    pub fn note_reached(&mut self, reached: Option<EventTime>) {
+        self.state.lag = reached.map_or(0, |reached| self.state.newest.since(reached));
+    }
+
+    /// Closes every window that the watermark has passed: the newest record, or how far the source was read, minus lateness.
     pub fn advance(&mut self, out: &mut Output) {
         let watermark = self.watermark();
         while self.state.panes.front().is_some_and(|pane| pane.start.plus(self.window) <= watermark) {
@@ -388,12 +455,15 @@ impl Engine {
 
     /// Moves the watermark on without records, for a shard that has fallen silent.
     pub fn advance_to(&mut self, newest: EventTime, out: &mut Output) {
+        self.settle();
         self.state.newest = self.state.newest.max(newest);
         self.advance(out);
     }
 
     /// Closes all windows: the input has ended.
     pub fn finish(&mut self, out: &mut Output) {
+        self.settle();
+        self.state.ahead.give_up();
         while !self.state.panes.is_empty() {
             self.close_oldest(out);
         }
@@ -1079,9 +1149,10 @@ impl Engine {
         let certain = state.gateways.iter().filter(|(_, gateway)| gateway.is_certain());
         statistics.gateways = certain.map(|(&address, _)| address).collect();
         statistics.learned_hosts = state.owners.len() as u64;
-        if statistics.records == 0 {
+        if statistics.first == EventTime(u32::MAX) {
             statistics.first = EventTime(0);
         }
+        statistics.future = state.ahead.left_out(statistics.records);
         statistics.entries.insert("open_conversations".to_owned(), self.open_conversations() as u64);
         statistics
     }
@@ -1130,6 +1201,9 @@ impl Engine {
         Ok(Engine::with(settings, network, state))
     }
 }
+
+/// The index of the pane of a window that has closed: none.
+const LATE: usize = usize::MAX;
 
 /// Records that are on their way into a window while memory is fetched: as many loads as a core has under way at once,
 /// about.

@@ -209,8 +209,10 @@ metrics! {
     RECORDS = Counter "flowvigil_records_total" ["shard"] "records" => CloudWatch::processing("Records", "Count");
     /// Lines or payloads that could not be read, by the field to blame; `payload` where none is, `more` beyond the samples of a batch.
     REFUSED = Counter "flowvigil_refused_total" ["shard", "field"] "lines" => CloudWatch::processing("Refused", "Count");
-    /// Records that came after their window had closed.
+    /// Records that came after their window had closed, and were left out; a larger `statistical.lateness` waits for them.
     LATE = Counter "flowvigil_late_records_total" ["shard"] "records";
+    /// Records that are dated far ahead of all others, and were left out.
+    FUTURE = Counter "flowvigil_future_records_total" ["shard"] "records";
     /// Records that said again what another interface had said.
     DUPLICATES = Counter "flowvigil_duplicate_records_total" ["shard"] "records";
     /// Windows closed.

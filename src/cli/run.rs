@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::live::Live;
-use super::{SettingsArgs, backends, observe};
+use super::{SettingsArgs, backends, observe, state};
 use crate::api::Server;
 use crate::api::cloud_map::Instance;
 use crate::flow::network::Network;
@@ -67,6 +67,13 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(otlp) = &settings.telemetry.otlp {
         metrics.trace_with(Tracer::start(otlp, &metrics));
     }
+    let locks = match state::lock(&settings) {
+        Ok(locks) => locks,
+        Err(error) => {
+            eprintln!("flowvigil: {error:#}");
+            return Ok(super::unusable());
+        }
+    };
     let backends = match backends::choose(&settings, &health, &metrics).await {
         Ok(backends) => backends,
         Err(error) => {
@@ -87,6 +94,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     let service = Service { settings, backends, health, metrics, models: models.watch, changes };
     let listening = |address| tracing::info!(%address, "the API listens");
     let outcome = with_api(service, told, listening, false).await?;
+    drop(locks);
     Ok(if outcome == Outcome::CutOff { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

@@ -26,6 +26,7 @@ pub(super) fn of_files(paths: &[PathBuf], settings: &Settings) -> anyhow::Result
         engine.name_interfaces(&batch.interfaces);
         engine.note_blindness(&batch.blind);
         engine.observe(&batch.records);
+        engine.note_reached(batch.reached);
         gathered.take(|out| engine.advance(out));
         bar.set_position((reader.progress().fraction() * 1e3) as u64);
         bar.set_message(format!("{} windows", gathered.vectors.len()));

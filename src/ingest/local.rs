@@ -29,8 +29,11 @@ use crate::flow::Interface;
 use crate::flow::text::FormatError;
 use crate::ingest::{Batch, Settings as IngestSettings};
 
+mod content;
 mod files;
 mod follow;
+mod handle;
+mod merge;
 mod open;
 mod walk;
 

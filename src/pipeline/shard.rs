@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::{Common, Ending, Tiers, duration, judgement};
 use crate::finding::Finding;
 use crate::flow::{Address, EventTime};
+use crate::health::Health;
 use crate::ingest::snapshot::{Snapshot, SnapshotError};
 use crate::ingest::{Batch, IngestError, Position, Read, Refused, Shard, ShardId};
 use crate::ml::behavior::Behavior;
@@ -132,6 +133,7 @@ pub(super) async fn live(
         unseen: 0,
         looked: EventTime::default(),
         watched: Vec::new(),
+        punctuality: Punctuality::default(),
     };
     let body = move || observer.run(said, work, &to_score);
     thread::Builder::new().name(format!("engine {}", id.0)).spawn(body).map_err(ShardError::Thread)?;
@@ -151,6 +153,7 @@ pub(super) async fn live(
         inherited,
         marked: None,
         settled: None,
+        troubled: false,
     };
     let end = reader.read_on(shard.as_mut()).await;
     let result = match end {
@@ -316,6 +319,8 @@ struct Reader {
     marked: Option<(u64, Option<Position>)>,
     /// The last barrier that is done with: the checkpoint has moved to it, or its snapshots were not saved.
     settled: Option<u64>,
+    /// Whether a part of the input cannot be read.
+    troubled: bool,
 }
 
 impl Reader {
@@ -353,6 +358,7 @@ impl Reader {
                 }
                 Err(error @ IngestError::Fatal { .. }) => return Err(error.into()),
             }
+            self.note_trouble(shard.trouble());
             if marked_at.elapsed() >= interval && self.has_read_on() && self.is_settled() {
                 self.mark().await?;
                 marked_at = Instant::now();
@@ -362,6 +368,22 @@ impl Reader {
             }
         }
         Ok(End::Stopped)
+    }
+
+    /// Tells what keeps a part of the input from being read, and when it can be read again.
+    fn note_trouble(&mut self, trouble: Option<String>) {
+        match trouble {
+            Some(reason) => {
+                self.troubled = true;
+                if self.common.health.degrade("files", reason.clone()) {
+                    tracing::warn!(shard = %self.id.0, reason, "a part of the input cannot be read");
+                }
+            }
+            None if std::mem::take(&mut self.troubled) && self.common.health.restore("files") => {
+                tracing::info!(shard = %self.id.0, "all of the input can be read again");
+            }
+            None => {}
+        }
     }
 
     /// Whether no barrier is under way. There is one at a time, so that of the two snapshots that are kept one was always
@@ -509,6 +531,56 @@ struct Observer {
     looked: EventTime,
     /// Addresses about which somebody has asked.
     watched: Vec<Address>,
+    punctuality: Punctuality,
+}
+
+/// How many of the last records came too late, or were dated ahead of all others.
+#[derive(Default)]
+struct Punctuality {
+    records: u64,
+    late: u64,
+    future: u64,
+}
+
+impl Punctuality {
+    /// Records over which shares are taken, and the share that is told.
+    const RECORDS: u64 = 10_000;
+    const SHARE: f64 = 0.01;
+
+    /// Tells health when a share of the last records is lost for detection, and when it is not any more.
+    fn note(&mut self, now: &Statistics, before: &Statistics, health: &Health) {
+        self.records += now.records - before.records;
+        self.late += now.late - before.late;
+        self.future += now.future.saturating_sub(before.future);
+        if self.future > 0 {
+            let reason = format!(
+                "{} of the last {} records are dated more than an hour ahead of all others and are left out: look at the clock of what \
+                 writes them",
+                self.future, self.records
+            );
+            health.degrade("event_time", reason);
+        }
+        let most = Punctuality::RECORDS as f64 * Punctuality::SHARE;
+        if self.late as f64 > most {
+            let reason = format!(
+                "{} of the last {} records came after their window had closed and are left out: set statistical.lateness to more than \
+                 they are behind",
+                self.late, self.records
+            );
+            if health.degrade("lateness", reason.clone()) {
+                tracing::warn!(reason, "records come late");
+            }
+        }
+        if self.records >= Punctuality::RECORDS {
+            if self.late as f64 <= most {
+                health.restore("lateness");
+            }
+            if self.future == 0 {
+                health.restore("event_time");
+            }
+            *self = Punctuality::default();
+        }
+    }
 }
 
 /// So many records, or so many seconds of event time, lie between two looks into open windows: small batches must not cost
@@ -541,6 +613,7 @@ impl Observer {
             };
             let mut out = Output::default();
             let mut barrier = None;
+            let finished = matches!(item, Work::Finish);
             match item {
                 Work::Batch(batch) => self.observe(&batch, &mut out),
                 Work::Quiet(seconds) => self.wait(seconds, &mut out),
@@ -555,7 +628,9 @@ impl Observer {
             if self.counted.windows > closed {
                 self.tell_approaches();
             }
-            let watermark = (self.counted.records > 0).then(|| self.engine.watermark());
+            // When nothing will follow, nothing is waited for.
+            let watermark = if finished { EventTime(u32::MAX) } else { self.engine.watermark() };
+            let watermark = (self.counted.records > 0).then_some(watermark);
             let Output { findings, vectors } = out;
             journey.step("statistical", began, &[("records", records as i64), ("findings", findings.len() as i64)]);
             if to_score.blocking_send(Step { findings, vectors, watermark, journey, barrier }).is_err() {
@@ -634,10 +709,15 @@ impl Observer {
     fn observe(&mut self, batch: &Batch, out: &mut Output) {
         self.engine.name_interfaces(&batch.interfaces);
         self.engine.observe(&batch.records);
+        self.engine.note_reached(batch.reached);
         self.engine.note_blindness(&batch.blind);
         self.engine.advance(out);
         self.unseen += batch.records.len();
         let newest = batch.records.iter().map(|record| record.end).max().unwrap_or_default();
+        // Where the input ends by itself nobody waits, and what is told is what `detect` tells of it.
+        if self.common.ending == Ending::CloseWindows {
+            return;
+        }
         if self.unseen >= LOOK_RECORDS || newest.since(self.looked) >= LOOK_SECONDS {
             self.look(newest, out);
         }
@@ -652,7 +732,7 @@ impl Observer {
 
     /// Event time moves on with the clock, from the newest record: the log is late by a constant, not silent for ever.
     fn wait(&mut self, seconds: u32, out: &mut Output) {
-        if self.unseen > 0 {
+        if self.unseen > 0 && self.common.ending == Ending::LeaveOpen {
             self.look(self.counted.last, out);
         }
         if self.counted.records == 0 || seconds == 0 {
@@ -668,6 +748,7 @@ impl Observer {
         for (metric, now, before) in [
             (&telemetry::RECORDS, now.records, before.records),
             (&telemetry::LATE, now.late, before.late),
+            (&telemetry::FUTURE, now.future, before.future),
             (&telemetry::DUPLICATES, now.duplicates, before.duplicates),
             (&telemetry::WINDOWS, now.windows, before.windows),
         ] {
@@ -689,7 +770,8 @@ impl Observer {
                 metrics.add(&telemetry::EVICTIONS, &[name, table], now - before);
             }
         }
-        if now.records > 0 {
+        self.punctuality.note(&now, before, &self.common.health);
+        if now.last > EventTime(0) {
             let lag = Timestamp::now().as_second() - i64::from(now.last.0);
             metrics.set(&telemetry::LAG, &[name], lag);
             self.common.health.shard(name, |shard| shard.newest = Some(now.last));

@@ -101,6 +101,8 @@ impl Engine {
             gateways,
             panes,
             newest,
+            ahead,
+            lag,
             longest,
             closed_until,
             internal,
@@ -127,6 +129,8 @@ impl Engine {
             state.gateways.entry(address).or_default().join(&gateway);
         }
         state.newest = state.newest.max(newest);
+        state.ahead.join(ahead);
+        state.lag = state.lag.max(lag);
         state.longest = state.longest.max(longest);
         state.closed_until = state.closed_until.max(closed_until);
         state.internal.absorb(seed, internal, |known, host| known.join(&host));
@@ -260,6 +264,7 @@ fn numbers(known: &mut Vec<Interface>, theirs: &[Interface]) -> Map<InterfaceId,
 fn join_statistics(known: &mut Statistics, other: Statistics) {
     known.records += other.records;
     known.late += other.late;
+    known.future += other.future;
     known.duplicates += other.duplicates;
     known.repeated += other.repeated;
     known.strangers += other.strangers;

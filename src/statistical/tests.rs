@@ -338,20 +338,25 @@ fn looking_at_open_windows_changes_nothing() {
 }
 
 #[test]
-fn a_late_record_is_counted_and_not_lost() {
+fn a_late_record_is_counted_and_joins_no_other_window() {
     let mut engine = engine();
     let mut out = Output::default();
-    engine.observe(&records(&[Exchange::new("10.0.0.5", 40_000, "198.51.100.1", 443, 3_600)]));
+    let calls = |from_port: u16, at: u32| {
+        let calls: Vec<Exchange> =
+            (0..8).map(|n| Exchange::new("10.0.0.5", from_port + n, "198.51.100.1", 443, at)).collect();
+        records(&calls)
+    };
+    engine.observe(&calls(40_000, 3_600));
     engine.advance(&mut out);
-    engine.observe(&records(&[Exchange::new("10.0.0.5", 40_001, "198.51.100.1", 443, 3_600 - 30)]));
+    engine.observe(&calls(40_010, 3_600 - 30));
     engine.advance(&mut out);
     assert_eq!(engine.statistics().late, 0, "within the lateness");
-    engine.observe(&records(&[Exchange::new("10.0.0.5", 40_002, "198.51.100.1", 443, 7_200)]));
+    engine.observe(&calls(40_020, 7_000));
     engine.advance(&mut out);
-    engine.observe(&records(&[Exchange::new("10.0.0.5", 40_003, "198.51.100.1", 443, 3_600)]));
+    engine.observe(&calls(40_030, 3_600));
     engine.finish(&mut out);
     let statistics = engine.statistics();
-    assert_eq!((statistics.late > 0, statistics.conversations), (true, 4));
+    assert_eq!((statistics.records, statistics.late, statistics.conversations), (64, 16, 24));
 }
 
 #[test]
@@ -757,6 +762,8 @@ fn an_engine_that_has_seen_nothing_begins_at_no_time() {
     assert_eq!(engine().statistics().first, EventTime(0));
     let mut engine = engine();
     engine.observe(&Exchange::new("10.0.0.7", 50_000, "198.51.100.7", 443, 30).records());
+    // One record alone is believed when nothing else comes.
+    engine.advance_to(EventTime(START + 31), &mut Output::default());
     assert_eq!(engine.statistics().first, EventTime(START + 30));
     assert_eq!(engine.statistics().entries["open_conversations"], 1);
 }

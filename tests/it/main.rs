@@ -18,6 +18,7 @@ mod kinesis;
 mod ml;
 mod models;
 mod operation;
+mod order;
 mod parameters;
 mod quality;
 mod redis;

@@ -74,10 +74,13 @@ impl Service {
         self.append(&lines);
     }
 
-    /// Adds an ordinary record, so that event time moves on to a minute.
+    /// Adds ordinary records, so that event time moves on to a minute, however far that is: one record alone is not believed.
     pub fn quiet_until(&self, minute: u32) {
         let start = EPOCH + minute * 60;
-        self.append(&format!("2 123456789012 eni-1 10.0.0.1 10.0.0.2 40000 443 6 9 5000 {start} {start} ACCEPT OK\n"));
+        let line = |port: u32| {
+            format!("2 123456789012 eni-1 10.0.0.1 10.0.0.2 {port} 443 6 9 5000 {start} {start} ACCEPT OK\n")
+        };
+        self.append(&(40_000..40_016).map(line).collect::<String>());
     }
 
     /// Adds text to the flow log.

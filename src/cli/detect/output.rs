@@ -117,8 +117,20 @@ pub(super) fn summary(tiers: &Tiers, anomalies: &[Anomaly]) {
             "blind: {skipped} s of records left out by AWS (SKIPDATA), {no_data} s without data (NODATA), on {interfaces} interfaces; no data is not the same as no traffic"
         );
     }
+    if s.late > 0 {
+        eprintln!(
+            "late: {} of {} records ({:.2} %) came after their window had closed and were left out; set statistical.lateness to more \
+             than they are behind",
+            s.late,
+            s.records,
+            100.0 * s.late as f64 / s.records.max(1) as f64
+        );
+    }
     for (count, what) in [
-        (s.late, "late: records came after their window had closed and joined the oldest open one"),
+        (
+            s.future,
+            "records were dated more than an hour ahead of all others and were left out: look at the clock of what wrote them",
+        ),
         (s.early_closes, "windows were closed early for want of room (statistical.tables.conversations)"),
         (s.left_out, "records of addresses that crowded a window were left out (statistical.tables.conversations)"),
         (s.duplicates, "duplicates: records said again what another interface had said, and were counted once"),

@@ -90,6 +90,7 @@ impl Tiers {
             traffic.count(&batch.records);
         }
         self.engine.observe(&batch.records);
+        self.engine.note_reached(batch.reached);
         let mut out = std::mem::take(&mut self.out);
         self.engine.advance(&mut out);
         self.judge_findings(&mut out);

@@ -60,6 +60,7 @@ impl Decoder {
             blind: decoded.blind,
             refused,
             position: None,
+            reached: None,
         }
     }
 }

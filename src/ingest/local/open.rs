@@ -16,6 +16,7 @@ use crate::flow::interfaces::Interfaces;
 use crate::flow::parquet::{Rows, RowsError};
 use crate::flow::simd::Fast;
 use crate::flow::text::{Decoded, Format, LINE_MAX, Lines};
+use crate::ingest::local::handle::{Handle, Parts};
 use crate::ingest::local::walk::Found;
 use crate::ingest::local::{ReadError, shown};
 use crate::ingest::{Batch, Position, Refusal, Refused, Settings};
@@ -28,15 +29,23 @@ pub(crate) struct Place {
     pub(crate) offset: u64,
     /// Lines, objects or rows that are done with.
     pub(crate) line: u64,
+    /// Records behind these that are done with as well: a piece of a file is handed on in parts where other files have records
+    /// of the same time.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) skip: u64,
     /// The columns from here on, when a header named them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fields: Option<String>,
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 impl Place {
     /// The beginning of a file.
     pub(crate) fn at_start(file: &str) -> Place {
-        Place { file: file.to_owned(), offset: 0, line: 0, fields: None }
+        Place { file: file.to_owned(), offset: 0, line: 0, skip: 0, fields: None }
     }
 
     pub(crate) fn position(&self) -> Position {
@@ -52,7 +61,10 @@ pub(super) struct Decoder {
     pub(super) fast: Fast,
     pub(super) envelope: Envelope,
     pub(super) payload_bytes_max: usize,
+    /// How much text is read and decoded at a time.
     pub(super) chunk: usize,
+    /// Whether files keep no handle between two reads, and small buffers: where many are read side by side.
+    pub(super) frugal: bool,
     pub(super) buffer: Vec<u8>,
 }
 
@@ -66,6 +78,7 @@ impl Decoder {
             envelope: Envelope::new(settings.payload_bytes_max),
             payload_bytes_max: settings.payload_bytes_max,
             chunk: settings.chunk_bytes.max(2 * LINE_MAX),
+            frugal: false,
             buffer: Vec::new(),
         })
     }
@@ -90,10 +103,7 @@ impl Decoder {
 /// A file being read.
 pub(super) struct Open {
     pub(super) name: String,
-    pub(super) named: bool,
     pub(super) size: u64,
-    /// Bytes of the files before this one.
-    pub(super) base: u64,
     pub(super) read: Arc<AtomicU64>,
     content: Content,
     /// Whether any line of it was a record, blindness or a header.
@@ -137,30 +147,21 @@ pub(super) struct Step {
 }
 
 impl Open {
-    pub(super) fn new(found: &Found, base: u64, decoder: &Decoder) -> std::io::Result<Open> {
-        Open::at(found, base, decoder, None, false)
-    }
-
     /// Opens a file to go on at a place in it. With `tail`, an unfinished line at the end is left for later: the file may
     /// grow.
-    pub(super) fn at(
-        found: &Found,
-        base: u64,
-        decoder: &Decoder,
-        from: Option<&Place>,
-        tail: bool,
-    ) -> std::io::Result<Open> {
+    pub(super) fn at(found: &Found, decoder: &Decoder, from: Option<&Place>, tail: bool) -> std::io::Result<Open> {
         let read = Arc::new(AtomicU64::new(0));
         let stdin = found.path == Path::new("-");
-        let input: Box<dyn Read + Send> =
-            if stdin { Box::new(std::io::stdin()) } else { Box::new(File::open(&found.path)?) };
+        let input: Box<dyn Read + Send> = if stdin {
+            Box::new(std::io::stdin())
+        } else {
+            Box::new(Handle::open(&found.path, decoder.frugal, found.inode)?)
+        };
         let counted = Counted { input, read: read.clone() };
-        let unpacked = unpack(Box::new(counted))?;
+        let unpacked = unpack(Box::new(counted), decoder.frugal)?;
         let mut open = Open {
             name: shown(&found.path),
-            named: found.named,
             size: found.size,
-            base,
             read,
             content: Content::Nothing,
             readable: false,
@@ -179,15 +180,20 @@ impl Open {
         // What is done with is read over, not sought: the text may be packed, and the head is read already.
         if unpacked.kind != Kind::Parquet {
             let passed = std::io::copy(&mut (&mut input).take(offset), &mut std::io::sink())?;
+            if passed < offset && unpacked.packed && tail {
+                return Err(std::io::Error::new(ErrorKind::UnexpectedEof, "it holds less than was read of it before"));
+            }
             if passed < offset {
                 // It is shorter than it was: another file, or cut short and written anew.
-                return Open::at(found, base, decoder, None, tail);
+                return Open::at(found, decoder, None, tail);
             }
         }
         match unpacked.kind {
             Kind::Parquet => {
                 let rows = if unpacked.packed || stdin {
                     in_memory(input, decoder.payload_bytes_max)
+                } else if decoder.frugal {
+                    Parts::open(&found.path).map_err(|error| RowsError::Damaged(error.to_string())).and_then(boxed)
                 } else {
                     File::open(&found.path).map_err(|error| RowsError::Damaged(error.to_string())).and_then(boxed)
                 };
@@ -276,7 +282,7 @@ impl Open {
             Content::Nothing => (0, 0),
         };
         let named = self.lines().filter(|lines| lines.headers() > 0);
-        Place { file: self.name.clone(), offset, line, fields: named.map(|lines| lines.format().to_string()) }
+        Place { file: self.name.clone(), offset, line, skip: 0, fields: named.map(|lines| lines.format().to_string()) }
     }
 }
 
@@ -311,19 +317,20 @@ impl Read for Counted {
 }
 
 /// What a file is inside.
-struct Unpacked {
+pub(super) struct Unpacked {
     kind: Kind,
     /// Whether it was in gzip or zstd.
-    packed: bool,
-    input: Box<dyn Read + Send>,
+    pub(super) packed: bool,
+    pub(super) input: Box<dyn Read + Send>,
 }
 
 /// Enough to tell what a file is, even behind some blanks.
 const HEAD: usize = 32;
 
 /// Takes off gzip and zstd; at most two layers, so that a bomb of nested archives stays one.
-fn unpack(mut input: Box<dyn Read + Send>) -> std::io::Result<Unpacked> {
+pub(super) fn unpack(mut input: Box<dyn Read + Send>, frugal: bool) -> std::io::Result<Unpacked> {
     let mut layers = 0;
+    let capacity = if frugal { 16 * 1024 } else { 64 * 1024 };
     loop {
         let mut head = [0; HEAD];
         let mut length = 0;
@@ -343,7 +350,7 @@ fn unpack(mut input: Box<dyn Read + Send>) -> std::io::Result<Unpacked> {
         let whole = Cursor::new(head[..length].to_vec()).chain(input);
         input = match kind {
             Kind::Gzip if layers < 2 => {
-                let buffered = std::io::BufReader::with_capacity(64 * 1024, whole);
+                let buffered = std::io::BufReader::with_capacity(capacity, whole);
                 Box::new(flate2::bufread::MultiGzDecoder::new(buffered))
             }
             Kind::Zstd if layers < 2 => Box::new(zstd::Decoder::new(whole)?),
@@ -368,8 +375,8 @@ struct TextStream {
     lines: Lines,
     /// Bytes of text that are done with.
     offset: u64,
-    /// The unfinished line at the beginning of the buffer.
-    kept: usize,
+    /// The unfinished line that the next chunk begins with.
+    kept: Vec<u8>,
     /// In the middle of a line that is too long to be kept.
     skipping: bool,
     /// Decode what one read gives instead of waiting for a full chunk: a pipe may be slow.
@@ -380,14 +387,16 @@ struct TextStream {
 
 impl TextStream {
     fn new(input: Box<dyn Read + Send>, lines: Lines, eager: bool) -> TextStream {
-        TextStream { input, lines, offset: 0, kept: 0, skipping: false, eager, tail: false }
+        TextStream { input, lines, offset: 0, kept: Vec::new(), skipping: false, eager, tail: false }
     }
 
     fn step(&mut self, decoder: &mut Decoder) -> Step {
-        if decoder.buffer.len() < decoder.chunk {
-            decoder.buffer.resize(decoder.chunk, 0);
+        // An unfinished line and a chunk behind it; in a chunk of full size the line is part of it.
+        let size = decoder.chunk.max(self.kept.len() + decoder.chunk / 2);
+        if decoder.buffer.len() < size {
+            decoder.buffer.resize(size, 0);
         }
-        let (filled, ended) = self.fill(&mut decoder.buffer[..decoder.chunk]);
+        let (filled, ended) = self.fill(&mut decoder.buffer[..size]);
         let mut from = 0;
         if self.skipping {
             match memchr(b'\n', &decoder.buffer[..filled]) {
@@ -413,7 +422,7 @@ impl TextStream {
         Step { ended: ended.is_some() }
     }
 
-    /// Moves the unfinished line to the front; one that is too long is refused now and skipped as it comes.
+    /// Keeps the unfinished line; one that is too long is refused now and skipped as it comes.
     fn keep_rest(&mut self, done: usize, filled: usize, decoder: &mut Decoder) {
         let rest = filled - done;
         self.offset += done as u64;
@@ -421,18 +430,18 @@ impl TextStream {
             self.lines.refuse_long_line(&mut decoder.decoded);
             self.skipping = true;
         }
+        self.kept.clear();
         if self.skipping {
             self.offset += rest as u64;
-            self.kept = 0;
         } else {
-            decoder.buffer.copy_within(done..filled, 0);
-            self.kept = rest;
+            self.kept.extend_from_slice(&decoder.buffer[done..filled]);
         }
     }
 
     /// Fills the buffer behind what is kept. The end is `Ok` when the file is, `Err` when reading failed.
     fn fill(&mut self, buffer: &mut [u8]) -> (usize, Option<std::io::Result<()>>) {
-        let mut filled = self.kept;
+        let mut filled = self.kept.len();
+        buffer[..filled].copy_from_slice(&self.kept);
         while filled < buffer.len() {
             match self.input.read(&mut buffer[filled..]) {
                 Ok(0) => return (filled, Some(Ok(()))),

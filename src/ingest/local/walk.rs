@@ -1,11 +1,10 @@
-//! Which files a list of paths means, and in which order they are read.
-//!
-//! Files of an S3 folder are read in the order of the time in their names, not of their paths: the layout sorts by account
-//! and region first, and a day of one account after a day of another would be a day late.
+//! Which files a list of paths means. In which order their records are read is the work of [`merge`](super::merge).
 
-use std::fs;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::flow::EventTime;
 use crate::ingest::local::{ReadError, shown};
 
 /// A file to read.
@@ -15,28 +14,43 @@ pub(crate) struct Found {
     pub(crate) path: PathBuf,
     /// Bytes; 0 when not known.
     pub(crate) size: u64,
+    /// Its number in the file system; 0 for standard input, and where it may be another one when it is opened.
+    pub(crate) inode: u64,
+    /// When it was last written, ns since 1970.
+    pub(crate) modified: i64,
     /// Whether somebody named this very file, rather than a folder above it.
     pub(crate) named: bool,
 }
 
-/// The files behind the paths, in reading order. A path that does not exist is an error.
+impl Found {
+    /// A file, as the file system describes it.
+    pub(crate) fn new(path: PathBuf, about: &Metadata, named: bool) -> Found {
+        let modified = about.mtime().saturating_mul(1_000_000_000).saturating_add(about.mtime_nsec());
+        Found { path, size: about.len(), inode: about.ino(), modified, named }
+    }
+}
+
+/// The files behind the paths, those of a folder by name. A path that does not exist is an error. A file that is named twice, or
+/// named and in a folder that is named too, is there once.
 pub(crate) fn find(paths: &[PathBuf]) -> Result<Vec<Found>, ReadError> {
     let mut found = Vec::new();
     for path in paths {
         if path == Path::new("-") {
-            found.push(Found { path: path.clone(), size: 0, named: true });
+            found.push(Found { path: path.clone(), size: 0, inode: 0, modified: 0, named: true });
             continue;
         }
         let failed = |cause| ReadError::Open { path: shown(path), cause };
         let about = fs::metadata(path).map_err(failed)?;
         if !about.is_dir() {
-            found.push(Found { path: path.clone(), size: about.len(), named: true });
+            found.push(Found::new(path.clone(), &about, true));
             continue;
         }
         let first = found.len();
         walk(path, &mut found).map_err(failed)?;
-        found[first..].sort_by(|a, b| (stamp(&a.path), &a.path).cmp(&(stamp(&b.path), &b.path)));
+        found[first..].sort_by(|a, b| a.path.cmp(&b.path));
     }
+    let mut seen = std::collections::HashSet::new();
+    found.retain(|file| seen.insert(file.path.clone()));
     Ok(found)
 }
 
@@ -52,7 +66,7 @@ fn walk(folder: &Path, found: &mut Vec<Found>) -> std::io::Result<()> {
         if about.is_dir() {
             walk(&path, found)?;
         } else if about.is_file() {
-            found.push(Found { size: about.len(), path, named: false });
+            found.push(Found::new(path, &about, false));
         }
     }
     Ok(())
@@ -66,14 +80,17 @@ fn is_other_service(folder: &Path) -> bool {
     top.is_some_and(|name| name == "AWSLogs") && !matches!(service, b"vpcflowlogs" | b"aws-service=vpcflowlogs")
 }
 
-/// The time in the name of an S3 object (`…_20220221T1955Z_…`); empty, and so first, where there is none.
-fn stamp(path: &Path) -> String {
-    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+/// The period in the name of an S3 object (`…_20220221T1955Z_…`), of five or ten minutes.
+pub(crate) fn stamp(path: &Path) -> Option<EventTime> {
+    let name = path.file_name()?.to_str()?;
     let is_stamp = |part: &&str| {
         let bytes = part.as_bytes();
         bytes.len() == 14 && bytes[8] == b'T' && bytes[13] == b'Z' && bytes[..8].iter().all(u8::is_ascii_digit)
     };
-    name.split('_').find(is_stamp).unwrap_or_default().to_owned()
+    let part = name.split('_').find(is_stamp)?;
+    let time =
+        jiff::civil::DateTime::strptime("%Y%m%dT%H%M", &part[..13]).ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
+    u32::try_from(time.timestamp().as_second()).ok().map(EventTime)
 }
 
 #[cfg(test)]
@@ -81,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_s3_folder_is_read_in_the_order_of_time_over_accounts_and_without_other_services() {
+    fn an_s3_folder_is_walked_without_other_services_and_its_names_tell_their_periods() {
         let folder = tempfile::tempdir().unwrap();
         let base = folder.path().join("AWSLogs");
         for name in [
@@ -101,11 +118,14 @@ mod tests {
             names,
             [
                 "111_vpcflowlogs_eu-west-2_fl-0_20220221T1955Z_a.log.gz",
-                "222_vpcflowlogs_eu-west-2_fl-0_20220221T1955Z_a.log.gz",
                 "111_vpcflowlogs_eu-west-2_fl-0_20220221T2000Z_a.log.gz",
+                "222_vpcflowlogs_eu-west-2_fl-0_20220221T1955Z_a.log.gz",
             ]
         );
         assert!(found.iter().all(|f| !f.named && f.size == 1));
+        let stamps: Vec<_> = found.iter().map(|f| stamp(&f.path).unwrap().to_string()).collect();
+        assert_eq!(stamps, ["2022-02-21T19:55:00Z", "2022-02-21T20:00:00Z", "2022-02-21T19:55:00Z"]);
+        assert_eq!(stamp(Path::new("a_20221321T1955Z_b.log")), None);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Snapshots in a folder: a file each, written aside, synced and renamed, so that a file with the right name is whole.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -66,7 +67,7 @@ impl Folder {
         let path = self.path(&snapshot.name, snapshot.number);
         let aside = path.with_extension("writing");
         let write = || -> io::Result<()> {
-            let mut file = File::create(&aside)?;
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
             file.write_all(&snapshot.encode())?;
             file.sync_all()?;
             fs::rename(&aside, &path)?;
