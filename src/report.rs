@@ -119,6 +119,7 @@ const STYLE: &str = "
 @media(prefers-color-scheme:dark){:root{--ink:#e6eaf0;--soft:#9aa5b4;--paper:#14181f;--card:#1d232c;--line:#313a47;--bar:#3d648f;--medium:#e0a83a;--high:#ef6a52;--critical:#d65a98}}
 *{box-sizing:border-box}body{margin:0 auto;max-width:1080px;padding:2rem 1.25rem 4rem;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
 h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2.2rem 0 .6rem}p{margin:.3rem 0}.soft{color:var(--soft)}
+.warning{background:#7f1d1d;color:#fff;border-radius:8px;padding:.7rem .9rem;font-weight:600}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:.7rem;margin:1.2rem 0}.tile{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:.7rem .9rem}.tile b{display:block;font-size:1.35rem;font-variant-numeric:tabular-nums}
 table{border-collapse:collapse;width:100%;font-size:.92rem}th,td{text-align:left;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line);vertical-align:top}th{color:var(--soft);font-weight:600}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
 details{background:var(--card);border:1px solid var(--line);border-left-width:5px;border-radius:8px;margin:.5rem 0;padding:.55rem .9rem}summary{cursor:pointer}
@@ -139,6 +140,9 @@ pub fn page(run: &Run<'_>) -> String {
         s.last,
         env!("CARGO_PKG_VERSION")
     );
+    if let Some(warning) = s.nobody_watched() {
+        let _ = write!(html, "<p class=\"warning\" role=\"alert\">{}</p>", escaped(&warning));
+    }
     tiles(&mut html, run);
     timeline(&mut html, run);
     anomalies(&mut html, run.anomalies);
@@ -382,11 +386,14 @@ fn input(html: &mut String, run: &Run<'_>) {
         html,
         "<p class=\"soft\">{} of {} records came after their window had closed and were left out (<code>statistical.lateness</code> \
          is to be more than they are behind); {} were dated far ahead of all others and were left out; {} said again what another \
-         interface had said.</p>",
+         interface had said, and {} were there already, word for word. {} addresses are taken for ours beside \
+         <code>network.internal</code>, since they own the interfaces that log them.</p>",
         grouped(s.late),
         grouped(s.records),
         grouped(s.future),
-        grouped(s.duplicates)
+        grouped(s.duplicates),
+        grouped(s.repeated),
+        grouped(s.learned_hosts)
     );
     if !s.gateways.is_empty() {
         let gateways: Vec<String> = s.gateways.iter().map(ToString::to_string).collect();

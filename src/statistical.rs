@@ -161,6 +161,26 @@ pub struct Statistics {
     pub gateways: Vec<Address>,
 }
 
+impl Statistics {
+    /// Where most conversations touch no host of ours: how many, and the networks to name, as a sentence. Nobody is watched in
+    /// these, so that their peace says nothing.
+    pub fn nobody_watched(&self) -> Option<String> {
+        if 2 * self.strangers <= self.conversations {
+            return None;
+        }
+        let mut networks: Vec<(&String, &u64)> = self.strange_networks.iter().collect();
+        networks.sort_by_key(|&(name, conversations)| (std::cmp::Reverse(*conversations), name));
+        let names: Vec<&str> = networks.iter().take(3).map(|(name, _)| name.as_str()).collect();
+        Some(format!(
+            "{} of {} conversations touch no host of ours, and nobody is watched in them: name your networks in network.internal \
+             (most frequent: {})",
+            self.strangers,
+            self.conversations,
+            names.join(", ")
+        ))
+    }
+}
+
 /// What one detector thought of a watched address at its closest approach to a finding.
 #[derive(Clone, Debug, Serialize)]
 pub struct Explanation {

@@ -215,6 +215,10 @@ metrics! {
     FUTURE = Counter "flowvigil_future_records_total" ["shard"] "records";
     /// Records that said again what another interface had said.
     DUPLICATES = Counter "flowvigil_duplicate_records_total" ["shard"] "records";
+    /// Records that were there already, word for word, and were counted once.
+    REPEATED = Counter "flowvigil_repeated_records_total" ["shard"] "records";
+    /// Conversations of which no end is ours.
+    STRANGERS = Counter "flowvigil_stranger_conversations_total" ["shard"] "conversations";
     /// Windows closed.
     WINDOWS = Counter "flowvigil_windows_total" ["shard"] "windows";
     /// Entries evicted from full tables.

@@ -134,6 +134,7 @@ pub(super) async fn live(
         looked: EventTime::default(),
         watched: Vec::new(),
         punctuality: Punctuality::default(),
+        strange: false,
     };
     let body = move || observer.run(said, work, &to_score);
     thread::Builder::new().name(format!("engine {}", id.0)).spawn(body).map_err(ShardError::Thread)?;
@@ -532,7 +533,12 @@ struct Observer {
     /// Addresses about which somebody has asked.
     watched: Vec<Address>,
     punctuality: Punctuality,
+    /// Whether most of what this shard has read touches no host of ours.
+    strange: bool,
 }
+
+/// Fewer conversations than this say nothing of whose network it is.
+const LEAST_WATCHED: u64 = 100;
 
 /// How many of the last records came too late, or were dated ahead of all others.
 #[derive(Default)]
@@ -750,6 +756,8 @@ impl Observer {
             (&telemetry::LATE, now.late, before.late),
             (&telemetry::FUTURE, now.future, before.future),
             (&telemetry::DUPLICATES, now.duplicates, before.duplicates),
+            (&telemetry::REPEATED, now.repeated, before.repeated),
+            (&telemetry::STRANGERS, now.strangers, before.strangers),
             (&telemetry::WINDOWS, now.windows, before.windows),
         ] {
             if now > before {
@@ -771,6 +779,19 @@ impl Observer {
             }
         }
         self.punctuality.note(&now, before, &self.common.health);
+        match now.nobody_watched().filter(|_| now.conversations >= LEAST_WATCHED) {
+            Some(warning) => {
+                if self.common.health.degrade("network", warning.clone()) {
+                    tracing::warn!(strangers = now.strangers, "most conversations touch no host of ours");
+                }
+                self.strange = true;
+            }
+            None if self.strange => {
+                self.common.health.restore("network");
+                self.strange = false;
+            }
+            None => {}
+        }
         if now.last > EventTime(0) {
             let lag = Timestamp::now().as_second() - i64::from(now.last.0);
             metrics.set(&telemetry::LAG, &[name], lag);

@@ -101,6 +101,9 @@ const fn colour(severity: Severity) -> &'static str {
 /// What there is to know about the run.
 pub(super) fn summary(tiers: &Tiers, anomalies: &[Anomaly]) {
     let s = tiers.engine.statistics().clone();
+    if let Some(warning) = s.nobody_watched() {
+        eprintln!("WARNING: {warning}");
+    }
     let span = if s.records > 0 { format!(" over {}", spoken_span(s.first, s.last)) } else { String::new() };
     eprintln!("{} records{span}: {} anomalies, {} silences", tiers.records, anomalies.len(), tiers.silences.len());
     if tiers.refused.count > 0 {
@@ -133,6 +136,14 @@ pub(super) fn summary(tiers: &Tiers, anomalies: &[Anomaly]) {
         ),
         (s.early_closes, "windows were closed early for want of room (statistical.tables.conversations)"),
         (s.left_out, "records of addresses that crowded a window were left out (statistical.tables.conversations)"),
+        (
+            s.repeated,
+            "records were there already, word for word (two flow logs of one interface?), and were counted once",
+        ),
+        (
+            s.learned_hosts,
+            "addresses are taken for ours beside network.internal, since they own the interfaces that log them",
+        ),
         (s.duplicates, "duplicates: records said again what another interface had said, and were counted once"),
         (tiers.evicted_incidents(), "incidents were closed early for want of room (correlation.incidents_max)"),
     ] {
