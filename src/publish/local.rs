@@ -129,10 +129,14 @@ const MIGRATIONS: [&str; 5] = [
     CREATE INDEX silences_written ON silences (written);
     ALTER TABLE episodes ADD COLUMN written INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX episodes_written ON episodes (written);
+    ALTER TABLE feedback ADD COLUMN name TEXT NOT NULL DEFAULT '';
     CREATE TABLE marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     INSERT INTO marks VALUES ('retention_began', CAST(strftime('%s', 'now') AS INTEGER));
 ",
 ];
+
+/// Verdicts that are kept at most; the oldest go first. All of them are read together, a few kB each.
+const FEEDBACK_MAX: usize = 10_000;
 
 /// How many anomalies a page holds at most, whatever is asked for.
 const PAGE_MAX: usize = 1000;
@@ -378,11 +382,17 @@ impl AnomalyStore for SqliteStore {
                 Verdict::TruePositive => "true_positive",
                 Verdict::FalsePositive => "false_positive",
             };
-            let sql = "INSERT INTO feedback (id, by, verdict, note, at) VALUES (?1, ?2, ?3, ?4, ?5)
-                       ON CONFLICT (id, by) DO UPDATE SET verdict = ?3, note = ?4, at = ?5 WHERE at <= ?5";
+            let sql = "INSERT INTO feedback (id, by, verdict, note, at, name) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                       ON CONFLICT (id, by) DO UPDATE SET verdict = ?3, note = ?4, at = ?5, name = ?6 WHERE at <= ?5";
+            let failed = |e| classify(context.to_owned(), e);
             let id = feedback.anomaly_id.to_string();
-            let kept = connection.execute(sql, params![id, feedback.by, verdict, feedback.note, feedback.at.0]);
-            kept.map(drop).map_err(|e| classify(context.to_owned(), e))
+            let transaction = connection.transaction().map_err(failed)?;
+            let values = params![id, feedback.by, verdict, feedback.note, feedback.at.0, feedback.name];
+            transaction.execute(sql, values).map_err(failed)?;
+            let oldest = "DELETE FROM feedback WHERE (id, by) IN (SELECT id, by FROM feedback ORDER BY at LIMIT
+                              MAX(0, (SELECT COUNT(*) FROM feedback INDEXED BY feedback_by_time) - ?1))";
+            transaction.execute(oldest, [FEEDBACK_MAX as i64]).map_err(failed)?;
+            transaction.commit().map_err(failed)
         };
         self.connections.write(context, keep).await
     }
@@ -390,18 +400,19 @@ impl AnomalyStore for SqliteStore {
     async fn feedbacks(&self, since: EventTime) -> Result<Vec<Feedback>, PublishError> {
         let look = move |connection: &Connection, context: &str| {
             let failed = |e| classify(context.to_owned(), e);
-            let sql = "SELECT id, by, verdict, note, at FROM feedback WHERE at >= ?1 ORDER BY at, id, by";
+            let sql = "SELECT id, by, verdict, note, at, name FROM feedback WHERE at >= ?1 ORDER BY at, id, by";
             let mut statement = connection.prepare_cached(sql).map_err(failed)?;
             let rows = statement
                 .query_map([since.0], |row| {
-                    Ok((row.get::<_, String>(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get(3)?, row.get(4)?))
+                    let (id, verdict): (String, String) = (row.get(0)?, row.get(2)?);
+                    Ok((id, row.get(1)?, verdict, row.get(3)?, row.get(4)?, row.get(5)?))
                 })
                 .map_err(failed)?;
             rows.map(|row| {
-                let (id, by, verdict, note, at) = row.map_err(failed)?;
+                let (id, by, verdict, note, at, name) = row.map_err(failed)?;
                 let anomaly_id = id.parse().map_err(|e| fatal(context.to_owned(), e))?;
                 let verdict = parse(&json!(verdict).to_string())?;
-                Ok(Feedback { anomaly_id, verdict, by, note, at: EventTime(at) })
+                Ok(Feedback { anomaly_id, verdict, by, name, note, at: EventTime(at) })
             })
             .collect()
         };

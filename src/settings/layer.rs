@@ -170,6 +170,14 @@ impl Tree {
         self.root.value()
     }
 
+    /// The value at a dotted path, where it is one alone.
+    pub(super) fn leaf(&self, path: &str) -> Option<Value> {
+        match &self.find(path)?.kind {
+            Kind::Leaf(value) => Some(value.clone()),
+            _ => None,
+        }
+    }
+
     /// The node at a dotted path, in the defaults that always hold or under `when`.
     fn find(&self, path: &str) -> Option<&Node> {
         descend(&self.root, path).or_else(|| descend(self.when.as_ref()?, path))
