@@ -6,7 +6,7 @@
 //!
 //! - Threats and methods bound nothing: a rule with only these hides all of a kind, whoever does it to whom.
 //! - Actors or targets bound, unless their blocks together cover more than a sixteenth of IPv4 (a /4), more than 1/256 of IPv6
-//!   (a /8; what is routed at all is a /3), or every network of ours. Multicast and reserved addresses belong to no host and do
+//!   (a /8; what is routed at all is a /3), or more than half of our own addresses. Multicast and reserved addresses belong to no host and do
 //!   not count.
 //! - Ports bound, unless they are most of those there are.
 
@@ -73,12 +73,19 @@ fn is_nearly_all(blocks: &[Block], internal: &[IpNet]) -> bool {
     if v4_size > V4_MOST || v6_size.is_none_or(|size| size > V6_MOST) {
         return true;
     }
-    // Every network of ours, of the family that there is more of in a VPC.
+    // Most of our own addresses, of the family that there is more of in a VPC.
     let (ours_v4, ours_v6) = by_family(internal.iter().copied());
     if ours_v4.is_empty() {
         return !ours_v6.is_empty() && ours_v6.iter().all(|ours| v6.iter().any(|net| net.contains(ours)));
     }
-    ours_v4.iter().all(|ours| v4.iter().any(|net| net.contains(ours)))
+    let size = |net: &Ipv4Net| 1_u64 << (32 - net.prefix_len());
+    let common = |ours: &Ipv4Net, net: &Ipv4Net| match (net.contains(ours), ours.contains(net)) {
+        (true, _) => size(ours),
+        (false, true) => size(net),
+        (false, false) => 0,
+    };
+    let covered: u64 = ours_v4.iter().flat_map(|ours| v4.iter().map(move |net| common(ours, net))).sum();
+    2 * covered > ours_v4.iter().map(size).sum()
 }
 
 /// Blocks without overlap, adjoining ones merged. IPv4 written as IPv6 (`::ffff:0:0/96`) counts as IPv4.
@@ -125,6 +132,7 @@ mod tests {
             &["actors = ['::ffff:0:0/96']"],
             &["actors = ['2000::/3']"],
             &["actors = ['10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16']"],
+            &["actors = ['10.0.0.0/8']"],
             &["actors = ['10.0.0.0/9']", "actors = ['10.128.0.0/9', '172.16.0.0/12']", "actors = ['192.168.0.0/16']"],
             &["actors = ['0.0.0.0/0']\ntargets = ['0.0.0.0/0']"],
             &["methods = ['vertical']"],
@@ -143,11 +151,11 @@ mod tests {
     fn what_is_bounded_is_left_alone_however_many_rules_there_are() {
         for rules in [
             &["actors = ['10.0.1.3']"][..],
-            &["actors = ['10.0.0.0/8']"],
+            &["actors = ['10.4.0.0/14', '172.16.0.0/12', '192.168.0.0/16']"],
             &["targets = ['224.0.0.0/4', '255.255.255.255', 'ff00::/8']"],
             &["ports = [22]"],
             &["ports = [22]\nactors = ['0.0.0.0/0']"],
-            &["actors = ['10.0.0.0/9']\ntargets = ['10.0.0.1']", "actors = ['0.0.0.0/0']\ntargets = ['10.0.0.1']"],
+            &["actors = ['10.0.0.0/8']\ntargets = ['10.0.0.1']", "actors = ['0.0.0.0/0']\ntargets = ['10.0.0.1']"],
             &["actors = ['2600::/12']", "actors = ['17.0.0.0/8']", "ports = [123]"],
         ] {
             assert_eq!(hidden(rules), 0, "{rules:?}");
@@ -158,6 +166,6 @@ mod tests {
     fn of_a_network_of_one_block_that_block_is_everything() {
         let pattern: Pattern = toml::from_str("actors = ['10.4.0.0/16']").unwrap();
         let of = |ours: &str| hidden_threats(&[&pattern], &[ours.parse().unwrap()]).len();
-        assert_eq!((of("10.4.0.0/16"), of("10.4.0.0/15"), of("fd00::/8")), (6, 0, 0));
+        assert_eq!((of("10.4.0.0/16"), of("10.4.0.0/15"), of("10.4.1.0/24"), of("fd00::/8")), (6, 0, 6, 0));
     }
 }

