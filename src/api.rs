@@ -5,27 +5,31 @@
 //!
 //! Who may ask: with a token file, whoever brings its token (health probes and the empty page are open). Without one, only
 //! this machine: a public address is refused unless the settings insist, and a request must name the machine by address or
-//! as `localhost`, so that no web page can reach in through a name of its own (DNS rebinding).
+//! as `localhost`, and not come from a page of somebody else, so that no web page can reach in ([`auth`]).
+//!
+//! How much: connections and their deadlines are bounded ([`connections`]), and so is what each may ask ([`rate_limit`]).
 
+use std::any::Any;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use ipnet::IpNet;
 use jiff::SignedDuration;
 use serde::Deserialize;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tower_http::CompressionLevel;
+use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
-use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
-use tower_http::timeout::TimeoutLayer;
-use tower_http::trace::TraceLayer;
 
 use crate::health::Health;
 use crate::ml::watch::Watch;
@@ -35,9 +39,12 @@ use crate::telemetry::{self, Metrics};
 pub mod anomalies;
 pub mod auth;
 mod cache;
+pub mod clients;
 pub mod cloud_map;
+mod connections;
 pub mod dashboard;
 pub mod explain;
+pub mod extract;
 pub mod feedback;
 pub mod models;
 pub mod openapi;
@@ -48,7 +55,9 @@ pub mod suppressions;
 
 use auth::{Access, Token};
 use cache::Cache;
-use problem::Problem;
+use clients::Proxies;
+use connections::Limits;
+use problem::{Cause, Problem};
 use rate_limit::Limiter;
 
 /// Settings `[api]`.
@@ -63,8 +72,24 @@ pub struct Settings {
     pub token: Token,
     /// Whether to listen on an address that others can reach although there is no token.
     pub public_without_token: bool,
+    /// Networks of the proxies that pass requests on, whose word counts on who has asked.
+    pub trusted_proxies: Vec<IpNet>,
     /// How long a request may take.
     pub request_timeout: SignedDuration,
+    /// How long the head of a request may take to arrive.
+    pub header_timeout: SignedDuration,
+    /// How long its body may take to arrive, and the client to take in a part of the answer.
+    pub body_timeout: SignedDuration,
+    /// How long a connection may stay without a request.
+    pub idle_timeout: SignedDuration,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Connections of one address at once; an IPv6 /64 is one. Those of trusted proxies do not count.
+    pub connections_by_address_max: usize,
+    /// Whether HTTP/2 is spoken without TLS.
+    pub http2_without_tls: bool,
+    /// For how long browsers are told to come by TLS alone (HSTS); zero: they are not told.
+    pub hsts: SignedDuration,
     /// Largest body of a request, bytes.
     pub body_max: usize,
     /// Most anomalies on a page.
@@ -73,8 +98,61 @@ pub struct Settings {
     pub cache: SignedDuration,
     /// How much one client may ask.
     pub rate_limit: rate_limit::Settings,
+    /// What a suppression that is given over the API may hide, and for how long.
+    pub suppressions: suppressions::Settings,
     /// The Cloud Map service that is told where the API is; none where it is not configured.
     pub cloud_map: Option<cloud_map::Settings>,
+}
+
+impl Settings {
+    /// What is wrong with values that are each well-formed, by key.
+    pub fn check(&self) -> Vec<(String, String)> {
+        let mut found: Vec<(String, String)> = Vec::new();
+        let mut require = |holds: bool, key: &str, message: &str| {
+            if !holds {
+                found.push((key.to_owned(), message.to_owned()));
+            }
+        };
+        let within = |duration: SignedDuration| {
+            duration >= SignedDuration::from_millis(10) && duration <= SignedDuration::from_hours(1)
+        };
+        for (key, timeout) in [
+            ("request_timeout", self.request_timeout),
+            ("header_timeout", self.header_timeout),
+            ("body_timeout", self.body_timeout),
+            ("idle_timeout", self.idle_timeout),
+        ] {
+            require(within(timeout), key, "a deadline is 10 ms to 1 h");
+        }
+        require((1..=1_000_000).contains(&self.connections_max), "connections_max", "from 1 to 1,000,000 connections");
+        let by_address = 1..=self.connections_max.max(1);
+        let message = "at least one, and no more than there are in all";
+        require(by_address.contains(&self.connections_by_address_max), "connections_by_address_max", message);
+        require((1..=64 << 20).contains(&self.body_max), "body_max", "a body has 1 byte to 64 MiB");
+        require((1..=1_000).contains(&self.page_max), "page_max", "a page holds 1 to 1,000 anomalies");
+        let fresh = !self.cache.is_negative() && self.cache <= SignedDuration::from_hours(1);
+        require(fresh, "cache", "an answer is given again for at most 1 h; 0s: never");
+        require(!self.hsts.is_negative(), "hsts", "browsers are told for some time; 0s: not at all");
+        found.extend(self.rate_limit.check().into_iter().map(|(key, m)| (format!("rate_limit.{key}"), m)));
+        found.extend(self.suppressions.check().into_iter().map(|(key, m)| (format!("suppressions.{key}"), m)));
+        found
+    }
+}
+
+/// What the API stands on.
+pub struct Parts {
+    /// Where anomalies are kept.
+    pub store: Arc<dyn AnomalyStore>,
+    /// How the service is.
+    pub health: Arc<Health>,
+    /// What was counted.
+    pub metrics: Arc<Metrics>,
+    /// The models of tier 2, unless they are switched off.
+    pub models: Option<Arc<Watch>>,
+    /// Which networks are ours.
+    pub internal: Vec<IpNet>,
+    /// The suppressions of the settings.
+    pub suppressions: Vec<crate::validation::suppression::Suppression>,
 }
 
 /// What the handlers share.
@@ -90,9 +168,22 @@ pub struct Context {
     pub models: Option<Arc<Watch>>,
     /// Most anomalies on a page.
     pub page_max: usize,
+    /// How long a body may take to arrive.
+    body_timeout: Duration,
+    /// How long a request may take.
+    request_timeout: Duration,
+    /// Largest body of a request, bytes.
+    body_max: usize,
+    /// What browsers are told of TLS.
+    hsts: Option<HeaderValue>,
     access: Arc<Access>,
+    proxies: Arc<Proxies>,
     cache: Arc<Cache>,
     limiter: Arc<Limiter>,
+    /// What a suppression is held against.
+    bounds: Arc<suppressions::Bounds>,
+    /// Who tries a suppression on the stored past.
+    trying: Arc<Semaphore>,
 }
 
 /// Why the API cannot be served.
@@ -119,26 +210,43 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     router: Router,
+    limits: Limits,
+    metrics: Arc<Metrics>,
 }
 
 impl Server {
     /// Settles who may ask, and takes the address.
-    pub async fn bind(
-        settings: &Settings,
-        store: Arc<dyn AnomalyStore>,
-        health: Arc<Health>,
-        metrics: Arc<Metrics>,
-        models: Option<Arc<Watch>>,
-    ) -> Result<Server, ApiError> {
+    pub async fn bind(settings: &Settings, parts: Parts) -> Result<Server, ApiError> {
         let access = Arc::new(Access::settle(settings)?);
+        auth::warn_of_readers(&settings.token_file);
         let listen = |cause| ApiError::Listen { address: settings.listen, cause };
         let listener = TcpListener::bind(settings.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let cache = Arc::new(Cache::new(crate::aws::positive(settings.cache)));
-        let limiter = Arc::new(Limiter::new(&settings.rate_limit));
-        let page_max = settings.page_max.max(1);
-        let context = Context { store, health, metrics, models, page_max, access, cache, limiter };
-        Ok(Server { listener, address, router: router(context, settings) })
+        let Parts { store, health, metrics, models, internal, suppressions } = parts;
+        let of = |duration| Duration::try_from(duration).unwrap_or_default();
+        let hsts =
+            settings.hsts.is_positive().then(|| format!("max-age={}; includeSubDomains", settings.hsts.as_secs()));
+        let bounds =
+            suppressions::Bounds { settings: settings.suppressions.clone(), internal, configured: suppressions };
+        let context = Context {
+            store,
+            health,
+            metrics: metrics.clone(),
+            models,
+            page_max: settings.page_max.max(1),
+            body_timeout: of(settings.body_timeout),
+            request_timeout: of(settings.request_timeout),
+            body_max: settings.body_max,
+            hsts: hsts.and_then(|value| HeaderValue::try_from(value).ok()),
+            access,
+            proxies: Arc::new(Proxies::new(&settings.trusted_proxies)),
+            cache: Arc::new(Cache::new(crate::aws::positive(settings.cache))),
+            limiter: Arc::new(Limiter::new(&settings.rate_limit)),
+            bounds: Arc::new(bounds),
+            trying: Arc::new(Semaphore::new(1)),
+        };
+        let limits = Limits::new(settings);
+        Ok(Server { listener, address, router: router(context), limits, metrics })
     }
 
     /// Where it listens.
@@ -148,13 +256,13 @@ impl Server {
 
     /// Answers until `stop` resolves and the requests under way are done.
     pub async fn serve(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ApiError> {
-        let service = self.router.into_make_service_with_connect_info::<SocketAddr>();
-        axum::serve(self.listener, service).with_graceful_shutdown(stop).await.map_err(ApiError::Serve)
+        connections::serve(self.listener, self.router, self.limits, self.metrics, stop).await;
+        Ok(())
     }
 }
 
 /// All routes with everything that surrounds them.
-pub fn router(context: Context, settings: &Settings) -> Router {
+fn router(context: Context) -> Router {
     let guarded = Router::new()
         .route("/v1/anomalies", get(anomalies::list))
         .route("/v1/anomalies/{id}", get(anomalies::one))
@@ -166,26 +274,71 @@ pub fn router(context: Context, settings: &Settings) -> Router {
         .route("/v1/suppressions/{name}", delete(suppressions::remove))
         .route("/v1/status", get(probes::status))
         .route("/metrics", get(probes::metrics))
-        .layer(middleware::from_fn_with_state(context.clone(), auth::guard))
-        .layer(middleware::from_fn_with_state(context.clone(), rate_limit::limit));
-    let request_id = HeaderName::from_static("x-request-id");
-    let timeout = std::time::Duration::try_from(settings.request_timeout).unwrap_or_default();
-    Router::new()
+        .layer(middleware::from_fn_with_state(context.clone(), auth::guard));
+    let open = Router::new()
         .route("/", get(dashboard::page))
-        .route("/health/live", get(probes::live))
+        .route("/dashboard.css", get(dashboard::style))
+        .route("/dashboard.js", get(dashboard::script))
         .route("/health/ready", get(probes::ready))
         .route("/openapi.json", get(openapi::document))
-        .merge(guarded)
         .fallback(no_such_place)
+        .layer(middleware::from_fn_with_state(context.clone(), auth::open));
+    let request_id = HeaderName::from_static("x-request-id");
+    Router::new()
+        .route("/health/live", get(probes::live))
+        .merge(guarded)
+        .merge(open)
         .method_not_allowed_fallback(no_such_method)
+        .layer(DefaultBodyLimit::max(context.body_max))
+        .layer(middleware::from_fn_with_state(context.clone(), bounded))
+        .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(context.clone(), count))
-        .layer(CompressionLayer::new())
-        .layer(RequestBodyLimitLayer::new(settings.body_max))
-        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, timeout))
+        // The fastest level: what it saves is most of what there is to save, and others wait while it is at work.
+        .layer(CompressionLayer::new().quality(CompressionLevel::Fastest))
         .layer(PropagateRequestIdLayer::new(request_id.clone()))
-        .layer(TraceLayer::new_for_http())
         .layer(SetRequestIdLayer::new(request_id, MakeRequestUuid))
         .with_state(context)
+}
+
+/// The longest path with its query, bytes.
+const PATH_MAX: usize = 8 * 1024;
+
+/// Refuses what is too large before anything of it is read, and gives up what takes too long.
+async fn bounded(State(context): State<Context>, request: Request, next: Next) -> Response {
+    if request.uri().path_and_query().is_some_and(|path| path.as_str().len() > PATH_MAX) {
+        let detail = format!("the path with its query has more than {PATH_MAX} bytes");
+        return Problem::new(StatusCode::URI_TOO_LONG, detail, "ask for less").into_response();
+    }
+    let said = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if said.is_some_and(|said| said > context.body_max as u64) {
+        return extract::too_large().into_response();
+    }
+    match tokio::time::timeout(context.request_timeout, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let seconds = context.request_timeout.as_secs_f64();
+            let mut response = Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("there was no answer within {seconds} s"),
+                "ask for less, or try again in a moment; api.request_timeout sets the deadline",
+            )
+            .into_response();
+            let cause = format!("no answer within {seconds} s");
+            response.extensions_mut().insert(Cause { context: "answer in time".to_owned(), cause });
+            response
+        }
+    }
+}
+
+/// A defect of ours ends one request and not the service.
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let words = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    let cause = Cause { context: "answer".to_owned(), cause: format!("it panicked: {}", words.unwrap_or("no words")) };
+    let remedy = "the log of the service has the cause under the id in `x-request-id`";
+    let mut response =
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "a defect of this service", remedy).into_response();
+    response.extensions_mut().insert(cause);
+    response
 }
 
 async fn no_such_place(request: Request) -> Problem {
@@ -198,21 +351,49 @@ async fn no_such_method(request: Request) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail, "GET /openapi.json lists what each path answers to")
 }
 
-/// Counts every answer by route, never by raw path: paths are chosen by whoever asks.
+/// Counts every answer by route, never by raw path: paths are chosen by whoever asks. What we could not answer goes to the log
+/// with the id that whoever asked has in hand.
 async fn count(State(context): State<Context>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    let method = request.method().clone();
+    let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
     let began = Instant::now();
     let mut response = next.run(request).await;
-    context.metrics.add(&telemetry::REQUESTS, &[&route, response.status().as_str()], 1);
-    context.metrics.observe(&telemetry::REQUEST_SECONDS, &[&route], began.elapsed().as_secs_f64());
+    let (status, seconds) = (response.status(), began.elapsed().as_secs_f64());
+    context.metrics.add(&telemetry::REQUESTS, &[&route, status.as_str()], 1);
+    context.metrics.observe(&telemetry::REQUEST_SECONDS, &[&route], seconds);
+    if let Some(Cause { context, cause }) = response.extensions_mut().remove::<Cause>() {
+        let (status, request_id) = (status.as_u16(), id);
+        if status == 500 {
+            tracing::error!(request_id, status, %method, route, seconds, context, cause, "a request failed");
+        } else {
+            tracing::warn!(request_id, status, %method, route, seconds, context, cause, "a request was not answered");
+        }
+    }
     let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
-    headers.entry(header::CACHE_CONTROL).or_insert(header::HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    if let Some(hsts) = &context.hsts {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, hsts.clone());
+    }
     response
 }
 
 impl IntoResponse for crate::publish::PublishError {
     fn into_response(self) -> Response {
         Problem::from(self).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_defect_is_a_problem_that_shows_nothing_of_itself() {
+        let response = panicked(Box::new("index out of bounds".to_owned()));
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        assert!(response.extensions().get::<Cause>().unwrap().cause.contains("index out of bounds"));
     }
 }

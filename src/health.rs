@@ -60,8 +60,30 @@ pub struct Shard {
     pub refused: Refused,
 }
 
-/// How everything is.
+/// What a suppression has hidden since the start of the process.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+pub struct Hidden {
+    /// Incidents that would have been judged further.
+    pub incidents: u64,
+    /// The last moment of the last of them.
+    #[schema(value_type = Option<String>)]
+    pub last: Option<EventTime>,
+}
+
+/// What verdicts on a threat have come to.
+#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
+pub struct Learned {
+    /// Anomalies that most call true.
+    pub true_positive: u32,
+    /// Anomalies that most call false.
+    pub false_positive: u32,
+    /// What they add to the threat's log-odds.
+    pub shift: f64,
+}
+
+/// How everything is.
+#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
+#[schema(as = ServiceReport)]
 pub struct Report {
     /// Where the service stands in its life.
     pub phase: Phase,
@@ -72,6 +94,10 @@ pub struct Report {
     pub degraded: Vec<Degraded>,
     /// The shards that are ours, by name.
     pub shards: BTreeMap<String, Shard>,
+    /// What suppressions have hidden here since the process began, by name.
+    pub suppressed: BTreeMap<String, Hidden>,
+    /// What analysts' verdicts have come to here, by threat.
+    pub verdicts: BTreeMap<String, Learned>,
 }
 
 /// How close a detector came to a finding about a watched address.
@@ -111,8 +137,14 @@ pub struct Health {
 
 impl Default for Health {
     fn default() -> Health {
-        let (degraded, shards) = (Vec::new(), BTreeMap::new());
-        let report = Report { phase: Phase::Starting, started: Timestamp::now(), degraded, shards };
+        let report = Report {
+            phase: Phase::Starting,
+            started: Timestamp::now(),
+            degraded: Vec::new(),
+            shards: BTreeMap::new(),
+            suppressed: BTreeMap::new(),
+            verdicts: BTreeMap::new(),
+        };
         Health { report: Mutex::new(report), watch: Mutex::default() }
     }
 }
@@ -192,6 +224,23 @@ impl Health {
         let before = report.degraded.len();
         report.degraded.retain(|known| known.part != part);
         report.degraded.len() < before
+    }
+
+    /// Notes what suppressions have hidden.
+    pub fn hidden(&self, suppressed: BTreeMap<String, Hidden>) {
+        self.lock().suppressed = suppressed;
+    }
+
+    /// Notes what verdicts have come to.
+    pub fn learned(&self, verdicts: BTreeMap<String, Learned>) {
+        self.lock().verdicts = verdicts;
+    }
+
+    /// How far the traffic is by its own time, as far as that is not ahead of the clock; the clock where there is none.
+    pub fn event_time(&self) -> EventTime {
+        let now = EventTime(u32::try_from(Timestamp::now().as_second()).unwrap_or(u32::MAX));
+        let newest = self.lock().shards.values().filter_map(|shard| shard.newest).max();
+        newest.map_or(now, |newest| newest.min(now))
     }
 
     /// The parts that are away, by name, in order.

@@ -144,8 +144,11 @@ pub struct Feedback {
     pub anomaly_id: Uuid,
     /// Whether it was true.
     pub verdict: Verdict,
-    /// Who says so.
+    /// Who says so: who was authenticated, else from where. One verdict of each on an anomaly counts.
     pub by: String,
+    /// What they call themselves, which nothing proves.
+    #[serde(default)]
+    pub name: String,
     /// In their words.
     pub note: String,
     /// When (wall clock, s).

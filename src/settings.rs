@@ -17,6 +17,7 @@ use crate::{api, correlation, flow, ingest, ml, pipeline, publish, statistical, 
 
 pub mod dynamic;
 mod layer;
+mod ranges;
 pub mod secrets;
 pub mod ssm;
 
@@ -119,26 +120,46 @@ impl Settings {
                 }
             }
         };
-        for (key, message) in settings.contradictions() {
-            problems.push(Problem::new(&tree.origin(key), message));
+        let mut found = settings.contradictions();
+        for (key, message) in ranges::check(&tree.flat(), |key| defaults.leaf(key)) {
+            if found.iter().all(|(known, _)| *known != key) {
+                found.push((key, message));
+            }
+        }
+        for (key, message) in found {
+            problems.push(Problem::new(&tree.origin(&key), message));
         }
         if problems.is_empty() { Ok(settings) } else { Err(Problems(problems)) }
     }
 
-    /// Values that are each well-formed, and wrong together or in their range.
-    fn contradictions(&self) -> Vec<(&'static str, String)> {
+    /// Values that are each well-formed, and wrong together or in a way that a range does not say.
+    fn contradictions(&self) -> Vec<(String, String)> {
         let mut found = Vec::new();
-        let mut require = |holds: bool, key: &'static str, message: &str| {
+        let mut require = |holds: bool, key: &str, message: &str| {
             if !holds {
-                found.push((key, message.to_owned()));
+                found.push((key.to_owned(), message.to_owned()));
             }
         };
         let window = self.statistical.window.as_secs();
         require((1..=3600).contains(&window), "statistical.window", "a window is 1 s to 1 h long");
         require(self.statistical.lateness.as_secs() >= 0, "statistical.lateness", "lateness cannot be negative");
+        let mining = &self.statistical.crypto_mining;
+        let rates = mining.rate_min <= mining.rate_max;
+        require(
+            rates,
+            "statistical.crypto_mining.rate_min",
+            "it is above rate_max, so that no session could be a miner's",
+        );
+        let messages = mining.message_min <= mining.message_max;
+        require(
+            messages,
+            "statistical.crypto_mining.message_min",
+            "it is above message_max, so that no session could be a miner's",
+        );
+        let pipeline = &self.pipeline;
+        let grows = pipeline.retry_first <= pipeline.retry_most;
+        require(grows, "pipeline.retry_first", "the first pause is longer than retry_most, the longest");
         let positive = |duration: jiff::SignedDuration| duration.is_positive();
-        require(positive(self.api.request_timeout), "api.request_timeout", "no request can be answered in no time");
-        require(self.api.page_max > 0, "api.page_max", "a page holds at least one anomaly");
         if let Some(ssm) = &self.settings.ssm {
             require(positive(ssm.interval), "settings.ssm.interval", "parameters cannot be read all the time");
         }
@@ -151,14 +172,22 @@ impl Settings {
         );
         require(canary.level > 0.0 && canary.level < 1.0, "ml.canary.level", "a p-value lies between 0 and 1");
         require(canary.alert_ratio >= 1.0, "ml.canary.alert_ratio", "below 1 not even as many alerts would do");
+        if let Some(sagemaker) = &self.ml.sagemaker {
+            let stands_in = "the model in process stands in when an endpoint is away: set ml.model.enabled = true, or leave ml.sagemaker out";
+            require(self.ml.model.enabled, "ml.sagemaker", stands_in);
+            let breaker = &sagemaker.breaker;
+            let grows = breaker.pause <= breaker.pause_max;
+            require(grows, "ml.sagemaker.breaker.pause", "the first pause is longer than pause_max, the longest");
+        }
         if let Err(reason) = self.telemetry.check_level() {
-            found.push(("telemetry.log_level", reason));
+            found.push(("telemetry.log_level".to_owned(), reason));
         }
-        for suppression in &self.validation.suppressions {
-            if let Err(error) = suppression.check() {
-                found.push(("validation.suppressions", error.to_string()));
-            }
-        }
+        let below = |table: &str, key: &str| format!("{table}.{key}");
+        found.extend(self.api.check().into_iter().map(|(key, message)| (below("api", &key), message)));
+        let sqlite = self.publish.sqlite.check().into_iter();
+        found.extend(sqlite.map(|(key, message)| (below("publish.sqlite", key), message)));
+        let silences = self.validation.check(&self.network.internal).into_iter();
+        found.extend(silences.map(|(key, message)| (below("validation", key), message)));
         found
     }
 }

@@ -193,6 +193,12 @@ metrics! {
     ENDPOINT_FAILURES = Gauge "flowvigil_model_endpoint_failures" ["endpoint"] "calls";
     /// Transitions of the breaker since the start, by the state it came to.
     ENDPOINT_TRANSITIONS = Gauge "flowvigil_model_endpoint_breaker_transitions" ["endpoint", "to"] "transitions";
+    /// Connections to the API that are open.
+    API_CONNECTIONS = Gauge "flowvigil_api_connections" [] "connections";
+    /// Connections that were ended by us: what the client did not send or take in time, or that it gave way or found no room.
+    API_CONNECTIONS_ENDED = Counter "flowvigil_api_connections_ended_total" ["reason"] "connections";
+    /// Incidents that a suppression has hidden since the start, by its name.
+    SUPPRESSED = Gauge "flowvigil_suppressed_incidents" ["suppression"] "incidents";
     /// Windows of hosts that alerted.
     MODEL_ALERTS = Counter "flowvigil_model_alerts_total" [] "windows";
     /// 1 while it is recommended to train the model again; `/v1/models` says why.

@@ -28,9 +28,10 @@ use crate::correlation::{Account, Incident};
 use crate::finding::{Actor, Evidence, Severity, Subject, Target, Threat, Tier};
 use crate::flow::EventTime;
 use crate::flow::network::Network;
-use crate::publish::{Silence, Verdict};
+use crate::publish::{Feedback, Silence};
 
 pub mod allow_list;
+pub mod breadth;
 pub mod calibration;
 pub mod corroboration;
 pub mod known_benign;
@@ -62,6 +63,52 @@ pub struct Settings {
     pub suppressions: Vec<suppression::Suppression>,
     /// Services that look like threats and are none.
     pub known_benign: Vec<known_benign::Service>,
+}
+
+impl Settings {
+    /// What is wrong with reasons to stay quiet, by key: they must be complete, and hide nearly everything only where they
+    /// say that they mean it. `internal` are the networks that are ours.
+    pub fn check(&self, internal: &[ipnet::IpNet]) -> Vec<(&'static str, String)> {
+        const REMEDY: &str = "name fewer threats, addresses or ports, or set force = true";
+        let mut found = Vec::new();
+        let names = |threats: &[Threat]| threats.iter().map(|threat| threat.name()).collect::<Vec<_>>().join(", ");
+        for suppression in &self.suppressions {
+            if let Err(error) = suppression.check() {
+                found.push(("suppressions", error.to_string()));
+            }
+        }
+        let trusted = self.allow_list.iter().filter(|entry| !entry.force).map(|entry| {
+            let (threats, actors) = (entry.threats.clone(), entry.addresses.clone());
+            (entry.name.as_str(), matching::Pattern { threats, actors, ..matching::Pattern::default() })
+        });
+        let quiet = self.suppressions.iter().filter(|s| !s.force && !s.pattern.is_empty());
+        let benign = self.known_benign.iter().map(|service| (service.name.as_str(), service.pattern.clone()));
+        for (key, rules) in [
+            ("allow_list", trusted.filter(|(_, pattern)| !pattern.actors.is_empty()).collect::<Vec<_>>()),
+            ("suppressions", quiet.map(|s| (s.name.as_str(), s.pattern.clone())).collect()),
+            ("known_benign", benign.collect()),
+        ] {
+            let before = found.len();
+            for (name, pattern) in &rules {
+                let hidden = breadth::hidden_threats(&[pattern], internal);
+                if !hidden.is_empty() {
+                    found.push((
+                        key,
+                        format!("`{name}` would silence everything, or nearly, of {}; {REMEDY}", names(&hidden)),
+                    ));
+                }
+            }
+            let hidden =
+                breadth::hidden_threats(&rules.iter().map(|(_, pattern)| pattern).collect::<Vec<_>>(), internal);
+            if found.len() == before && !hidden.is_empty() {
+                found.push((
+                    key,
+                    format!("together they would silence nearly everything of {}; {REMEDY}", names(&hidden)),
+                ));
+            }
+        }
+        found
+    }
 }
 
 /// An incident with its account worked out once, for all stages.
@@ -150,6 +197,8 @@ struct Snapshot {
     silent: BTreeMap<Uuid, String>,
     counts: Counts,
     storms: Storms,
+    /// What verdicts had come to, for whoever reads a snapshot. The verdicts themselves are in the store, from which every
+    /// judge learns them anew.
     calibration: calibration::Feedbacks,
 }
 
@@ -221,7 +270,8 @@ impl Judge {
         };
         pass(enough_evidence(case))?;
         pass(allow_list::stage(case, &settings.allow_list))?;
-        pass(self.suppressions.stage(case))?;
+        let suppressed = self.silent.get(&case.incident.id).is_some_and(|stage| stage == suppression::NAME);
+        pass(self.suppressions.stage(case, suppressed))?;
         pass(known_benign::stage(case, &settings.known_benign, &self.network))?;
         pass(consistent_with_baseline(case))?;
         if !self.told.contains_key(&case.incident.id) {
@@ -393,8 +443,13 @@ impl Judge {
     }
 
     /// Learns from an analyst's verdict on an anomaly of a threat.
-    pub fn learn(&mut self, threat: Threat, verdict: Verdict) {
-        self.calibration.learn(threat, verdict);
+    pub fn learn(&mut self, threat: Threat, feedback: &Feedback) {
+        self.calibration.learn(threat, feedback);
+    }
+
+    /// What analysts have taught it.
+    pub fn calibration(&self) -> &Calibration {
+        &self.calibration
     }
 
     /// Replaces the suppressions that come on top of those of the settings; match counts live on by name.
@@ -405,9 +460,7 @@ impl Judge {
 
     /// Takes other settings into use, for what is judged from here on.
     pub fn set_settings(&mut self, settings: &Settings) {
-        let verdicts = self.calibration.feedbacks().clone();
-        self.calibration = Calibration::new(&settings.calibration);
-        self.calibration.resume(verdicts);
+        self.calibration = self.calibration.clone().with(&settings.calibration);
         self.storms = std::mem::take(&mut self.storms).with(&settings.storm);
         self.settings = settings.clone();
         self.unite_suppressions();
@@ -468,13 +521,12 @@ impl Judge {
     /// A judge that goes on where [`Judge::snapshot`] was taken.
     pub fn restore(bytes: &[u8], settings: &Settings, network: &Network) -> Result<Judge, serde_json::Error> {
         let mut judge = Judge::new(settings, network);
-        judge.take_in(bytes, true)?;
+        judge.take_in(bytes)?;
         Ok(judge)
     }
 
-    /// Takes in what a snapshot remembers; where something else is remembered here, what says more stays. Of analysts'
-    /// verdicts there is one count for all, which takes the place of the one here where `verdicts` says so.
-    pub fn take_in(&mut self, bytes: &[u8], verdicts: bool) -> Result<(), serde_json::Error> {
+    /// Takes in what a snapshot remembers; where something else is remembered here, what says more stays.
+    pub fn take_in(&mut self, bytes: &[u8]) -> Result<(), serde_json::Error> {
         let snapshot: Snapshot = serde_json::from_slice(bytes)?;
         for told in snapshot.told {
             let known = self.told.get(&told.anomaly.anomaly_id);
@@ -487,9 +539,6 @@ impl Judge {
         }
         self.counts.join(&snapshot.counts);
         self.storms.take_in(snapshot.storms);
-        if verdicts {
-            self.calibration.resume(snapshot.calibration);
-        }
         Ok(())
     }
 }

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -13,6 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::Context;
+use super::extract::{Nothing, Path, Query};
 use super::problem::Problem;
 use crate::anomaly::{Anomaly, Status};
 use crate::finding::{Severity, Threat};
@@ -64,9 +64,8 @@ pub struct Anomalies {
 pub async fn list(
     State(context): State<Context>,
     RawQuery(raw): RawQuery,
-    filter: Result<Query<Filter>, QueryRejection>,
+    Query(filter): Query<Filter>,
 ) -> Result<Response, Problem> {
-    let Query(filter) = filter?;
     let query = publish::Query {
         threat: filter.threat,
         min_severity: filter.severity,
@@ -89,7 +88,21 @@ pub async fn list(
     };
     let next = page.next.as_ref().map(|cursor| next_page(raw.as_deref().unwrap_or_default(), cursor));
     let link = next.as_ref().map(|next| [(header::LINK, format!("<{next}>; rel=\"next\""))]);
-    Ok((link, Json(Anomalies { anomalies: page.anomalies.clone(), next })).into_response())
+    // A large page takes milliseconds to write, which others should not wait for.
+    let write = move || serde_json::to_vec(&Shown { anomalies: &page.anomalies, next });
+    let written = tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string());
+    let body = written.and_then(|written| written.map_err(|error| error.to_string())).map_err(|cause| {
+        let context = "write a page of anomalies".to_owned();
+        Problem::from(publish::PublishError::Retry { context, cause })
+    })?;
+    Ok((link, [(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// [`Anomalies`] that are somebody else's.
+#[derive(Serialize)]
+struct Shown<'a> {
+    anomalies: &'a [Anomaly],
+    next: Option<String>,
 }
 
 /// The query of this page with the cursor of the next.
@@ -102,7 +115,7 @@ fn next_page(raw: &str, cursor: &str) -> String {
 
 fn limited(asked: Option<usize>, most: usize) -> Result<usize, Problem> {
     match asked {
-        Some(0) => Err(Problem::new(StatusCode::BAD_REQUEST, "limit is 0", "ask for at least one")),
+        Some(0) => Err(Problem::new(StatusCode::BAD_REQUEST, "limit is 0", "ask for at least one").of_field("limit")),
         Some(limit) => Ok(limit.min(most)),
         None => Ok(LIMIT.min(most)),
     }
@@ -115,9 +128,9 @@ fn limited(asked: Option<usize>, most: usize) -> Result<usize, Problem> {
 )]
 pub async fn one(
     State(context): State<Context>,
-    id: Result<Path<Uuid>, PathRejection>,
+    Path(id): Path<Uuid>,
+    Query(Nothing {}): Query<Nothing>,
 ) -> Result<Json<Anomaly>, Problem> {
-    let Path(id) = id?;
     context.store.get(id).await?.map(Json).ok_or_else(|| unknown(id))
 }
 
@@ -153,11 +166,7 @@ pub struct Silences {
     get, path = "/v1/silences", tag = "anomalies", params(About),
     responses((status = 200, body = Silences), (status = 400, body = Problem))
 )]
-pub async fn silences(
-    State(context): State<Context>,
-    about: Result<Query<About>, QueryRejection>,
-) -> Result<Json<Silences>, Problem> {
-    let Query(about) = about?;
+pub async fn silences(State(context): State<Context>, Query(about): Query<About>) -> Result<Json<Silences>, Problem> {
     let limit = limited(about.limit, context.page_max)?;
     let silences = context.store.silences(about.address, limit).await?;
     Ok(Json(Silences { silences }))

@@ -1,15 +1,19 @@
-//! Who may ask.
+//! Who may ask, and as whom.
+//!
+//! Where only this machine is answered, a web page of somebody else that is open on it must not ask: browsers say in
+//! `sec-fetch-site` and `origin` whose page it is, and `host` tells a name that was pointed here from this machine's own.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::clients::Client;
 use super::problem::Problem;
 use super::{Context, Settings};
 
@@ -88,36 +92,113 @@ impl Access {
         }
     }
 
-    /// Whether a request with these headers may be answered.
-    fn admits(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        let text = |name| headers.get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
+    /// As whom a request may be answered.
+    fn admit(&self, headers: &HeaderMap, client: Option<Client>) -> Result<Principal, Problem> {
+        let from = client.map_or_else(|| "unknown".to_owned(), |client| client.bucket().to_string());
         match self {
-            Access::Anybody => Ok(()),
-            Access::Loopback => match text(header::HOST) {
-                Some(host) if is_this_machine(host) => Ok(()),
-                _ => Err(Problem::new(
-                    StatusCode::FORBIDDEN,
-                    "the `host` header names neither an address nor localhost",
-                    "ask by address, as in http://127.0.0.1:8080/, or set api.token_file",
-                )),
-            },
-            Access::Token(digest) => {
-                let brought = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
-                match brought {
-                    Some(token) if <[u8; 32]>::from(Sha256::digest(token.trim())) == *digest => Ok(()),
-                    Some(_) => Err(Problem::new(
-                        StatusCode::UNAUTHORIZED,
-                        "the token is another one",
-                        "bring the token of api.token_file",
-                    )),
-                    None => Err(Problem::new(
-                        StatusCode::UNAUTHORIZED,
-                        "there is no token in the `authorization` header",
-                        "send `authorization: Bearer TOKEN` with the token of api.token_file",
-                    )),
+            Access::Anybody => {
+                self.refuse_foreign_pages(headers)?;
+                Ok(Principal { name: format!("peer {from}"), bucket: format!("peer {from}") })
+            }
+            Access::Loopback => {
+                match text(headers, header::HOST) {
+                    Some(host) if is_this_machine(host) => {}
+                    _ => {
+                        return Err(Problem::new(
+                            StatusCode::FORBIDDEN,
+                            "the `host` header names neither an address nor localhost",
+                            "ask by address, as in http://127.0.0.1:8080/, or set api.token_file",
+                        )
+                        .of_field("host"));
+                    }
                 }
+                self.refuse_foreign_pages(headers)?;
+                Ok(Principal { name: "loopback".to_owned(), bucket: format!("loopback {from}") })
+            }
+            Access::Token(digest) => match text(headers, header::AUTHORIZATION).and_then(bearer) {
+                Some(token) if <[u8; 32]>::from(Sha256::digest(token)) == *digest => {
+                    Ok(Principal { name: "token".to_owned(), bucket: "token".to_owned() })
+                }
+                Some(_) => Err(Problem::new(
+                    StatusCode::UNAUTHORIZED,
+                    "the token is another one",
+                    "bring the token of api.token_file",
+                )
+                .of_field("authorization")),
+                None => Err(Problem::new(
+                    StatusCode::UNAUTHORIZED,
+                    "there is no token in the `authorization` header",
+                    "send `authorization: Bearer TOKEN` with the token of api.token_file",
+                )
+                .of_field("authorization")),
+            },
+        }
+    }
+
+    /// Whether whoever sent these headers may see what parts of the service say of their troubles.
+    pub(super) fn shows_details(&self, headers: &HeaderMap) -> bool {
+        !matches!(self, Access::Anybody) && self.admit(headers, None).is_ok()
+    }
+
+    /// Where there is no token, a page of somebody else could ask in its visitor's place.
+    pub(super) fn refuse_foreign_pages(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let refuse = |field: &str| {
+            let detail = format!("`{field}` says that a page of somebody else asks");
+            let remedy = "ask from the page of this service, or from a program; or set api.token_file";
+            Err(Problem::new(StatusCode::FORBIDDEN, detail, remedy).of_field(field))
+        };
+        if matches!(self, Access::Token(_)) {
+            return Ok(());
+        }
+        if text(headers, HeaderName::from_static("sec-fetch-site"))
+            .is_some_and(|site| !matches!(site, "same-origin" | "none"))
+        {
+            return refuse("sec-fetch-site");
+        }
+        // A proxy may ask under another name than the page has; on this machine there is none.
+        if matches!(self, Access::Loopback)
+            && let Some(origin) = headers.get(header::ORIGIN)
+        {
+            let host = text(headers, header::HOST).unwrap_or_default();
+            let same = origin.to_str().is_ok_and(|origin| origin.strip_prefix("http://").is_some_and(|o| o == host));
+            if !same {
+                return refuse("origin");
             }
         }
+        Ok(())
+    }
+}
+
+/// Who asks, as far as that is proven.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Principal {
+    /// What verdicts and suppressions are kept under: `token`, `loopback`, or `peer` and from where.
+    pub name: String,
+    /// What counts as one for the rate limit.
+    bucket: String,
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// The token of an `authorization` header; the name of a scheme is written in any case (RFC 9110).
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Says so where others on the machine can read the token: then it is no secret.
+pub(super) fn warn_of_readers(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let Ok(about) = std::fs::metadata(path) else { return };
+    let mode = about.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        tracing::warn!(
+            file = %path.display(),
+            mode = format!("{mode:04o}"),
+            "OTHERS CAN READ OR WRITE api.token_file: chmod 600 it, and take another token if this machine has other users"
+        );
     }
 }
 
@@ -130,17 +211,75 @@ fn is_this_machine(host: &str) -> bool {
     name == "localhost" || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
-/// Lets a request through, or answers why not.
-pub async fn guard(State(context): State<Context>, request: Request, next: Next) -> Response {
-    match context.access.admits(request.headers()) {
+/// Lets a request through as whoever it is of, or answers why not, or when to come again.
+pub async fn guard(State(context): State<Context>, mut request: Request, next: Next) -> Response {
+    let client = Client::of(request.extensions(), request.headers(), &context.proxies);
+    match context.access.admit(request.headers(), client) {
+        Ok(principal) => match context.limiter.admit(&principal.bucket) {
+            Ok(()) => {
+                request.extensions_mut().insert(principal);
+                next.run(request).await
+            }
+            Err(too_many) => too_many.into_response(),
+        },
+        Err(problem) => match context.limiter.fail(client.map(Client::bucket)) {
+            Ok(()) => problem.into_response(),
+            Err(too_many) => too_many.into_response(),
+        },
+    }
+}
+
+/// The same for pages that hold nothing and ask for no token.
+pub async fn open(State(context): State<Context>, request: Request, next: Next) -> Response {
+    let client = Client::of(request.extensions(), request.headers(), &context.proxies);
+    // Whoever follows a link to the page comes from another site; a script there has no business here.
+    let follows = text(request.headers(), HeaderName::from_static("sec-fetch-mode")) == Some("navigate");
+    if !follows && let Err(problem) = context.access.refuse_foreign_pages(request.headers()) {
+        return match context.limiter.fail(client.map(Client::bucket)) {
+            Ok(()) => problem.into_response(),
+            Err(too_many) => too_many.into_response(),
+        };
+    }
+    match context.limiter.open(client.map(Client::bucket)) {
         Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+        Err(too_many) => too_many.into_response(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn headers(all: &[(&'static str, &str)]) -> HeaderMap {
+        all.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn a_page_of_somebody_else_is_refused_and_our_own_and_programs_are_not() {
+        for (ask, refused) in [
+            (&[("host", "127.0.0.1:8080")][..], None),
+            (
+                &[("host", "127.0.0.1:8080"), ("sec-fetch-site", "same-origin"), ("origin", "http://127.0.0.1:8080")],
+                None,
+            ),
+            (&[("host", "127.0.0.1:8080"), ("sec-fetch-site", "none")], None),
+            (&[("host", "127.0.0.1:8080"), ("sec-fetch-site", "cross-site")], Some("sec-fetch-site")),
+            (&[("host", "127.0.0.1:8080"), ("sec-fetch-site", "same-site")], Some("sec-fetch-site")),
+            (&[("host", "127.0.0.1:8080"), ("origin", "https://evil.example")], Some("origin")),
+            (&[("host", "127.0.0.1:8080"), ("origin", "http://127.0.0.1:3000")], Some("origin")),
+            (&[("host", "127.0.0.1:8080"), ("origin", "null")], Some("origin")),
+            (&[("host", "evil.example"), ("origin", "http://evil.example")], Some("host")),
+            (&[], Some("host")),
+        ] {
+            let admitted = Access::Loopback.admit(&headers(ask), None);
+            assert_eq!(admitted.err().and_then(|problem| problem.field).as_deref(), refused, "{ask:?}");
+        }
+        let cross = headers(&[("sec-fetch-site", "cross-site")]);
+        assert!(Access::Anybody.admit(&cross, None).is_err());
+        let token = Access::Token(Sha256::digest("a-token-of-some-length").into());
+        let brought = headers(&[("sec-fetch-site", "cross-site"), ("authorization", "bEaReR a-token-of-some-length")]);
+        assert_eq!(token.admit(&brought, None).unwrap().name, "token");
+    }
 
     #[test]
     fn only_addresses_and_localhost_are_this_machine() {

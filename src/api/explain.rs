@@ -5,13 +5,13 @@
 //! detector to it.
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Context;
+use super::extract::Query;
 use super::problem::Problem;
 use crate::anomaly::Anomaly;
 use crate::flow::Address;
@@ -59,9 +59,8 @@ pub struct Explanation {
 )]
 pub async fn explain(
     State(context): State<Context>,
-    about: Result<Query<About>, QueryRejection>,
+    Query(About { address }): Query<About>,
 ) -> Result<Json<Explanation>, Problem> {
-    let Query(About { address }) = about?;
     let (watched_since, approaches) = context.health.watch(address);
     let query = publish::Query { address: Some(address), limit: SHOWN, ..publish::Query::default() };
     let told = context.store.query(&query).await?.anomalies;

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 
 use super::Context;
+use super::extract::{Nothing, Query};
 use super::problem::Problem;
 use crate::flow::EventTime;
 use crate::ml::watch::Report;
@@ -14,9 +15,12 @@ use crate::ml::watch::Report;
 /// The models in use: artifact, endpoints with their breakers, variants, canary verdict, drift, and whether to train again
 #[utoipa::path(
     get, path = "/v1/models", tag = "models",
-    responses((status = 200, body = Report), (status = 404, description = "the models are switched off"))
+    responses(
+        (status = 200, body = Report, description = "what they are and how they do"),
+        (status = 404, body = Problem, description = "the models are switched off")
+    )
 )]
-pub async fn show(State(context): State<Context>) -> Response {
+pub async fn show(State(context): State<Context>, Query(Nothing {}): Query<Nothing>) -> Response {
     let Some(models) = &context.models else {
         let remedy = "set ml.model.enabled = true";
         return Problem::new(StatusCode::NOT_FOUND, "the models are switched off", remedy).into_response();

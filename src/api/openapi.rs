@@ -1,6 +1,10 @@
 //! The API's own description (OpenAPI 3.1), made from the handlers and types themselves.
 
-use axum::Json;
+use std::sync::OnceLock;
+
+use axum::body::Bytes;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
 use utoipa::openapi::schema::{ObjectBuilder, SchemaFormat, Type};
 use utoipa::openapi::{KnownFormat, OpenApi as Document, RefOr, Schema};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
@@ -38,9 +42,11 @@ pub fn describe() -> Document {
     Api::openapi()
 }
 
-/// Answers with the description.
-pub async fn document() -> Json<Document> {
-    Json(describe())
+/// Answers with the description, which is made once.
+pub async fn document() -> Response {
+    static TEXT: OnceLock<Bytes> = OnceLock::new();
+    let make = || serde_json::to_vec(&describe()).expect("a description of plain data can always be written").into();
+    ([(header::CONTENT_TYPE, "application/json")], TEXT.get_or_init(make).clone()).into_response()
 }
 
 impl ToSchema for Address {}

@@ -2,12 +2,13 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Context;
+use super::extract::{Nothing, Query};
 use crate::health::{Degraded, Phase, Report};
 
 /// That the process answers.
@@ -36,13 +37,19 @@ pub async fn live() -> Json<Alive> {
 
 /// Whether the service does its work, and what is degraded
 ///
-/// A degraded service is ready: it works with something lesser in place of what is away.
+/// A degraded service is ready: it works with something lesser in place of what is away. Why something is away may name who is
+/// in the flow logs, so without the token (where there is one) only the parts are named; `/v1/status` has the reasons, too.
 #[utoipa::path(
     get, path = "/health/ready", tag = "health",
     responses((status = 200, body = Ready), (status = 503, body = Ready, description = "starting or stopping"))
 )]
-pub async fn ready(State(context): State<Context>) -> Response {
-    let Report { phase, degraded, .. } = context.health.report();
+pub async fn ready(State(context): State<Context>, headers: HeaderMap) -> Response {
+    let Report { phase, mut degraded, .. } = context.health.report();
+    if !context.access.shows_details(&headers) {
+        for part in &mut degraded {
+            part.reason = format!("{} is away or works with something lesser; the token shows why", part.part);
+        }
+    }
     let (code, status) = match phase {
         Phase::Starting | Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
         Phase::Running | Phase::Finished if degraded.is_empty() => (StatusCode::OK, "ready"),
@@ -53,7 +60,7 @@ pub async fn ready(State(context): State<Context>) -> Response {
 
 /// How everything is: phase, degradations, every shard with what it could not read
 #[utoipa::path(get, path = "/v1/status", tag = "health", responses((status = 200, body = Report)))]
-pub async fn status(State(context): State<Context>) -> Json<Report> {
+pub async fn status(State(context): State<Context>, Query(Nothing {}): Query<Nothing>) -> Json<Report> {
     Json(context.health.report())
 }
 

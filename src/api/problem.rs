@@ -1,6 +1,5 @@
 //! Every refusal in one form: RFC 9457 problem details, with the remedy beside the reason.
 
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -8,8 +7,11 @@ use utoipa::ToSchema;
 
 use crate::publish::{BAD_CURSOR, PublishError};
 
+/// The media type of a problem.
+pub const MEDIA_TYPE: &str = "application/problem+json";
+
 /// Why a request was not answered with what it asked for.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, ToSchema)]
 pub struct Problem {
     /// The status in words.
     pub title: String,
@@ -19,6 +21,33 @@ pub struct Problem {
     pub detail: String,
     /// What to do about it.
     pub remedy: String,
+    /// The field, filter or header that is wrong, where it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// Of a suppression that hides much: anomalies of the stored past that it was tried on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tried: Option<usize>,
+    /// Of these, those that it would have hidden.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<usize>,
+    /// Of these, those that analysts have called true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden_true: Option<usize>,
+    /// The share that it would have hidden, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
+    /// What the log is told, and whoever asks is not.
+    #[serde(skip)]
+    pub cause: Option<Cause>,
+}
+
+/// Why the service could not answer; goes to its log with the id of the request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Cause {
+    /// What was being done, as a verb phrase.
+    pub context: String,
+    /// What came back.
+    pub cause: String,
 }
 
 impl Problem {
@@ -29,17 +58,35 @@ impl Problem {
             status: status.as_u16(),
             detail: detail.into(),
             remedy: remedy.into(),
+            ..Problem::default()
         }
+    }
+
+    /// The same about one field.
+    #[must_use]
+    pub fn of_field(self, field: impl Into<String>) -> Problem {
+        Problem { field: Some(field.into()), ..self }
+    }
+
+    fn caused_by(self, context: String, cause: String) -> Problem {
+        Problem { cause: Some(Cause { context, cause }), ..self }
+    }
+
+    /// As the body of an answer.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("strings and numbers can always be written")
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let body = serde_json::to_vec(&self).expect("strings and a number can always be written");
-        let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
+        let mut response = (status, [(header::CONTENT_TYPE, MEDIA_TYPE)], self.to_json()).into_response();
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+        }
+        if let Some(cause) = self.cause {
+            response.extensions_mut().insert(cause);
         }
         response
     }
@@ -50,42 +97,20 @@ impl From<PublishError> for Problem {
         // The cause is for the log of the service; whoever asks gets what they can act on.
         match error {
             PublishError::Retry { context, cause } => {
-                tracing::warn!(context, cause, "the store did not answer");
-                Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("{context} failed"), "try again in a moment")
+                let detail = format!("{context} failed");
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail, "try again in a moment").caused_by(context, cause)
             }
             PublishError::Fatal { context, cause } if context == BAD_CURSOR => Problem::new(
                 StatusCode::BAD_REQUEST,
                 format!("cursor: {cause}"),
                 "follow `next` of the page before as it is",
-            ),
+            )
+            .of_field("cursor"),
             PublishError::Fatal { context, cause } | PublishError::Gone { context, cause } => {
-                tracing::error!(context, cause, "the store cannot answer");
                 let remedy = "the log of the service has the cause under the id in `x-request-id`";
-                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{context} failed"), remedy)
+                let detail = format!("{context} failed");
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail, remedy).caused_by(context, cause)
             }
         }
-    }
-}
-
-impl From<QueryRejection> for Problem {
-    fn from(rejection: QueryRejection) -> Problem {
-        Problem::new(
-            StatusCode::BAD_REQUEST,
-            rejection.body_text(),
-            "GET /openapi.json lists the filters and their values",
-        )
-    }
-}
-
-impl From<PathRejection> for Problem {
-    fn from(rejection: PathRejection) -> Problem {
-        Problem::new(StatusCode::BAD_REQUEST, rejection.body_text(), "an anomaly's id is a UUID, as in `anomaly_id`")
-    }
-}
-
-impl From<JsonRejection> for Problem {
-    fn from(rejection: JsonRejection) -> Problem {
-        let remedy = "send JSON as in GET /openapi.json, with `content-type: application/json`";
-        Problem::new(rejection.status(), rejection.body_text(), remedy)
     }
 }

@@ -26,7 +26,7 @@ use crate::publish::dynamodb::DynamoStore;
 use crate::publish::dynamodb::schema::Schema;
 use crate::publish::eventbridge::EventBridge;
 use crate::publish::local::{LineAnnouncer, SqliteStore};
-use crate::publish::{Announcer, AnomalyStore, PublishError};
+use crate::publish::{self, Announcer, AnomalyStore, PublishError};
 use crate::settings::Settings;
 use crate::telemetry::Metrics;
 
@@ -118,7 +118,7 @@ async fn incidents(settings: &Settings, health: &Arc<Health>) -> anyhow::Result<
 
 async fn store(settings: &Settings, aws: &Aws) -> anyhow::Result<Arc<dyn AnomalyStore>> {
     let Some(dynamodb) = &settings.publish.dynamodb else {
-        return Ok(Arc::new(open_sqlite(&settings.publish.sqlite.path)?));
+        return Ok(Arc::new(open_sqlite(&settings.publish.sqlite)?));
     };
     let aws = aws.get().await;
     let plan = Schema::new(aws, dynamodb).plan().await?;
@@ -127,11 +127,11 @@ async fn store(settings: &Settings, aws: &Aws) -> anyhow::Result<Arc<dyn Anomaly
 }
 
 /// The SQLite store, in a folder that is made when it is not there.
-pub(super) fn open_sqlite(path: &std::path::Path) -> anyhow::Result<SqliteStore> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+pub(super) fn open_sqlite(settings: &publish::local::Settings) -> anyhow::Result<SqliteStore> {
+    if let Some(folder) = settings.path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).with_context(|| format!("make folder {}", folder.display()))?;
     }
-    Ok(SqliteStore::open(path)?)
+    Ok(SqliteStore::open_with(settings)?)
 }
 
 async fn announcer(settings: &Settings, aws: &Aws, metrics: &Arc<Metrics>) -> (Arc<dyn Announcer>, Option<Refusals>) {

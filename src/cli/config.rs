@@ -4,7 +4,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::api::auth::Access;
+use crate::ml::{artifact, registry, s3};
 use crate::settings::{self, Settings};
+use crate::statistical::intel;
 
 /// Arguments of `config`.
 #[derive(Debug, clap::Args)]
@@ -17,7 +20,8 @@ pub struct Args {
 enum Action {
     /// List every key with its names in the environment and in Parameter Store, and whether it applies while running
     Keys,
-    /// Check a settings file together with the environment; prints every problem with its line and key
+    /// Check a settings file together with the environment: what `run` would refuse of it, every problem with its line and
+    /// key, and the files that it names
     Check {
         /// The settings file
         file: PathBuf,
@@ -37,9 +41,35 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
         }
         Some(Action::Check { file }) => {
-            Settings::load(Some(&file), super::environment())?;
+            let settings = Settings::load(Some(&file), super::environment())?;
+            let refused = refusals(&settings);
+            if !refused.is_empty() {
+                refused.iter().for_each(|reason| eprintln!("flowvigil: {reason}"));
+                return Ok(super::unusable());
+            }
             writeln!(out, "{}: no problems", file.display())?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is wrong with what the settings point to, of which `run` would find out when it begins: lists, a model and a token that
+/// cannot be read, and who may ask. One look for both, so that they refuse the same.
+pub(super) fn refusals(settings: &Settings) -> Vec<String> {
+    let mut found = Vec::new();
+    if let Err(error) = intel::local::Files::open(&settings.statistical.intel) {
+        found.push(error.to_string());
+    }
+    if let Err(error) = Access::settle(&settings.api) {
+        found.push(error.to_string());
+    }
+    let place = settings.ml.model.path.display().to_string();
+    let elsewhere = place.is_empty() || place == registry::PLACE || s3::address(&place).is_some();
+    if settings.ml.model.enabled
+        && !elsewhere
+        && let Err(error) = artifact::read(&settings.ml.model.path)
+    {
+        found.push(format!("ml.model.path: {error}"));
+    }
+    found
 }

@@ -96,7 +96,7 @@ async fn watch_it(args: Args, settings: Settings, scenario: Scenario) -> anyhow:
         ending: Ending::CloseWindows,
         snapshots: Arc::new(Folder::open(&settings.ingest.snapshot.local)?),
         incidents: Arc::new(LocalIncidents::new(&settings.correlation)),
-        store: Arc::new(open_sqlite(&settings.publish.sqlite.path)?),
+        store: Arc::new(open_sqlite(&settings.publish.sqlite)?),
         announcer: Arc::new(Terminal),
         refusals: None,
     };

@@ -10,14 +10,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::live::Live;
 use super::{SettingsArgs, backends, observe, state};
-use crate::api::Server;
 use crate::api::cloud_map::Instance;
+use crate::api::{Parts, Server};
 use crate::flow::network::Network;
 use crate::health::Health;
 use crate::ml::watch::Watch;
 use crate::pipeline::{self, Backends, Outcome, Thresholds, Tiers};
 use crate::settings::Settings;
-use crate::statistical::intel;
 use crate::telemetry::trace::Tracer;
 use crate::telemetry::{self, Metrics};
 
@@ -58,8 +57,9 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     }
     settings.ingest.local.follow &= !args.once;
     let log = telemetry::log_to_stderr(&settings.telemetry);
-    if let Err(error) = intel::local::Files::open(&settings.statistical.intel) {
-        eprintln!("flowvigil: {error}");
+    let refused = super::config::refusals(&settings);
+    if !refused.is_empty() {
+        refused.iter().for_each(|reason| eprintln!("flowvigil: {reason}"));
         return Ok(super::unusable());
     }
     let health = Arc::new(Health::default());
@@ -123,8 +123,15 @@ pub(super) async fn with_api(
     linger: bool,
 ) -> anyhow::Result<Outcome> {
     let Service { settings, backends, health, metrics, models, changes } = service;
-    let store = backends.store.clone();
-    let server = Server::bind(&settings.api, store, health.clone(), metrics.clone(), models.clone()).await?;
+    let parts = Parts {
+        store: backends.store.clone(),
+        health: health.clone(),
+        metrics: metrics.clone(),
+        models: models.clone(),
+        internal: settings.network.internal.clone(),
+        suppressions: settings.validation.suppressions.clone(),
+    };
+    let server = Server::bind(&settings.api, parts).await?;
     listening(server.address());
     let instance = match &settings.api.cloud_map {
         Some(cloud_map) => Some(Instance::new(&crate::aws::load().await, cloud_map, server.address())?),

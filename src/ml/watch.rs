@@ -86,6 +86,7 @@ struct Seen {
 
 /// Everything about the models.
 #[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = ModelsReport)]
 pub struct Report {
     /// The manifest of the model in process: version, schema, training data, metrics, files with their checksums.
     #[schema(value_type = Object)]

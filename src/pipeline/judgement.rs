@@ -1,6 +1,6 @@
 //! Tiers 3 and 4 of all shards of this task: findings fold into incidents, incidents are judged.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,15 +17,20 @@ use crate::anomaly::Anomaly;
 use crate::correlation::{self, CorrelationError, Incident, IncidentStore};
 use crate::finding::Finding;
 use crate::flow::EventTime;
+use crate::health::{Hidden, Learned};
 use crate::ingest::{Fence, ShardId};
-use crate::publish::AnomalyStore;
 use crate::publish::rules::Rule;
+use crate::publish::{AnomalyStore, Feedback};
 use crate::telemetry::{self, trace::Journey};
-use crate::validation::suppression::Suppression;
+use crate::validation::calibration::Verdicts;
+use crate::validation::suppression::{self, Suppression};
 use crate::validation::{Judge, Outcome};
 
 /// Verdicts younger than this are left for the next time, s: more of the same second may be on their way.
 const FEEDBACK_SETTLES: u32 = 2;
+
+/// Verdicts that are taken up between two windows; each asks the store for its anomaly.
+const FEEDBACK_PART: usize = 500;
 
 /// How often other tasks hear of shards that stand still; several times within the silence after which they would not be
 /// waited for any more.
@@ -97,6 +102,8 @@ pub(super) struct Judgement {
     /// When the watermarks were last told to correlation.
     told_at: Option<Instant>,
     feedback_from: EventTime,
+    /// Verdicts that were read and not taken up yet.
+    to_learn: VecDeque<Feedback>,
     /// When the rules that people made were last read.
     rules_read: Option<Instant>,
     sweep: Sweep,
@@ -116,6 +123,7 @@ impl Judgement {
             parts: BTreeMap::new(),
             told_at: None,
             feedback_from: EventTime(0),
+            to_learn: VecDeque::new(),
             rules_read: None,
             sweep: Sweep::new(duration(common.settings.sweep_every)),
         }
@@ -124,9 +132,7 @@ impl Judgement {
     /// Takes in what was known of a shard's incidents where it was read before.
     async fn take_in(&mut self, shard: &ShardId, state: &[u8]) -> Result<(), String> {
         let state: State = postcard::from_bytes(state).map_err(|error| error.to_string())?;
-        let newer = state.feedback_from > self.feedback_from;
-        self.judge.take_in(&state.judge, newer).map_err(|error| error.to_string())?;
-        self.feedback_from = self.feedback_from.max(state.feedback_from);
+        self.judge.take_in(&state.judge).map_err(|error| error.to_string())?;
         let parts = self.parts.entry(shard.clone()).or_default();
         parts.extend(state.parts);
         if let Some(incidents) = &state.incidents {
@@ -298,7 +304,22 @@ impl Judgement {
         self.recall(incidents).await;
         let mut outcomes = self.judge.judge(incidents);
         self.stamp(&mut outcomes);
+        let suppressed = |o: &Outcome| matches!(o, Outcome::Silent(silence) if silence.stage == suppression::NAME);
+        if outcomes.iter().any(suppressed) {
+            self.tell_hidden();
+        }
         outcomes
+    }
+
+    /// Says how much each suppression has hidden: whoever looks should know what is not seen.
+    fn tell_hidden(&self) {
+        let mut all = BTreeMap::new();
+        for (suppression, matches) in self.judge.suppressions().iter().filter(|(_, matches)| matches.incidents > 0) {
+            self.common.metrics.set(&telemetry::SUPPRESSED, &[&suppression.name], matches.incidents as i64);
+            let hidden = Hidden { incidents: matches.incidents, last: matches.last };
+            all.insert(suppression.name.clone(), hidden);
+        }
+        self.common.health.hidden(all);
     }
 
     async fn fold(&self, shard: &ShardId, findings: &[Finding]) -> Vec<Incident> {
@@ -380,16 +401,39 @@ impl Judgement {
         delivery.abandoned = self.sweep.look(&asked, duration(self.common.settings.call_timeout)).await;
     }
 
-    /// Takes up what analysts have said since the last time.
+    /// Takes up what analysts have said since the last time, from the store: after a restart all of it, a part at a time.
     async fn learn(&mut self) {
-        let now = u32::try_from(Timestamp::now().as_second()).unwrap_or(u32::MAX);
-        let Ok(feedbacks) = self.store.feedbacks(self.feedback_from).await else { return };
-        for feedback in feedbacks.iter().filter(|feedback| feedback.at.0 <= now.saturating_sub(FEEDBACK_SETTLES)) {
-            if let Ok(Some(anomaly)) = self.store.get(feedback.anomaly_id).await {
-                self.judge.learn(anomaly.threat, feedback.verdict);
-            }
-            self.feedback_from = self.feedback_from.max(feedback.at.plus(1));
+        let patience = duration(self.common.settings.call_timeout);
+        if self.to_learn.is_empty() {
+            let now = u32::try_from(Timestamp::now().as_second()).unwrap_or(u32::MAX);
+            let asked = timeout(patience, self.store.feedbacks(self.feedback_from)).await;
+            let Ok(Ok(mut feedbacks)) = asked else { return };
+            feedbacks.retain(|feedback| feedback.at.0 <= now.saturating_sub(FEEDBACK_SETTLES));
+            self.feedback_from = feedbacks.iter().map(|f| f.at.plus(1)).max().unwrap_or(self.feedback_from);
+            self.to_learn = feedbacks.into();
         }
+        let part = self.to_learn.len().min(FEEDBACK_PART);
+        if part == 0 {
+            return;
+        }
+        for _ in 0..part {
+            let Some(feedback) = self.to_learn.pop_front() else { break };
+            match timeout(patience, self.store.get(feedback.anomaly_id)).await {
+                Ok(Ok(Some(anomaly))) => self.judge.learn(anomaly.threat, &feedback),
+                Ok(Ok(None)) => {}
+                // Not answered now: it is asked for again.
+                _ => {
+                    self.to_learn.push_front(feedback);
+                    break;
+                }
+            }
+        }
+        let calibration = self.judge.calibration();
+        let learned = calibration.feedbacks().iter().map(|(threat, verdicts)| {
+            let Verdicts { true_positive, false_positive } = *verdicts;
+            (threat.name().to_owned(), Learned { true_positive, false_positive, shift: calibration.shift(*threat) })
+        });
+        self.common.health.learned(learned.collect());
     }
 
     /// Takes up the suppressions that people have made while the service runs.
@@ -401,7 +445,7 @@ impl Judgement {
         let patience = duration(self.common.settings.call_timeout);
         // Where the store is away, those that are known stay.
         let Ok(Ok(rules)) = timeout(patience, self.store.rules()).await else { return };
-        let read = |rule: &Rule| match serde_json::from_str::<Suppression>(&rule.body) {
+        let read = |rule: &Rule| match Suppression::stored(&rule.body) {
             Ok(suppression) => Some(suppression),
             Err(error) => {
                 tracing::debug!(name = rule.name, %error, "a rule cannot be read");

@@ -2,13 +2,18 @@
 //!
 //! The store is one file in WAL mode, so that readers (the API, `sqlite3` on the command line) never wait for the writer.
 //! Its schema carries a version (`PRAGMA user_version`) and is brought up to date when it is opened, a step at a time in
-//! one transaction each. Calls hold the one connection for microseconds; they do not leave the runtime's thread.
+//! one transaction each.
+//!
+//! No call runs on a thread of the runtime, and reads have connections of their own ([`connections`]): whatever is asked, what is
+//! told is written meanwhile. A page is read from indexes alone, whichever filters it has ([`pages`]). What was last written
+//! longer ago than the retention is removed, a little with each write.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
+use jiff::SignedDuration;
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -22,9 +27,14 @@ use super::{
 use crate::anomaly::{Anomaly, Status};
 use crate::finding::{Actor, Severity};
 use crate::flow::{Address, EventTime};
+use connections::{Connections, Lane};
+
+mod connections;
+mod pages;
+mod retention;
 
 /// Each step brings the schema from the version of its index to the next.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     "
     CREATE TABLE anomalies (
         id TEXT PRIMARY KEY,
@@ -80,7 +90,53 @@ const MIGRATIONS: [&str; 4] = [
     "
     CREATE INDEX anomalies_of_status ON anomalies (status, detected DESC, id);
 ",
+    // Indexes for every filter (see `pages`), and what retention goes by. `reach` says how far an anomaly's own span reaches
+    // from its detection, in classes: what is computed costs no rewriting of the rows that are there. Those have no
+    // `written`; they count as written when the step was made.
+    "
+    ALTER TABLE anomalies ADD COLUMN reach INTEGER GENERATED ALWAYS AS (
+        CASE
+            WHEN MAX(detected - first_seen, last_seen - detected) <= 3600 THEN 0
+            WHEN MAX(detected - first_seen, last_seen - detected) <= 28800 THEN 1
+            WHEN MAX(detected - first_seen, last_seen - detected) <= 230400 THEN 2
+            WHEN MAX(detected - first_seen, last_seen - detected) <= 1843200 THEN 3
+            ELSE 4
+        END
+    ) VIRTUAL;
+    ALTER TABLE anomalies ADD COLUMN written INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX anomalies_changed ON anomalies (revision);
+    CREATE INDEX anomalies_written ON anomalies (written);
+    CREATE INDEX anomalies_of_time ON anomalies (reach, detected DESC, id, first_seen, last_seen);
+    CREATE INDEX anomalies_of_kind ON anomalies (threat, severity, status, reach, detected DESC, id, first_seen, last_seen);
+    CREATE INDEX anomalies_of_actor
+        ON anomalies (actor, detected DESC, id, threat, severity, status, first_seen, last_seen);
+    ALTER TABLE addresses RENAME TO addresses_before;
+    CREATE TABLE addresses (
+        address TEXT NOT NULL,
+        detected INTEGER NOT NULL,
+        id TEXT NOT NULL REFERENCES anomalies (id) ON DELETE CASCADE,
+        threat TEXT NOT NULL,
+        severity INTEGER NOT NULL,
+        status TEXT NOT NULL,
+        PRIMARY KEY (address, detected DESC, id)
+    ) WITHOUT ROWID;
+    INSERT INTO addresses
+        SELECT b.address, a.detected, a.id, a.threat, a.severity, a.status
+        FROM addresses_before b JOIN anomalies a ON a.id = b.id;
+    DROP TABLE addresses_before;
+    CREATE INDEX addresses_of_anomaly ON addresses (id);
+    ALTER TABLE silences ADD COLUMN written INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX silences_written ON silences (written);
+    ALTER TABLE episodes ADD COLUMN written INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX episodes_written ON episodes (written);
+    ALTER TABLE feedback ADD COLUMN name TEXT NOT NULL DEFAULT '';
+    CREATE TABLE marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT INTO marks VALUES ('retention_began', CAST(strftime('%s', 'now') AS INTEGER));
+",
 ];
+
+/// Verdicts that are kept at most; the oldest go first. All of them are read together, a few kB each.
+const FEEDBACK_MAX: usize = 10_000;
 
 /// How many anomalies a page holds at most, whatever is asked for.
 const PAGE_MAX: usize = 1000;
@@ -91,46 +147,72 @@ const PAGE_MAX: usize = 1000;
 pub struct Settings {
     /// The file; it is made when it is not there.
     pub path: PathBuf,
+    /// How long something is kept after it was last written (wall clock); zero: for ever.
+    pub retention: SignedDuration,
+    /// Lists that are read at once, 1 to 64.
+    pub readers: usize,
+    /// Longest that one read may take, s; it is given up then, and earlier when nobody waits for it any more.
+    pub read_timeout: SignedDuration,
+}
+
+impl Settings {
+    /// What is wrong with values that are each well-formed, by key.
+    pub fn check(&self) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        if self.path.as_os_str().is_empty() {
+            found.push(("path", "name the file in which anomalies are kept".to_owned()));
+        }
+        if self.retention.is_negative() {
+            found.push(("retention", "nothing is kept for less than no time; 0s keeps it for ever".to_owned()));
+        }
+        if !(1..=64).contains(&self.readers) {
+            found.push(("readers", "from 1 to 64 lists are read at once".to_owned()));
+        }
+        if !self.read_timeout.is_positive() {
+            found.push(("read_timeout", "nothing can be read in no time".to_owned()));
+        }
+        found
+    }
 }
 
 /// Anomalies in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
-    connection: Mutex<Connection>,
+    connections: Connections,
 }
 
 impl SqliteStore {
-    /// Opens or creates the file, and brings its schema up to date.
+    /// Opens or creates the file, and brings its schema up to date; nothing that is in it is removed for its age.
     pub fn open(path: &Path) -> Result<SqliteStore, PublishError> {
-        let context = || format!("open {}", path.display());
-        SqliteStore::start(Connection::open(path).map_err(|e| fatal(context(), e))?)
+        let (retention, read_timeout) = (SignedDuration::ZERO, SignedDuration::from_secs(10));
+        SqliteStore::open_with(&Settings { path: path.to_owned(), retention, readers: 2, read_timeout })
+    }
+
+    /// The same with all settings.
+    pub fn open_with(settings: &Settings) -> Result<SqliteStore, PublishError> {
+        let context = || format!("open {}", settings.path.display());
+        let connection = Connection::open(&settings.path).map_err(|e| fatal(context(), e))?;
+        let prepared = prepare(connection)?;
+        Ok(SqliteStore { connections: Connections::to_file(prepared, settings) })
     }
 
     /// A store that ends with the process.
     pub fn in_memory() -> Result<SqliteStore, PublishError> {
-        SqliteStore::start(Connection::open_in_memory().map_err(|e| fatal("open a store in memory".to_owned(), e))?)
-    }
-
-    fn start(mut connection: Connection) -> Result<SqliteStore, PublishError> {
-        let prepared = prepare(&mut connection);
-        prepared?;
-        Ok(SqliteStore { connection: Mutex::new(connection) })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Connection> {
-        // Every change is one transaction, which a panic rolls back; the connection is whole.
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+        let context = || "open a store in memory".to_owned();
+        let connection = Connection::open_in_memory().map_err(|e| fatal(context(), e))?;
+        Ok(SqliteStore { connections: Connections::to_memory(prepare(connection)?) })
     }
 }
 
 /// Sets the connection up and migrates the schema.
-fn prepare(connection: &mut Connection) -> Result<(), PublishError> {
+fn prepare(mut connection: Connection) -> Result<Connection, PublishError> {
     let context = || "prepare the anomaly store".to_owned();
     connection
         .execute_batch(
             // NORMAL survives a crash of the process; after a loss of power the last moments may be missing, and the
-            // input's checkpoint brings them again.
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;",
+            // input's checkpoint brings them again. A log that a long read has made large is cut back to 64 MiB.
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;
+             PRAGMA journal_size_limit = 67108864;",
         )
         .map_err(|e| classify(context(), e))?;
     let version: u32 =
@@ -147,9 +229,9 @@ fn prepare(connection: &mut Connection) -> Result<(), PublishError> {
             transaction.pragma_update(None, "user_version", number)?;
             transaction.commit()
         };
-        migrate(connection).map_err(|e| classify(format!("migrate the anomaly store to version {number}"), e))?;
+        migrate(&mut connection).map_err(|e| classify(format!("migrate the anomaly store to version {number}"), e))?;
     }
-    Ok(())
+    Ok(connection)
 }
 
 fn fatal(context: String, cause: impl std::fmt::Display) -> PublishError {
@@ -158,9 +240,9 @@ fn fatal(context: String, cause: impl std::fmt::Display) -> PublishError {
 
 /// A busy or full disk may pass; everything else will not.
 fn classify(context: String, cause: rusqlite::Error) -> PublishError {
-    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull, SystemIoFailure};
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull, OperationInterrupted, SystemIoFailure};
     match cause.sqlite_error_code() {
-        Some(DatabaseBusy | DatabaseLocked | DiskFull | SystemIoFailure) => {
+        Some(DatabaseBusy | DatabaseLocked | DiskFull | OperationInterrupted | SystemIoFailure) => {
             PublishError::Retry { context, cause: cause.to_string() }
         }
         _ => PublishError::Fatal { context, cause: cause.to_string() },
@@ -199,267 +281,297 @@ fn revision(anomaly: &Anomaly) -> (u32, EventTime, Status) {
 #[async_trait]
 impl AnomalyStore for SqliteStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, PublishError> {
-        let context = || format!("claim {}", claim.key);
-        let key = claim.key.to_string();
-        let mut connection = self.lock();
-        let transaction = connection.transaction().map_err(|e| classify(context(), e))?;
-        let stored: Option<String> = transaction
-            .query_row("SELECT body FROM episodes WHERE key = ?1", [&key], |row| row.get(0))
-            .optional()
-            .map_err(|e| classify(context(), e))?;
-        let before: Episodes = stored.map(|text| parse(&text)).transpose()?.unwrap_or_default();
-        let mut after = before.clone();
-        let claimed = after.claim(claim);
-        if after != before {
-            let put = "INSERT INTO episodes (key, body) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET body = ?2";
-            transaction.execute(put, params![key, body(&after)?]).map_err(|e| classify(context(), e))?;
-        }
-        transaction.commit().map_err(|e| classify(context(), e))?;
-        Ok(claimed)
+        let context = format!("claim {}", claim.key);
+        let claim = claim.clone();
+        self.connections.write(context, move |connection, context| claim_in(connection, &claim, context)).await
     }
 
     async fn record(&self, anomaly: &Anomaly) -> Result<Recorded, PublishError> {
-        let context = || format!("record anomaly {}", anomaly.anomaly_id);
-        let mut connection = self.lock();
-        let transaction = connection.transaction().map_err(|e| classify(context(), e))?;
-        let id = anomaly.anomaly_id.to_string();
-        let stored: Option<String> = transaction
-            .query_row("SELECT body FROM anomalies WHERE id = ?1", [&id], |row| row.get(0))
-            .optional()
-            .map_err(|e| classify(context(), e))?;
-        let mut anomaly = anomaly.clone();
-        let recorded = match stored {
-            None => Recorded::New,
-            Some(text) => {
-                let stored: Anomaly = parse(&text)?;
-                if revision(&stored) >= revision(&anomaly) {
-                    return Ok(Recorded::Unchanged);
-                }
-                // An episode was detected once; a task that lost its memory does not detect it again, later.
-                anomaly.detection_timestamp = anomaly.detection_timestamp.min(stored.detection_timestamp);
-                Recorded::Updated
-            }
-        };
-        write_anomaly(&transaction, &anomaly).map_err(|e| classify(context(), e))?;
-        transaction.commit().map_err(|e| classify(context(), e))?;
-        Ok(recorded)
+        let context = format!("record anomaly {}", anomaly.anomaly_id);
+        let anomaly = anomaly.clone();
+        self.connections.write(context, move |connection, context| record_in(connection, anomaly, context)).await
     }
 
     async fn announced(&self, anomaly: &Anomaly) -> Result<(), PublishError> {
         let (updates, last_seen, status) = revision(anomaly);
-        self.lock()
-            .execute(
-                "UPDATE anomalies SET announced = 1
-                 WHERE id = ?1 AND updates = ?2 AND last_seen = ?3 AND status = ?4",
-                params![anomaly.anomaly_id.to_string(), updates, last_seen.0, status_name(status)],
-            )
-            .map_err(|e| classify(format!("mark anomaly {} as announced", anomaly.anomaly_id), e))?;
-        Ok(())
+        let id = anomaly.anomaly_id.to_string();
+        let context = format!("mark anomaly {id} as announced");
+        let mark = move |connection: &mut Connection, context: &str| {
+            let sql = "UPDATE anomalies SET announced = 1
+                       WHERE id = ?1 AND updates = ?2 AND last_seen = ?3 AND status = ?4";
+            let marked = connection.execute(sql, params![id, updates, last_seen.0, status_name(status)]);
+            marked.map(drop).map_err(|e| classify(context.to_owned(), e))
+        };
+        self.connections.write(context, mark).await
     }
 
     async fn unannounced(&self, limit: usize) -> Result<Vec<Anomaly>, PublishError> {
         let sql = "SELECT body FROM anomalies WHERE announced = 0 ORDER BY revision LIMIT ?1";
-        self.bodies("list what was not announced", sql, vec![(limit as i64).into()])
+        self.bodies(Lane::Inner, "list what was not announced", sql, vec![(limit as i64).into()]).await
     }
 
     async fn get(&self, id: Uuid) -> Result<Option<Anomaly>, PublishError> {
-        let found: Option<String> = self
-            .lock()
-            .query_row("SELECT body FROM anomalies WHERE id = ?1", [id.to_string()], |row| row.get(0))
-            .optional()
-            .map_err(|e| classify(format!("get anomaly {id}"), e))?;
-        found.map(|text| parse(&text)).transpose()
+        let look = move |connection: &Connection, context: &str| {
+            let mut statement = connection
+                .prepare_cached("SELECT body FROM anomalies WHERE id = ?1")
+                .map_err(|e| classify(context.to_owned(), e))?;
+            let found: Option<String> = statement
+                .query_row([id.to_string()], |row| row.get(0))
+                .optional()
+                .map_err(|e| classify(context.to_owned(), e))?;
+            found.map(|text| parse(&text)).transpose()
+        };
+        self.connections.read(Lane::Inner, format!("get anomaly {id}"), look).await
     }
 
     async fn query(&self, query: &Query) -> Result<Page, PublishError> {
         let limit = if query.limit == 0 { 100 } else { query.limit.min(PAGE_MAX) };
-        let (sql, values) = select(query, limit)?;
-        let mut anomalies: Vec<Anomaly> = self.bodies("query anomalies", &sql, values)?;
-        let more = anomalies.len() > limit;
-        anomalies.truncate(limit);
-        let last = anomalies.last().filter(|_| more);
-        let next = last.map(|a| format!("{}.{}", a.detection_timestamp.0, a.anomaly_id));
-        Ok(Page { anomalies, next })
+        let cursor = query.cursor.as_deref().map(read_cursor).transpose()?;
+        let query = query.clone();
+        let look = move |connection: &Connection, context: &str| {
+            let failed = |e| classify(context.to_owned(), e);
+            // One snapshot for the keys and what they stand for.
+            let snapshot = connection.unchecked_transaction().map_err(failed)?;
+            let mut keys = pages::keys(&snapshot, &query, cursor, limit + 1).map_err(failed)?;
+            let more = keys.len() > limit;
+            keys.truncate(limit);
+            let next = keys.last().filter(|_| more).map(|key| format!("{}.{}", key.detected, key.id));
+            let mut statement = snapshot.prepare_cached("SELECT body FROM anomalies WHERE id = ?1").map_err(failed)?;
+            let mut anomalies = Vec::with_capacity(keys.len());
+            for key in keys {
+                let text: String = statement.query_row([key.id], |row| row.get(0)).map_err(failed)?;
+                anomalies.push(parse(&text)?);
+            }
+            Ok(Page { anomalies, next })
+        };
+        self.connections.read(Lane::Lists, "query anomalies".to_owned(), look).await
     }
 
     async fn silence(&self, silence: &Silence) -> Result<(), PublishError> {
-        self.lock()
-            .execute(
-                "INSERT INTO silences (id, actor, last_seen, body) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (id) DO UPDATE SET actor = ?2, last_seen = ?3, body = ?4 WHERE last_seen <= ?3",
-                params![silence.anomaly_id.to_string(), silence.actor.to_string(), silence.last_seen.0, body(silence)?],
-            )
-            .map_err(|e| classify(format!("keep the silence about {}", silence.anomaly_id), e))?;
-        Ok(())
+        let context = format!("keep the silence about {}", silence.anomaly_id);
+        let silence = silence.clone();
+        let keep = move |connection: &mut Connection, context: &str| {
+            let sql = "INSERT INTO silences (id, actor, last_seen, body, written) VALUES (?1, ?2, ?3, ?4, ?5)
+                       ON CONFLICT (id) DO UPDATE SET actor = ?2, last_seen = ?3, body = ?4, written = ?5
+                       WHERE last_seen <= ?3";
+            let (id, actor) = (silence.anomaly_id.to_string(), silence.actor.to_string());
+            let written = retention::now();
+            let kept = connection.execute(sql, params![id, actor, silence.last_seen.0, body(&silence)?, written]);
+            kept.map(drop).map_err(|e| classify(context.to_owned(), e))
+        };
+        self.connections.write(context, keep).await
     }
 
     async fn silences(&self, address: Option<Address>, limit: usize) -> Result<Vec<Silence>, PublishError> {
-        let limit = (limit as i64).into();
-        match address {
-            Some(address) => self.bodies(
-                "list silences",
+        let limit = (limit.min(PAGE_MAX) as i64).into();
+        let (sql, values) = match address {
+            Some(address) => (
                 "SELECT body FROM silences WHERE actor = ?1 ORDER BY last_seen DESC, id LIMIT ?2",
                 vec![address.to_string().into(), limit],
             ),
-            None => self.bodies(
-                "list silences",
-                "SELECT body FROM silences ORDER BY last_seen DESC, id LIMIT ?1",
-                vec![limit],
-            ),
-        }
+            None => ("SELECT body FROM silences ORDER BY last_seen DESC, id LIMIT ?1", vec![limit]),
+        };
+        self.bodies(Lane::Lists, "list silences", sql, values).await
     }
 
     async fn feedback(&self, feedback: &Feedback) -> Result<(), PublishError> {
-        let verdict = match feedback.verdict {
-            Verdict::TruePositive => "true_positive",
-            Verdict::FalsePositive => "false_positive",
+        let context = format!("keep the verdict on {}", feedback.anomaly_id);
+        let feedback = feedback.clone();
+        let keep = move |connection: &mut Connection, context: &str| {
+            let verdict = match feedback.verdict {
+                Verdict::TruePositive => "true_positive",
+                Verdict::FalsePositive => "false_positive",
+            };
+            let sql = "INSERT INTO feedback (id, by, verdict, note, at, name) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                       ON CONFLICT (id, by) DO UPDATE SET verdict = ?3, note = ?4, at = ?5, name = ?6 WHERE at <= ?5";
+            let failed = |e| classify(context.to_owned(), e);
+            let id = feedback.anomaly_id.to_string();
+            let transaction = connection.transaction().map_err(failed)?;
+            let values = params![id, feedback.by, verdict, feedback.note, feedback.at.0, feedback.name];
+            transaction.execute(sql, values).map_err(failed)?;
+            let oldest = "DELETE FROM feedback WHERE (id, by) IN (SELECT id, by FROM feedback ORDER BY at LIMIT
+                              MAX(0, (SELECT COUNT(*) FROM feedback INDEXED BY feedback_by_time) - ?1))";
+            transaction.execute(oldest, [FEEDBACK_MAX as i64]).map_err(failed)?;
+            transaction.commit().map_err(failed)
         };
-        self.lock()
-            .execute(
-                "INSERT INTO feedback (id, by, verdict, note, at) VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (id, by) DO UPDATE SET verdict = ?3, note = ?4, at = ?5 WHERE at <= ?5",
-                params![feedback.anomaly_id.to_string(), feedback.by, verdict, feedback.note, feedback.at.0],
-            )
-            .map_err(|e| classify(format!("keep the verdict on {}", feedback.anomaly_id), e))?;
-        Ok(())
+        self.connections.write(context, keep).await
     }
 
     async fn feedbacks(&self, since: EventTime) -> Result<Vec<Feedback>, PublishError> {
-        let context = || "list verdicts".to_owned();
-        let connection = self.lock();
-        let mut statement = connection
-            .prepare_cached("SELECT id, by, verdict, note, at FROM feedback WHERE at >= ?1 ORDER BY at, id, by")
-            .map_err(|e| classify(context(), e))?;
-        let rows = statement
-            .query_map([since.0], |row| {
-                Ok((row.get::<_, String>(0)?, row.get(1)?, row.get::<_, String>(2)?, row.get(3)?, row.get(4)?))
+        let look = move |connection: &Connection, context: &str| {
+            let failed = |e| classify(context.to_owned(), e);
+            let sql = "SELECT id, by, verdict, note, at, name FROM feedback WHERE at >= ?1 ORDER BY at, id, by";
+            let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+            let rows = statement
+                .query_map([since.0], |row| {
+                    let (id, verdict): (String, String) = (row.get(0)?, row.get(2)?);
+                    Ok((id, row.get(1)?, verdict, row.get(3)?, row.get(4)?, row.get(5)?))
+                })
+                .map_err(failed)?;
+            rows.map(|row| {
+                let (id, by, verdict, note, at, name) = row.map_err(failed)?;
+                let anomaly_id = id.parse().map_err(|e| fatal(context.to_owned(), e))?;
+                let verdict = parse(&json!(verdict).to_string())?;
+                Ok(Feedback { anomaly_id, verdict, by, name, note, at: EventTime(at) })
             })
-            .map_err(|e| classify(context(), e))?;
-        rows.map(|row| {
-            let (id, by, verdict, note, at) = row.map_err(|e| classify(context(), e))?;
-            let anomaly_id = id.parse().map_err(|e| fatal(context(), e))?;
-            let verdict = parse(&json!(verdict).to_string())?;
-            Ok(Feedback { anomaly_id, verdict, by, note, at: EventTime(at) })
-        })
-        .collect()
+            .collect()
+        };
+        self.connections.read(Lane::Inner, "list verdicts".to_owned(), look).await
     }
 }
 
 impl SqliteStore {
     /// Rows of one column, a record each.
-    fn bodies<T: serde::de::DeserializeOwned>(
+    async fn bodies<T: serde::de::DeserializeOwned + Send + 'static>(
         &self,
+        lane: Lane,
         context: &str,
-        sql: &str,
+        sql: &'static str,
         values: Vec<rusqlite::types::Value>,
     ) -> Result<Vec<T>, PublishError> {
-        let connection = self.lock();
-        let mut statement = connection.prepare_cached(sql).map_err(|e| classify(context.to_owned(), e))?;
-        let rows = statement
-            .query_map(params_from_iter(values), |row| row.get::<_, String>(0))
-            .map_err(|e| classify(context.to_owned(), e))?;
-        rows.map(|row| parse(&row.map_err(|e| classify(context.to_owned(), e))?)).collect()
+        let look = move |connection: &Connection, context: &str| {
+            let mut statement = connection.prepare_cached(sql).map_err(|e| classify(context.to_owned(), e))?;
+            let rows = statement
+                .query_map(params_from_iter(values), |row| row.get::<_, String>(0))
+                .map_err(|e| classify(context.to_owned(), e))?;
+            rows.map(|row| parse(&row.map_err(|e| classify(context.to_owned(), e))?)).collect()
+        };
+        self.connections.read(lane, context.to_owned(), look).await
     }
 }
 
 #[async_trait]
 impl Rules for SqliteStore {
     async fn put_rule(&self, rule: &Rule) -> Result<(), PublishError> {
-        let put = "INSERT INTO rules (name, body) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET body = ?2";
-        let done = self.lock().execute(put, params![rule.name, rule.body]);
-        done.map(drop).map_err(|e| classify(format!("keep rule {}", rule.name), e))
+        let (context, rule) = (format!("keep rule {}", rule.name), rule.clone());
+        let put = move |connection: &mut Connection, context: &str| {
+            let sql = "INSERT INTO rules (name, body) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET body = ?2";
+            let done = connection.execute(sql, params![rule.name, rule.body]);
+            done.map(drop).map_err(|e| classify(context.to_owned(), e))
+        };
+        self.connections.write(context, put).await
     }
 
     async fn remove_rule(&self, name: &str) -> Result<bool, PublishError> {
-        let gone = self.lock().execute("DELETE FROM rules WHERE name = ?1", [name]);
-        gone.map(|rows| rows > 0).map_err(|e| classify(format!("forget rule {name}"), e))
+        let (context, name) = (format!("forget rule {name}"), name.to_owned());
+        let remove = move |connection: &mut Connection, context: &str| {
+            let gone = connection.execute("DELETE FROM rules WHERE name = ?1", [name]);
+            gone.map(|rows| rows > 0).map_err(|e| classify(context.to_owned(), e))
+        };
+        self.connections.write(context, remove).await
     }
 
     async fn rules(&self) -> Result<Vec<Rule>, PublishError> {
-        let failed = |e| classify("list the rules".to_owned(), e);
-        let connection = self.lock();
-        let mut statement = connection.prepare_cached("SELECT name, body FROM rules ORDER BY name").map_err(failed)?;
-        let rows = statement.query_map([], |row| Ok(Rule { name: row.get(0)?, body: row.get(1)? })).map_err(failed)?;
-        rows.collect::<Result<_, _>>().map_err(failed)
+        let look = |connection: &Connection, context: &str| {
+            let failed = |e| classify(context.to_owned(), e);
+            let mut statement =
+                connection.prepare_cached("SELECT name, body FROM rules ORDER BY name").map_err(failed)?;
+            let rows =
+                statement.query_map([], |row| Ok(Rule { name: row.get(0)?, body: row.get(1)? })).map_err(failed)?;
+            rows.collect::<Result<_, _>>().map_err(failed)
+        };
+        self.connections.read(Lane::Inner, "list the rules".to_owned(), look).await
     }
+}
+
+fn claim_in(connection: &mut Connection, claim: &Claim, context: &str) -> Result<Claimed, PublishError> {
+    let failed = |e| classify(context.to_owned(), e);
+    let key = claim.key.to_string();
+    let transaction = connection.transaction().map_err(failed)?;
+    let stored: Option<String> = transaction
+        .query_row("SELECT body FROM episodes WHERE key = ?1", [&key], |row| row.get(0))
+        .optional()
+        .map_err(failed)?;
+    let before: Episodes = stored.map(|text| parse(&text)).transpose()?.unwrap_or_default();
+    let mut after = before.clone();
+    let claimed = after.claim(claim);
+    if after != before {
+        let put = "INSERT INTO episodes (key, body, written) VALUES (?1, ?2, ?3)
+                   ON CONFLICT (key) DO UPDATE SET body = ?2, written = ?3";
+        transaction.execute(put, params![key, body(&after)?, retention::now()]).map_err(failed)?;
+    }
+    transaction.commit().map_err(failed)?;
+    Ok(claimed)
+}
+
+fn record_in(connection: &mut Connection, mut anomaly: Anomaly, context: &str) -> Result<Recorded, PublishError> {
+    let failed = |e| classify(context.to_owned(), e);
+    let transaction = connection.transaction().map_err(failed)?;
+    let id = anomaly.anomaly_id.to_string();
+    let stored: Option<String> = transaction
+        .query_row("SELECT body FROM anomalies WHERE id = ?1", [&id], |row| row.get(0))
+        .optional()
+        .map_err(failed)?;
+    let recorded = match stored {
+        None => Recorded::New,
+        Some(text) => {
+            let stored: Anomaly = parse(&text)?;
+            if revision(&stored) >= revision(&anomaly) {
+                return Ok(Recorded::Unchanged);
+            }
+            // An episode was detected once; a task that lost its memory does not detect it again, later.
+            anomaly.detection_timestamp = anomaly.detection_timestamp.min(stored.detection_timestamp);
+            Recorded::Updated
+        }
+    };
+    write_anomaly(&transaction, &anomaly).map_err(failed)?;
+    transaction.commit().map_err(failed)?;
+    Ok(recorded)
 }
 
 /// Puts an anomaly and its addresses; a revision is announced anew.
 fn write_anomaly(connection: &Connection, anomaly: &Anomaly) -> Result<(), rusqlite::Error> {
     let id = anomaly.anomaly_id.to_string();
     let text = serde_json::to_string(anomaly).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
-    connection.execute(
-        "INSERT INTO anomalies
-             (id, detected, threat, severity, status, actor, first_seen, last_seen, updates, announced, revision, body)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, (SELECT IFNULL(MAX(revision), 0) + 1 FROM anomalies), ?10)
+    let (detected, threat) = (anomaly.detection_timestamp.0, anomaly.threat.name());
+    let (severity, status) = (rank(anomaly.severity), status_name(anomaly.status));
+    connection
+        .prepare_cached(
+            "INSERT INTO anomalies
+             (id, detected, threat, severity, status, actor, first_seen, last_seen, updates, announced, revision, body, written)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, (SELECT IFNULL(MAX(revision), 0) + 1 FROM anomalies), ?10, ?11)
          ON CONFLICT (id) DO UPDATE SET
              detected = ?2, severity = ?4, status = ?5, actor = ?6, first_seen = ?7, last_seen = ?8, updates = ?9, announced = 0,
-             revision = (SELECT IFNULL(MAX(revision), 0) + 1 FROM anomalies), body = ?10",
-        params![
+             revision = (SELECT IFNULL(MAX(revision), 0) + 1 FROM anomalies), body = ?10, written = ?11",
+        )?
+        .execute(params![
             id,
-            anomaly.detection_timestamp.0,
-            anomaly.threat.name(),
-            rank(anomaly.severity),
-            status_name(anomaly.status),
+            detected,
+            threat,
+            severity,
+            status,
             anomaly.actor.to_string(),
             anomaly.first_seen.0,
             anomaly.last_seen.0,
             anomaly.updates,
             text,
-        ],
-    )?;
+            retention::now(),
+        ])?;
+    // What it was known by stays findable, also where the list of targets has moved on.
+    connection
+        .prepare_cached(
+            "UPDATE addresses SET detected = ?2, severity = ?3, status = ?4
+             WHERE id = ?1 AND (detected, severity, status) != (?2, ?3, ?4)",
+        )?
+        .execute(params![id, detected, severity, status])?;
     let actor = match anomaly.actor {
         Actor::One(address) => Some(address),
         Actor::Many => None,
     };
+    let mut insert = connection.prepare_cached("INSERT OR IGNORE INTO addresses VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
     for address in actor.into_iter().chain(anomaly.targets.iter().map(|target| target.address)) {
-        connection.execute("INSERT OR IGNORE INTO addresses VALUES (?1, ?2)", params![address.to_string(), id])?;
+        insert.execute(params![address.to_string(), detected, id, threat, severity, status])?;
     }
     Ok(())
 }
 
-/// The statement of a query, one row longer than the page so that its end is known.
-fn select(query: &Query, limit: usize) -> Result<(String, Vec<rusqlite::types::Value>), PublishError> {
-    let mut wheres: Vec<&str> = Vec::new();
-    let mut values: Vec<rusqlite::types::Value> = Vec::new();
-    let mut also = |condition, value| {
-        wheres.push(condition);
-        values.push(value);
-    };
-    if let Some(threat) = query.threat {
-        also("threat = ?", threat.name().to_owned().into());
+/// Where the page before ended.
+fn read_cursor(cursor: &str) -> Result<pages::Key, PublishError> {
+    let parts = cursor.split_once('.').and_then(|(at, id)| Some((at.parse::<u32>().ok()?, id.parse::<Uuid>().ok()?)));
+    match parts {
+        Some((at, id)) => Ok(pages::Key { detected: at.into(), id: id.to_string() }),
+        None => Err(fatal(super::BAD_CURSOR.to_owned(), format!("`{cursor}` is not one of ours"))),
     }
-    if let Some(severity) = query.min_severity {
-        also("severity >= ?", rank(severity).into());
-    }
-    if let Some(status) = query.status {
-        also("status = ?", status_name(status).to_owned().into());
-    }
-    if let Some(actor) = query.actor {
-        also("actor = ?", actor.to_string().into());
-    }
-    if let Some(address) = query.address {
-        also("id IN (SELECT id FROM addresses WHERE address = ?)", address.to_string().into());
-    }
-    if let Some(since) = query.since {
-        also("last_seen >= ?", i64::from(since.0).into());
-    }
-    if let Some(until) = query.until {
-        also("first_seen < ?", i64::from(until.0).into());
-    }
-    if let Some(cursor) = &query.cursor {
-        let parts =
-            cursor.split_once('.').and_then(|(at, id)| Some((at.parse::<u32>().ok()?, id.parse::<Uuid>().ok()?)));
-        let Some((at, id)) = parts else {
-            return Err(fatal(super::BAD_CURSOR.to_owned(), format!("`{cursor}` is not one of ours")));
-        };
-        // The same moment and a later id, or an earlier moment; a row value would need both columns to sort alike.
-        wheres.push("(detected < ? OR (detected = ? AND id > ?))");
-        values.extend([i64::from(at).into(), i64::from(at).into(), id.to_string().into()]);
-    }
-    let condition = if wheres.is_empty() { String::new() } else { format!(" WHERE {}", wheres.join(" AND ")) };
-    values.push((limit as i64 + 1).into());
-    Ok((format!("SELECT body FROM anomalies{condition} ORDER BY detected DESC, id LIMIT ?"), values))
 }
 
 /// Announces as NDJSON lines: `{"detail-type": "Anomaly Detected", "detail": {…}}`, as EventBridge would carry them.

@@ -170,6 +170,14 @@ impl Tree {
         self.root.value()
     }
 
+    /// The value at a dotted path, where it is one alone.
+    pub(super) fn leaf(&self, path: &str) -> Option<Value> {
+        match &self.find(path)?.kind {
+            Kind::Leaf(value) => Some(value.clone()),
+            _ => None,
+        }
+    }
+
     /// The node at a dotted path, in the defaults that always hold or under `when`.
     fn find(&self, path: &str) -> Option<&Node> {
         descend(&self.root, path).or_else(|| descend(self.when.as_ref()?, path))
@@ -186,6 +194,8 @@ impl Tree {
         let steps: Vec<Step> = path.iter().filter_map(Step::of).collect();
         let mut node = &mut self.root;
         let mut default = Some(&defaults.root);
+        // The defaults of a backend that was chosen.
+        let mut conditional = defaults.when.as_ref();
         let mut depth = 0;
         // Down to the parent of the deepest value that the document really has.
         while depth + 1 < steps.len()
@@ -193,6 +203,7 @@ impl Tree {
             && node.at(&steps[depth]).is_some_and(|n| n.has(&steps[depth + 1]))
         {
             default = default.and_then(|d| d.at(&steps[depth]));
+            conditional = conditional.and_then(|d| d.at(&steps[depth]));
             node = node.at_mut(&steps[depth]).expect("has() said so");
             depth += 1;
         }
@@ -204,16 +215,18 @@ impl Tree {
             (Kind::Array(items), Step::Index(index)) => {
                 items.remove(*index);
             }
-            (Kind::Table(table), Step::Key(key)) => match default.and_then(|d| d.at(step)) {
-                // The default itself was refused: going on would never end.
-                Some(good) if good.origin == origin => return (origin, false),
-                Some(good) => {
-                    table.insert(key.clone(), good.clone());
+            (Kind::Table(table), Step::Key(key)) => {
+                match default.and_then(|d| d.at(step)).or_else(|| conditional?.at(step)) {
+                    // The default itself was refused: going on would never end.
+                    Some(good) if good.origin == origin => return (origin, false),
+                    Some(good) => {
+                        table.insert(key.clone(), good.clone());
+                    }
+                    None => {
+                        table.remove(key);
+                    }
                 }
-                None => {
-                    table.remove(key);
-                }
-            },
+            }
             _ => return (origin, false),
         }
         (origin, true)

@@ -18,6 +18,9 @@ pub struct Entry {
     /// Which threats it covers; empty for all.
     #[serde(default)]
     pub threats: Vec<Threat>,
+    /// Whether it is meant although it hides nearly everything.
+    #[serde(default)]
+    pub force: bool,
 }
 
 impl Entry {

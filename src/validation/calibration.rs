@@ -11,18 +11,23 @@
 //! many anomalies are true, and `tests/quality.py --simulated` adds that up over simulated hours (figures in the README).
 //! So far every tenth is more often true than it says: the confidence understates.
 //!
-//! Analysts' verdicts shift a threat's intercept: the log-odds of true over false verdicts, each counted from one
-//! (Laplace), once there are enough of them to mean something.
+//! Analysts' verdicts shift a threat's intercept: the log-odds of true over false anomalies, each counted from one
+//! (Laplace), once there are enough of them to mean something. What counts is an anomaly, once, whoever and however many have
+//! spoken on it: the majority, and where there is none, nothing. A later verdict of the same person takes the place of the
+//! earlier one. How far verdicts move a threat is bounded, and is said wherever it has moved a confidence.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::corroboration::{PerThreat, list_hits};
 use super::{Case, stage};
 use crate::anomaly::Stage;
 use crate::finding::Threat;
-use crate::publish::Verdict;
+use crate::flow::EventTime;
+use crate::publish::{Feedback, Verdict};
 
 /// Settings `[validation.calibration]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -40,7 +45,7 @@ pub struct Settings {
     pub per_method: f64,
     /// Log-odds per list that knows the peer.
     pub per_list: f64,
-    /// How many verdicts on a threat move it.
+    /// On how many anomalies of a threat there must be verdicts before they move it.
     pub verdicts_min: u32,
     /// How far verdicts may move the log-odds, either way.
     pub verdicts_shift_max: f64,
@@ -61,36 +66,90 @@ pub struct Verdicts {
 /// Verdicts by threat.
 pub type Feedbacks = BTreeMap<Threat, Verdicts>;
 
+/// Anomalies whose verdicts are remembered; that on which nobody has spoken for the longest is forgotten first.
+pub const ANOMALIES_MAX: usize = 10_000;
+
+/// People whose verdicts on one anomaly are remembered; the oldest goes first.
+pub const JUDGES_MAX: usize = 16;
+
+/// What was said of one anomaly.
+#[derive(Clone, PartialEq, Debug)]
+struct Opinion {
+    threat: Threat,
+    /// By whoever was authenticated.
+    by: BTreeMap<String, (EventTime, Verdict)>,
+}
+
+impl Opinion {
+    /// What most say.
+    fn majority(&self) -> Option<Verdict> {
+        let right = self.by.values().filter(|(_, verdict)| *verdict == Verdict::TruePositive).count();
+        match (right * 2).cmp(&self.by.len()) {
+            Ordering::Greater => Some(Verdict::TruePositive),
+            Ordering::Less => Some(Verdict::FalsePositive),
+            Ordering::Equal => None,
+        }
+    }
+
+    fn newest(&self) -> EventTime {
+        self.by.values().map(|(at, _)| *at).max().unwrap_or(EventTime(0))
+    }
+}
+
 /// The map from scores to probabilities, with what analysts have taught it.
 #[derive(Clone, Debug)]
 pub struct Calibration {
     settings: Settings,
+    opinions: BTreeMap<Uuid, Opinion>,
     feedbacks: Feedbacks,
 }
 
 impl Calibration {
     /// The map of the settings, untaught.
     pub fn new(settings: &Settings) -> Calibration {
-        Calibration { settings: settings.clone(), feedbacks: Feedbacks::new() }
+        Calibration { settings: settings.clone(), opinions: BTreeMap::new(), feedbacks: Feedbacks::new() }
     }
 
-    /// Counts a verdict.
-    pub fn learn(&mut self, threat: Threat, verdict: Verdict) {
-        let verdicts = self.feedbacks.entry(threat).or_default();
-        match verdict {
-            Verdict::TruePositive => verdicts.true_positive += 1,
-            Verdict::FalsePositive => verdicts.false_positive += 1,
+    /// The map with other settings that has learned the same.
+    #[must_use]
+    pub fn with(self, settings: &Settings) -> Calibration {
+        Calibration { settings: settings.clone(), ..self }
+    }
+
+    /// Takes up a verdict on an anomaly of a threat. The same verdict twice changes nothing.
+    pub fn learn(&mut self, threat: Threat, feedback: &Feedback) {
+        let id = feedback.anomaly_id;
+        if self.opinions.len() >= ANOMALIES_MAX
+            && !self.opinions.contains_key(&id)
+            && let Some(oldest) = self.opinions.iter().min_by_key(|(_, o)| o.newest()).map(|(id, _)| *id)
+        {
+            self.opinions.remove(&oldest);
+        }
+        let opinion = self.opinions.entry(id).or_insert_with(|| Opinion { threat, by: BTreeMap::new() });
+        let said = (feedback.at, feedback.verdict);
+        let known = opinion.by.entry(feedback.by.clone()).or_insert(said);
+        if known.0 <= said.0 {
+            *known = said;
+        }
+        if opinion.by.len() > JUDGES_MAX
+            && let Some(oldest) = opinion.by.iter().min_by_key(|(_, (at, _))| *at).map(|(by, _)| by.clone())
+        {
+            opinion.by.remove(&oldest);
+        }
+        self.feedbacks.clear();
+        for opinion in self.opinions.values() {
+            let verdicts = self.feedbacks.entry(opinion.threat).or_default();
+            match opinion.majority() {
+                Some(Verdict::TruePositive) => verdicts.true_positive += 1,
+                Some(Verdict::FalsePositive) => verdicts.false_positive += 1,
+                None => {}
+            }
         }
     }
 
-    /// Verdicts so far.
+    /// Anomalies on which somebody has spoken, by threat.
     pub fn feedbacks(&self) -> &Feedbacks {
         &self.feedbacks
-    }
-
-    /// Goes on with verdicts from before.
-    pub fn resume(&mut self, feedbacks: Feedbacks) {
-        self.feedbacks = feedbacks;
     }
 
     /// Log-odds that verdicts add to a threat.
@@ -128,7 +187,15 @@ impl Calibration {
     /// The stage: refuses what is less probable than the threat's threshold.
     pub(super) fn stage(&self, case: &Case<'_>) -> Stage {
         let (confidence, threshold) = (self.confidence(case), self.settings.threshold.of(case.threat()));
-        let reason = format!("{confidence:.2} of at least {threshold:.2}, from score {:.2}", case.account.score());
+        let mut reason = format!("{confidence:.2} of at least {threshold:.2}, from score {:.2}", case.account.score());
+        let shift = self.shift(case.threat());
+        if let Some(Verdicts { true_positive, false_positive }) = self.feedbacks.get(&case.threat())
+            && shift != 0.0
+        {
+            reason.push_str(&format!(
+                "; verdicts move the log-odds by {shift:+.2} ({true_positive} anomalies true, {false_positive} false)"
+            ));
+        }
         stage("confidence", confidence >= threshold, reason)
     }
 }

@@ -14,6 +14,11 @@ use crate::flow::Address;
 pub struct Block(IpNet);
 
 impl Block {
+    /// As a network.
+    pub fn net(&self) -> IpNet {
+        self.0
+    }
+
     /// Whether an address lies in the block.
     pub fn contains(&self, address: Address) -> bool {
         self.0.contains(&address.to_ip())

@@ -281,6 +281,7 @@ async fn verdicts(store: &dyn AnomalyStore) {
         anomaly_id: anomaly(0).anomaly_id,
         verdict,
         by: by.to_owned(),
+        name: format!("{by} of the night shift"),
         note: "seen".to_owned(),
         at: EventTime(at),
     };

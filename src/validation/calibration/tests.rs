@@ -1,6 +1,6 @@
 use super::*;
 use crate::finding::{Evidence, Finding, Merge};
-use crate::validation::tests::{defaults, finding, incident};
+use crate::validation::tests::{defaults, feedback, finding, incident};
 
 fn settings() -> Settings {
     defaults().validation.calibration
@@ -71,23 +71,64 @@ fn windows_methods_and_lists_support_a_score() {
 #[test]
 fn verdicts_shift_a_threat_by_their_odds_once_there_are_five_and_not_beyond_the_bound() {
     let mut calibration = Calibration::new(&settings());
+    let mut number = 0;
     let mut learn = |verdict, times: u32| {
-        (0..times).for_each(|_| calibration.learn(Threat::Tor, verdict));
+        for _ in 0..times {
+            number += 1;
+            calibration.learn(Threat::Tor, &feedback(number, verdict));
+        }
         (calibration.shift(Threat::Tor), calibration.shift(Threat::Ddos))
     };
     assert_eq!(learn(Verdict::TruePositive, 3), (0.0, 0.0));
     assert_eq!(learn(Verdict::FalsePositive, 1), (0.0, 0.0), "four");
     assert_eq!(learn(Verdict::FalsePositive, 1), ((4.0f64 / 3.0).ln(), 0.0));
     assert_eq!(learn(Verdict::FalsePositive, 3), ((4.0f64 / 6.0).ln(), 0.0));
-    assert_eq!(learn(Verdict::TruePositive, 100), (2.0, 0.0));
-    assert_eq!(learn(Verdict::FalsePositive, 2_000), (-2.0, 0.0));
-    let known = Verdicts { true_positive: 103, false_positive: 2_005 };
+    assert_eq!(learn(Verdict::TruePositive, 100), (1.0, 0.0));
+    assert_eq!(learn(Verdict::FalsePositive, 500), (-1.0, 0.0));
+    let known = Verdicts { true_positive: 103, false_positive: 505 };
     assert_eq!(calibration.feedbacks(), &Feedbacks::from([(Threat::Tor, known)]));
     let p = calibration.probability(Threat::Tor, 0.6, 0.0);
-    assert!(close(p, logistic(odds(0.6) - 2.0)), "{p}");
-    let mut other = Calibration::new(&settings());
-    other.resume(calibration.feedbacks().clone());
-    assert_eq!(other.shift(Threat::Tor), -2.0);
+    assert!(close(p, logistic(odds(0.6) - 1.0)), "{p}");
+    let stage =
+        calibration.stage(&Case::new(&incident(&[finding(Threat::Tor, "10.0.0.5", "198.51.100.1", 443, 0, 0.9)])));
+    assert!(stage.reason.contains("by -1.00 (103 anomalies true, 505 false)"), "{}", stage.reason);
+    assert_eq!(calibration.with(&settings()).shift(Threat::Tor), -1.0, "other settings leave what was learned");
+}
+
+#[test]
+fn one_anomaly_counts_once_whoever_and_however_many_have_spoken_on_it() {
+    let mut calibration = Calibration::new(&settings());
+    let said =
+        |number, by: &str, verdict, at| Feedback { by: by.to_owned(), at: EventTime(at), ..feedback(number, verdict) };
+    for n in 0..40 {
+        calibration.learn(Threat::CryptoMining, &said(1, &format!("invented {n}"), Verdict::FalsePositive, n));
+    }
+    let known = |t, f| Feedbacks::from([(Threat::CryptoMining, Verdicts { true_positive: t, false_positive: f })]);
+    assert_eq!((calibration.feedbacks(), calibration.shift(Threat::CryptoMining)), (&known(0, 1), 0.0));
+    assert_eq!(calibration.opinions[&Uuid::from_u128(1)].by.len(), JUDGES_MAX);
+
+    // A later verdict of the same person replaces the earlier one, an older or repeated one changes nothing.
+    calibration.learn(Threat::CryptoMining, &said(2, "ada", Verdict::FalsePositive, 10));
+    calibration.learn(Threat::CryptoMining, &said(2, "ada", Verdict::TruePositive, 20));
+    calibration.learn(Threat::CryptoMining, &said(2, "ada", Verdict::FalsePositive, 15));
+    calibration.learn(Threat::CryptoMining, &said(2, "ada", Verdict::TruePositive, 20));
+    assert_eq!(calibration.feedbacks(), &known(1, 1));
+    calibration.learn(Threat::CryptoMining, &said(2, "bob", Verdict::FalsePositive, 30));
+    assert_eq!(calibration.feedbacks(), &known(0, 1), "who disagree count for nothing");
+}
+
+#[test]
+fn verdicts_without_number_do_not_fill_the_memory() {
+    let mut calibration = Calibration::new(&settings());
+    // The counting goes through all of them; what is remembered is put there first.
+    for n in 0..ANOMALIES_MAX as u32 {
+        let by = BTreeMap::from([("ada".to_owned(), (EventTime(n), Verdict::TruePositive))]);
+        calibration.opinions.insert(Uuid::from_u128(n.into()), Opinion { threat: Threat::Tor, by });
+    }
+    let new = Feedback { at: EventTime(u32::MAX), ..feedback(u128::MAX, Verdict::TruePositive) };
+    calibration.learn(Threat::Tor, &new);
+    assert_eq!(calibration.opinions.len(), ANOMALIES_MAX);
+    assert!(!calibration.opinions.contains_key(&Uuid::from_u128(0)), "the oldest went");
 }
 
 #[test]

@@ -9,7 +9,7 @@ fn scan(last: u32) -> Finding {
 
 fn stage_of(suppressions: &mut Suppressions, finding: &Finding) -> Stage {
     let incident = incident(std::slice::from_ref(finding));
-    suppressions.stage(&Case::new(&incident))
+    suppressions.stage(&Case::new(&incident), false)
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn what_it_silences_is_counted_by_name_with_the_latest_moment() {
     assert_eq!((stage.passed, stage.reason.as_str()), (false, "`n` (o, until further notice): r"));
     stage_of(&mut all, &scan(900));
     stage_of(&mut all, &scan(700));
-    let known = Matches { count: 3, last: Some(EventTime(900)) };
+    let known = Matches { count: 3, incidents: 3, last: Some(EventTime(900)) };
     assert_eq!(all.iter().map(|(s, matches)| (s.name.as_str(), matches)).collect::<Vec<_>>(), [("n", known.clone())]);
     let elsewhere = suppression("match = { ports = [23] }");
     let other = Suppression { name: "other".to_owned(), ..elsewhere };
@@ -58,4 +58,19 @@ fn what_it_silences_is_counted_by_name_with_the_latest_moment() {
     let until = Suppression { expires: Some(EventTime(3_600)), ..suppression("match = { ports = [22] }") };
     let stage = stage_of(&mut Suppressions::new(vec![until]), &scan(600));
     assert_eq!(stage.reason, "`n` (o, until 1970-01-01T01:00:00Z): r");
+}
+
+#[test]
+fn one_that_a_newer_program_has_stored_is_read_and_an_unknown_field_of_the_settings_is_refused() {
+    let known = suppression("match = { ports = [22] }");
+    let mut stored = serde_json::to_value(&known).unwrap();
+    stored["colour"] = "red".into();
+    assert_eq!(Suppression::stored(&stored.to_string()).unwrap(), known);
+    assert!(serde_json::from_value::<Suppression>(stored).unwrap_err().to_string().contains("colour"));
+    assert!(Suppression::stored("[]").is_err());
+    let all = Suppression { force: true, made_by: Some("token".to_owned()), made_at: Some(EventTime(7)), ..known };
+    let mut fields: Vec<String> = serde_json::to_value(&all).unwrap().as_object().unwrap().keys().cloned().collect();
+    let mut listed = FIELDS.map(str::to_owned).to_vec();
+    (fields.sort(), listed.sort());
+    assert_eq!(fields, listed, "every field is read back");
 }

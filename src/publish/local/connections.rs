@@ -1,0 +1,208 @@
+//! Who may hold the file, and for how long.
+//!
+//! SQLite answers on the thread that asks. One thread after the other writes, as SQLite wants it; reads have connections of
+//! their own, which a log written ahead (WAL) keeps out of the writer's way. Both happen on threads for blocking work, a
+//! bounded number of them, never on the runtime's.
+//!
+//! Reads stand in one of two lanes ([`Lane`]): whoever lists pages cannot keep the pipeline waiting for one row. A read
+//! ends early when nobody waits for it any more (a request whose deadline has passed, a client that has gone), and in
+//! any case after `read_timeout`.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::retention::Retention;
+use super::{Settings, classify};
+use crate::publish::PublishError;
+
+/// Reads that look up rows by key at once; each takes a fraction of a millisecond.
+const INNER: usize = 2;
+
+/// Steps of SQLite's machine between two looks at the clock: some tens of microseconds.
+const STEPS: i32 = 1000;
+
+/// Pages that a reading connection keeps in memory, KiB.
+const CACHE: i32 = 16 * 1024;
+
+/// Who reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lane {
+    /// Rows by key: what the pipeline asks for.
+    Inner,
+    /// Pages and lists: what people and programs ask for.
+    Lists,
+}
+
+/// The connections to one database.
+#[derive(Debug)]
+pub(super) struct Connections {
+    writer: Arc<Mutex<Writer>>,
+    /// Who writes next; those that wait do not hold a thread.
+    turn: Arc<Semaphore>,
+    readers: Option<Readers>,
+    read_timeout: Duration,
+}
+
+#[derive(Debug)]
+struct Writer {
+    connection: Connection,
+    retention: Retention,
+}
+
+#[derive(Debug)]
+struct Readers {
+    path: PathBuf,
+    idle: Arc<Mutex<Vec<Connection>>>,
+    inner: Arc<Semaphore>,
+    lists: Arc<Semaphore>,
+}
+
+impl Connections {
+    /// To a file; the given connection writes.
+    pub(super) fn to_file(connection: Connection, settings: &Settings) -> Connections {
+        let readers = Readers {
+            path: settings.path.clone(),
+            idle: Arc::default(),
+            inner: Arc::new(Semaphore::new(INNER)),
+            lists: Arc::new(Semaphore::new(settings.readers.max(1))),
+        };
+        Connections {
+            readers: Some(readers),
+            read_timeout: Duration::try_from(settings.read_timeout).unwrap_or_default(),
+            ..Connections::around(connection, Retention::new(settings.retention))
+        }
+    }
+
+    /// To a database that only this connection sees: it reads and writes.
+    pub(super) fn to_memory(connection: Connection) -> Connections {
+        Connections::around(connection, Retention::new(jiff::SignedDuration::ZERO))
+    }
+
+    fn around(connection: Connection, retention: Retention) -> Connections {
+        Connections {
+            writer: Arc::new(Mutex::new(Writer { connection, retention })),
+            turn: Arc::new(Semaphore::new(1)),
+            readers: None,
+            read_timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// Writes when it is our turn, and removes a little of what is too old. What has begun is finished, also when nobody
+    /// waits for it any more.
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        context: String,
+        work: impl FnOnce(&mut Connection, &str) -> Result<T, PublishError> + Send + 'static,
+    ) -> Result<T, PublishError> {
+        let turn = acquire(&self.turn, &context).await?;
+        let writer = self.writer.clone();
+        let of = context.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            // Every change is one transaction, which a panic rolls back; the connection is whole.
+            let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+            let Writer { connection, retention } = &mut *writer;
+            let result = work(connection, &of);
+            if result.is_ok() {
+                retention.remove_some(connection);
+            }
+            result
+        });
+        done.await.unwrap_or_else(|error| Err(broken_off(context, &error)))
+    }
+
+    /// Reads on a connection of the lane, within the deadline.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        context: String,
+        work: impl FnOnce(&Connection, &str) -> Result<T, PublishError> + Send + 'static,
+    ) -> Result<T, PublishError> {
+        // Dropped with this future: then nobody waits, and the read stops at its next look at the flag.
+        let abandoned = Abandoned(Arc::new(AtomicBool::new(false)));
+        let (flag, limit) = (abandoned.0.clone(), self.read_timeout);
+        let began = Instant::now();
+        let over = move || flag.load(Ordering::Relaxed) || began.elapsed() > limit;
+        let of = context.clone();
+        let reading = match &self.readers {
+            None => {
+                let turn = acquire(&self.turn, &context).await?;
+                let writer = self.writer.clone();
+                tokio::task::spawn_blocking(move || {
+                    let _turn = turn;
+                    let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+                    watched(&mut writer.connection, over, |connection| work(connection, &of))
+                })
+            }
+            Some(readers) => {
+                let lane = if lane == Lane::Inner { &readers.inner } else { &readers.lists };
+                let Ok(place) = tokio::time::timeout(limit, acquire(lane, &context)).await else {
+                    let cause = format!("no place to read came free within {} s", limit.as_secs());
+                    return Err(PublishError::Retry { context, cause });
+                };
+                let (place, path, idle) = (place?, readers.path.clone(), readers.idle.clone());
+                tokio::task::spawn_blocking(move || {
+                    let _place = place;
+                    let kept = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                    let mut connection = match kept {
+                        Some(connection) => connection,
+                        None => open_to_read(&path).map_err(|e| classify(of.clone(), e))?,
+                    };
+                    let result = watched(&mut connection, over, |connection| work(connection, &of));
+                    // One that has failed may be of a file that is gone; the next is opened anew.
+                    if result.is_ok() {
+                        idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+                    }
+                    result
+                })
+            }
+        };
+        reading.await.unwrap_or_else(|error| Err(broken_off(context, &error)))
+    }
+}
+
+/// Sets its flag when it is dropped.
+struct Abandoned(Arc<AtomicBool>);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn acquire(semaphore: &Arc<Semaphore>, context: &str) -> Result<OwnedSemaphorePermit, PublishError> {
+    let closed =
+        |e: tokio::sync::AcquireError| PublishError::Retry { context: context.to_owned(), cause: e.to_string() };
+    semaphore.clone().acquire_owned().await.map_err(closed)
+}
+
+/// Reads for as long as it is not over.
+fn watched<T>(
+    connection: &mut Connection,
+    over: impl FnMut() -> bool + Send + 'static,
+    work: impl FnOnce(&Connection) -> Result<T, PublishError>,
+) -> Result<T, PublishError> {
+    let failed = |e| classify("watch over a read".to_owned(), e);
+    connection.progress_handler(STEPS, Some(over)).map_err(failed)?;
+    let result = work(connection);
+    connection.progress_handler(0, None::<fn() -> bool>).map_err(failed)?;
+    result
+}
+
+fn open_to_read(path: &std::path::Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.execute_batch(&format!("PRAGMA busy_timeout = 1000; PRAGMA cache_size = -{CACHE};"))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// The thread has panicked, or the runtime ends.
+fn broken_off(context: String, error: &tokio::task::JoinError) -> PublishError {
+    PublishError::Retry { context, cause: error.to_string() }
+}
