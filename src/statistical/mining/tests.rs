@@ -206,6 +206,7 @@ fn every_number_stands_beside_its_threshold() {
             ("message_size", 150.0, Some(1_200.0)),
             ("mean_message", 150.0, Some(40.0)),
             ("balance", 1.0, Some(25.0)),
+            ("sent_to_received", 1.0, Some(25.0)),
             ("pool_port", 1.0, None),
             ("pool_list", 0.0, None),
             ("prevalence", 0.025, Some(0.5)),
