@@ -7,9 +7,12 @@
 //! How a record is read from bytes is told in [`text`] (lines), [`parquet`] and [`envelope`] (what wraps lines on a stream).
 
 pub mod envelope;
+pub mod foreign;
 pub mod interfaces;
 pub mod kpl;
+mod names;
 pub mod network;
+pub mod packing;
 pub mod parquet;
 pub mod simd;
 pub mod text;

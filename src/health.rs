@@ -31,8 +31,8 @@ pub enum Phase {
 /// Something is away, and something lesser stands in for it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
 pub struct Degraded {
-    /// What is away: `ml`, `correlation`, `publish`, `snapshot`, `ingest`, `settings`; `files` that cannot be opened; `network` where
-    /// most conversations touch no host of ours; `lateness`
+    /// What is away: `ml`, `correlation`, `publish`, `snapshot`, `ingest`, `settings`; `input` of which nothing can be read; `files`
+    /// that cannot be opened; `network` where most conversations touch no host of ours; `lateness`
     /// where records come too late for their windows, and `event_time` where they are dated ahead of the rest.
     pub part: String,
     /// Why, and what happens in the meantime.
@@ -125,6 +125,9 @@ struct Watch {
     approaches: BTreeMap<(String, Address), Vec<Explanation>>,
 }
 
+/// The part that is away where nothing could be read.
+const INPUT: &str = "input";
+
 /// How many samples of refused input are kept per shard.
 const SAMPLES: usize = 5;
 
@@ -133,6 +136,8 @@ const SAMPLES: usize = 5;
 pub struct Health {
     report: Mutex<Report>,
     watch: Mutex<Watch>,
+    /// Why nothing was read of a shard, or `None` once something was.
+    unread: Mutex<BTreeMap<String, Option<String>>>,
 }
 
 impl Default for Health {
@@ -145,7 +150,7 @@ impl Default for Health {
             suppressed: BTreeMap::new(),
             verdicts: BTreeMap::new(),
         };
-        Health { report: Mutex::new(report), watch: Mutex::default() }
+        Health { report: Mutex::new(report), watch: Mutex::default(), unread: Mutex::default() }
     }
 }
 
@@ -271,15 +276,57 @@ impl Health {
         });
     }
 
+    /// Notes what came of reading a shard: `Ok` when something was readable, else why not. A shard of which nothing was
+    /// read since the start is a degradation, for nothing read must not look like nothing found. True when that is news.
+    pub fn input(&self, id: &str, outcome: Result<(), &str>) -> bool {
+        let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        match (unread.get(id), outcome) {
+            (Some(None), _) | (Some(Some(_)), Err(_)) => return false,
+            (None, Ok(())) => {
+                unread.insert(id.to_owned(), None);
+                return false;
+            }
+            (_, outcome) => unread.insert(id.to_owned(), outcome.err().map(str::to_owned)),
+        };
+        self.tell_unread(&unread)
+    }
+
+    fn tell_unread(&self, unread: &BTreeMap<String, Option<String>>) -> bool {
+        let reasons: Vec<String> = unread
+            .iter()
+            .filter_map(|(id, why)| Some(format!("nothing of {id} was read: {}", why.as_ref()?)))
+            .collect();
+        if reasons.is_empty() { self.restore(INPUT) } else { self.degrade(INPUT, reasons.join("; ")) }
+    }
+
     /// Forgets a shard that is no longer ours.
     pub fn forget(&self, id: &str) {
         self.lock().shards.remove(id);
+        let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        if unread.remove(id).flatten().is_some() {
+            self.tell_unread(&unread);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shard_of_which_nothing_is_read_is_a_degradation_until_something_is() {
+        let health = Health::default();
+        assert!(!health.input("good", Ok(())));
+        assert!(health.input("a.csv", Err("line 2: it is a poem")));
+        assert!(!health.input("a.csv", Err("line 3: it is a poem")));
+        assert_eq!(health.report().degraded[0].reason, "nothing of a.csv was read: line 2: it is a poem");
+        assert!(!health.input("good", Err("one bad line")));
+        assert!(health.input("a.csv", Ok(())));
+        assert!(health.degraded().is_empty());
+        health.input("b.csv", Err("it is empty"));
+        health.forget("b.csv");
+        assert!(health.degraded().is_empty());
+    }
 
     #[test]
     fn a_part_is_away_once_until_it_is_back() {

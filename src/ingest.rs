@@ -40,7 +40,9 @@ pub struct Settings {
 impl Settings {
     /// The format of lines without a header.
     pub fn format(&self) -> Result<Format, FormatError> {
-        if self.fields.trim().is_empty() { Ok(Format::default()) } else { Format::parse(&self.fields) }
+        // Commas may stand between the names, and say nothing of the lines: those have blanks, or are a table.
+        let fields = self.fields.replace([',', '\t', ';', '|'], " ");
+        if fields.trim().is_empty() { Ok(Format::default()) } else { Format::parse(&fields) }
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! Kinesis shard | file | folder | stdin                                          ingest
-//!   -> lines, JSON, Parquet, gzip, zstd, CloudWatch Logs, Firehose, KPL
+//!   -> lines, tables, JSON, Parquet, OCSF, archives, CloudWatch Logs, Firehose, KPL
 //!   -> FlowRecord, or a counted and kept reason to refuse it                     flow
 //! tier 1  records fold into bounded, per-entity windows; pure detectors judge    statistical   -> Finding
 //! tier 2  a host's closed window is a feature vector; a scorer scores it         ml            -> Finding

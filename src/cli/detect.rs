@@ -32,7 +32,7 @@ use tiers::Tiers;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub struct Args {
-    /// Flow logs: files, folders (walked), or - for standard input; text, JSON or Parquet, plain, gzip or zstd
+    /// Flow logs: files, folders (walked), or - for standard input; text, CSV, JSON or Parquet, packed or in archives
     #[arg(required = true, value_name = "FILE|FOLDER|-")]
     pub paths: Vec<PathBuf>,
     /// Where the settings come from.
@@ -75,7 +75,8 @@ pub struct Args {
 const EXIT_CODES: &str = "Exit codes:
   0  the input was read to its end, whatever was found
   1  with --exit-code: anomalies were told; else: it failed while running
-  2  nothing can be done: wrong arguments or settings, a model that is refused, or input that is no flow log";
+  2  nothing can be done: wrong arguments or settings, a model that is refused, or input of which nothing was read; also
+     when a named file is no flow log, although others are, and were judged";
 
 /// A block of addresses, or one address.
 pub(super) fn block(text: &str) -> Result<IpNet, String> {
@@ -126,11 +127,75 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let bar = progress::Bar::new(std::io::stderr().is_terminal());
     let outcome = read_through(&args, &mut reader, &mut tiers, &bar);
     bar.finish();
-    if let Err(error) = outcome {
-        return Ok(unusable(&error));
+    let input = match outcome {
+        Ok(input) => input,
+        Err(error) => return Ok(unusable(&error)),
+    };
+    if let Some(nothing) = input.nothing(&args, &tiers) {
+        return Ok(unusable(&nothing));
     }
     tiers.finish();
-    tell(&args, &tiers, truth.as_ref())
+    let told = tell(&args, &tiers, truth.as_ref())?;
+    // What was found in the other files is told, and yet this is not the whole of what was asked about.
+    Ok(if input.left_out > 0 { super::unusable() } else { told })
+}
+
+/// What there was to read.
+#[derive(Default)]
+struct Input {
+    /// Records, whether in the stretch of time that is asked for or not, and when they were.
+    records: u64,
+    first: Option<EventTime>,
+    last: Option<EventTime>,
+    /// Named files, or folders, of which nothing was readable; they are told already.
+    left_out: u64,
+}
+
+impl Input {
+    /// Why nothing was read, if so. Nothing read must not look like nothing found.
+    fn nothing(&self, args: &Args, tiers: &Tiers) -> Option<Nothing> {
+        if tiers.records > 0 || !tiers.blind.is_empty() {
+            return None;
+        }
+        Some(match (self.first, self.last, tiers.refused.samples.first()) {
+            (Some(first), Some(last), _) => Nothing::Elsewhen {
+                records: self.records,
+                first,
+                last,
+                asked: match (args.since, args.until) {
+                    (Some(since), Some(until)) => format!("between --since {since} and --until {until}"),
+                    (Some(since), None) => format!("at or after --since {since}"),
+                    (_, until) => format!("before --until {}", until.unwrap_or(EventTime(u32::MAX))),
+                },
+            },
+            _ if self.left_out > 0 => Nothing::NoFlowLog,
+            (_, _, Some(refusal)) => Nothing::Refused {
+                count: tiers.refused.count,
+                first: match refusal.line {
+                    0 => format!("{}: {}", refusal.source, refusal.reason),
+                    line => format!("{}:{line}: {}", refusal.source, refusal.reason),
+                },
+            },
+            _ => Nothing::Empty,
+        })
+    }
+}
+
+/// Why nothing was read.
+#[derive(Debug, thiserror::Error)]
+enum Nothing {
+    /// All of it lies outside the stretch of time that is asked for.
+    #[error("nothing was judged: of the {records} records read, which are of {first} to {last}, none is {asked}")]
+    Elsewhen { records: u64, first: EventTime, last: EventTime, asked: String },
+    /// The reasons were told file by file.
+    #[error("nothing was read, so nothing was judged; that is not the same as nothing found")]
+    NoFlowLog,
+    /// There were lines, and none was a record.
+    #[error("nothing was read, so nothing was judged: all {count} lines or payloads were refused; the first: {first}")]
+    Refused { count: u64, first: String },
+    /// There was no line.
+    #[error("nothing was read, so nothing was judged: the input holds no record (no files, or a header at most)")]
+    Empty,
 }
 
 /// What cannot be read is told, and is exit code 2.
@@ -140,14 +205,17 @@ fn unusable(error: &dyn std::error::Error) -> ExitCode {
 }
 
 /// Feeds every batch to the tiers. A file that is no flow log among others that are is told and left out.
-fn read_through(args: &Args, reader: &mut Reader, tiers: &mut Tiers, bar: &progress::Bar) -> Result<(), ReadError> {
-    let mut left_out = None;
+fn read_through(args: &Args, reader: &mut Reader, tiers: &mut Tiers, bar: &progress::Bar) -> Result<Input, ReadError> {
+    let mut input = Input::default();
     loop {
         match reader.next_batch() {
             Ok(Some(mut batch)) => {
                 if args.since.is_some() || args.until.is_some() {
                     let since = args.since.unwrap_or(EventTime(0));
                     let until = args.until.unwrap_or(EventTime(u32::MAX));
+                    input.first = input.first.into_iter().chain(batch.records.iter().map(|record| record.start)).min();
+                    input.last = input.last.into_iter().chain(batch.records.iter().map(|record| record.end)).max();
+                    input.records += batch.records.len() as u64;
                     batch.records.retain(|record| record.end >= since && record.start < until);
                 }
                 bar.tick(reader.progress(), batch.records.len());
@@ -157,15 +225,12 @@ fn read_through(args: &Args, reader: &mut Reader, tiers: &mut Tiers, bar: &progr
             Ok(None) => break,
             Err(error @ ReadError::NotFlowLogs { .. }) => {
                 bar.say(&format!("flowvigil: {error}"));
-                left_out = Some(error);
+                input.left_out += 1;
             }
             Err(error) => return Err(error),
         }
     }
-    match left_out {
-        Some(error) if tiers.records == 0 => Err(error),
-        _ => Ok(()),
-    }
+    Ok(input)
 }
 
 /// Writes everything that was asked for.

@@ -129,10 +129,9 @@ fn open(path: &Path) -> anyhow::Result<Box<dyn BufRead>> {
     let mut file = BufReader::new(std::fs::File::open(path).with_context(|| format!("open {}", path.display()))?);
     let kind = Kind::of(file.fill_buf().with_context(|| format!("read {}", path.display()))?);
     let unpacked: Box<dyn Read> = match kind {
-        Kind::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-        Kind::Zstd => Box::new(zstd::Decoder::new(file)?),
+        Kind::Packed(packing) => packing.unpack(file).with_context(|| format!("read {}", path.display()))?,
         Kind::Text => return Ok(Box::new(file)),
-        Kind::Json | Kind::Parquet => anyhow::bail!("{} is not a flow log in lines", path.display()),
+        _ => anyhow::bail!("{} is not a flow log in lines", path.display()),
     };
     Ok(Box::new(BufReader::new(unpacked)))
 }

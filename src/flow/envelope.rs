@@ -2,41 +2,42 @@
 //!
 //! | begins with | is |
 //! | --- | --- |
-//! | `1f 8b`, `28 b5 2f fd` | gzip, zstd around any of these |
+//! | the mark of gzip, zstd, bzip2, xz, LZ4 or Snappy, or UTF-16 | any of these, packed ([`Packing`]) |
 //! | `PAR1` | Parquet |
+//! | `ustar` in its header, `PK` | an archive, of which files are read and payloads are refused |
 //! | `{`, `[` | JSON objects, one after another, with or without line ends between them |
 //! | anything else | lines |
 //!
-//! A JSON object is one of: the event of a CloudWatch Logs subscription (`logEvents`; a CONTROL_MESSAGE is a probe of the
-//! destination and is passed over), the same as Lambda gets it (`awslogs.data`), what the AWS command line prints
-//! (`events`), a line in its `message` (Firehose, Elastic agents), or a record whose keys are names of fields.
-//!
-//! Nearly all of a subscription event is its messages. They are cut out by searching for their key, which is four times as
-//! fast as reading all of the JSON, and is right as long as nothing in them is escaped; where something is, serde reads it.
+//! A byte-order mark before any of these is passed over. What a JSON object holds is told in [`objects`]. Nearly all of a
+//! subscription event is its messages. They are cut out by searching for their key, which is four times as fast as reading
+//! all of the JSON, and is right as long as nothing in them is escaped; where something is, serde reads it.
 
-use std::borrow::Cow;
 use std::io::Read;
 
-use base64::Engine;
 use bytes::Bytes;
 use memchr::memmem::Finder;
 use memchr::{memchr, memchr3};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::flow::interfaces::Interfaces;
+use crate::flow::packing::Packing;
 use crate::flow::parquet::Rows;
 use crate::flow::simd::Fast;
-use crate::flow::text::{Decoded, Field, Format, Lines, decode_fields, excerpt};
+use crate::flow::text::{Decoded, Format, Lines, excerpt, without_mark};
+
+mod objects;
 
 /// Told from the first bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// gzip.
-    Gzip,
-    /// zstd.
-    Zstd,
+    /// Any of these, packed.
+    Packed(Packing),
     /// Parquet.
     Parquet,
+    /// Files in a tar archive.
+    Tar,
+    /// Files in a zip archive.
+    Zip,
     /// One or more JSON objects.
     Json,
     /// Lines, or nothing that is known.
@@ -44,13 +45,17 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// What bytes that begin so are. Four bytes are enough, but for blanks in front of JSON.
+    /// What bytes that begin so are. Ten bytes are enough, but for tar archives, which are told by 262, and for blanks in
+    /// front of JSON.
     pub fn of(head: &[u8]) -> Kind {
+        if let Some(packing) = Packing::of(head) {
+            return Kind::Packed(packing);
+        }
         match head {
-            [0x1f, 0x8b, ..] => Kind::Gzip,
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Kind::Zstd,
             [b'P', b'A', b'R', b'1', ..] => Kind::Parquet,
-            _ => match head.iter().find(|byte| !byte.is_ascii_whitespace()) {
+            [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => Kind::Zip,
+            _ if head.get(257..262) == Some(b"ustar") => Kind::Tar,
+            _ => match without_mark(head).iter().find(|byte| !byte.is_ascii_whitespace()) {
                 Some(b'{' | b'[') => Kind::Json,
                 _ => Kind::Text,
             },
@@ -94,30 +99,25 @@ impl Envelope {
         interfaces: &mut Interfaces,
         out: &mut Decoded,
     ) {
-        let kind = Kind::of(payload);
-        match kind {
-            Kind::Gzip | Kind::Zstd if layers == 0 => {
+        match Kind::of(payload) {
+            Kind::Packed(_) if layers == 0 => {
                 out.refuse(0, None, || "is packed in more layers than anything known".into());
             }
-            Kind::Gzip | Kind::Zstd => match self.unpack(kind, payload) {
+            Kind::Packed(packing) => match self.unpack(packing, payload) {
                 Ok(unpacked) => self.decode_layer(&unpacked, lines, layers - 1, interfaces, out),
                 Err(reason) => out.refuse(0, None, || reason),
             },
             Kind::Parquet => decode_parquet(payload, interfaces, out),
+            Kind::Tar | Kind::Zip => out.refuse(0, None, || "is an archive of files, which only a file may be".into()),
             Kind::Json => self.decode_objects(payload, true, lines, layers, interfaces, out).map_or((), |_| ()),
             Kind::Text => self.fast.decode(payload, lines, interfaces, out),
         }
     }
 
-    fn unpack(&self, kind: Kind, payload: &[u8]) -> Result<Vec<u8>, String> {
+    fn unpack(&self, packing: Packing, payload: &[u8]) -> Result<Vec<u8>, String> {
         let mut unpacked = Vec::new();
         let limit = self.bytes_max as u64 + 1;
-        let read = match kind {
-            Kind::Zstd => {
-                zstd::Decoder::new(payload).and_then(|decoder| decoder.take(limit).read_to_end(&mut unpacked))
-            }
-            _ => flate2::bufread::MultiGzDecoder::new(payload).take(limit).read_to_end(&mut unpacked),
-        };
+        let read = packing.unpack(payload).and_then(|inside| inside.take(limit).read_to_end(&mut unpacked));
         match read {
             Ok(_) if unpacked.len() > self.bytes_max => {
                 Err(format!("unpacks to more than {} bytes (payload_bytes_max)", self.bytes_max))
@@ -162,6 +162,32 @@ impl Envelope {
                     at += 1;
                     continue;
                 }
+                0xef if text[at..].starts_with(b"\xef\xbb\xbf") => {
+                    at += 3;
+                    continue;
+                }
+                // A list of lines, such as a query for `events[].message` gives.
+                b'"' => match string_end(&text[at + 1..]) {
+                    Ok(None) if !last => {
+                        self.flush(lines, interfaces, out);
+                        return Some(at);
+                    }
+                    Ok(Some(length)) if !is_key(&text[at + 1 + length..]) => {
+                        let end = at + 1 + length;
+                        if let Err(reason) = self.decode_string(&text[at..end], lines, layers, interfaces, out) {
+                            self.flush(lines, interfaces, out);
+                            lines.refuse_event(None, || reason, out);
+                        }
+                        at = end;
+                        continue;
+                    }
+                    _ => {
+                        self.flush(lines, interfaces, out);
+                        lines.refuse_event(None, || "is not a whole JSON object".into(), out);
+                        at = after_line(text, at);
+                        continue;
+                    }
+                },
                 _ => {
                     let ahead = memchr(b'{', &text[at..]).unwrap_or(text.len() - at);
                     self.flush(lines, interfaces, out);
@@ -215,42 +241,19 @@ impl Envelope {
         }
         let value: Value = serde_json::from_slice(object).map_err(|error| format!("is not valid JSON: {error}"))?;
         let Value::Object(map) = value else { return Err("is not a JSON object".into()) };
-        if is_control(&map) {
-            return Ok(());
-        }
-        if let Some(Value::Array(events)) = map.get("logEvents").or_else(|| map.get("events")) {
-            for event in events {
-                match event.get("message") {
-                    Some(Value::String(message)) => self.add_line(message.as_bytes()),
-                    _ => {
-                        self.flush(lines, interfaces, out);
-                        lines.refuse_event(None, || "is a log event without a `message`".into(), out);
-                    }
-                }
-            }
-            return Ok(());
-        }
-        if let Some(Value::String(message)) = map.get("message") {
-            // Agents that ship JSON lines put a whole object into `message`.
-            if layers > 0 && Kind::of(message.as_bytes()) == Kind::Json {
-                self.flush(lines, interfaces, out);
-                self.decode_layer(message.as_bytes(), lines, layers - 1, interfaces, out);
-            } else {
-                self.add_line(message.as_bytes());
-            }
-            return Ok(());
-        }
-        self.flush(lines, interfaces, out);
-        if let Some(Value::String(data)) = map.get("awslogs").and_then(|logs| logs.get("data"))
-            && layers > 0
-        {
-            let data = base64::engine::general_purpose::STANDARD
-                .decode(data)
-                .map_err(|error| format!("`awslogs.data` is not base64: {error}"))?;
-            self.decode_layer(&data, lines, layers - 1, interfaces, out);
-            return Ok(());
-        }
-        decode_map(&map, lines, interfaces, out)
+        objects::Reader { envelope: self, lines, interfaces, out }.document(&map, layers)
+    }
+
+    fn decode_string(
+        &mut self,
+        text: &[u8],
+        lines: &mut Lines,
+        layers: u32,
+        interfaces: &mut Interfaces,
+        out: &mut Decoded,
+    ) -> Result<(), String> {
+        let text: String = serde_json::from_slice(text).map_err(|error| format!("is not valid JSON: {error}"))?;
+        objects::Reader { envelope: self, lines, interfaces, out }.text(&text, layers)
     }
 
     fn add_line(&mut self, message: &[u8]) {
@@ -298,41 +301,9 @@ fn is_plain(text: &[u8]) -> bool {
     memchr3(b'\\', b'"', b'\n', text).is_none()
 }
 
-fn is_control(map: &Map<String, Value>) -> bool {
-    map.get("messageType").and_then(Value::as_str) == Some("CONTROL_MESSAGE")
-}
-
-/// A record whose keys are the names of its fields.
-fn decode_map(
-    map: &Map<String, Value>,
-    lines: &mut Lines,
-    interfaces: &mut Interfaces,
-    out: &mut Decoded,
-) -> Result<(), String> {
-    let mut fields: Vec<(Field, Cow<'_, str>)> = Vec::new();
-    for (key, value) in map {
-        let Some(field) = Field::named(key) else { continue };
-        match value {
-            Value::Null => fields.push((field, "-".into())),
-            Value::String(text) => fields.push((field, text.into())),
-            Value::Number(number) => fields.push((field, number.to_string().into())),
-            _ => return Err(format!("`{key}` is neither text nor a number")),
-        }
-    }
-    let has = |wanted| fields.iter().any(|(field, _)| *field == wanted);
-    if !(has(Field::Source) || has(Field::PacketSource) || has(Field::Status)) {
-        return Err("is a JSON object with neither `message`, `logEvents` nor the fields of a flow log".into());
-    }
-    let has_status = has(Field::Status);
-    let text = |wanted| {
-        let (_, text) = fields.iter().find(|(field, _)| *field == wanted)?;
-        Some(text.as_bytes()).filter(|text| *text != b"-" && !text.is_empty())
-    };
-    lines.count_fast();
-    if let Err(malformed) = decode_fields(&text, has_status, interfaces, out) {
-        out.refuse(lines.number(), malformed.field.map(Field::name), || malformed.why.to_string());
-    }
-    Ok(())
+/// Whether what follows a string makes it a key.
+fn is_key(behind: &[u8]) -> bool {
+    behind.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b':')
 }
 
 fn decode_parquet(payload: &[u8], interfaces: &mut Interfaces, out: &mut Decoded) {

@@ -4,6 +4,14 @@
 //! it), else it is the default: the fields in their documented order, of which a version 2 line has the first fourteen.
 //! Field names that are not known are columns to step over, since AWS adds fields every year.
 //!
+//! Besides lines as flow logs have them, these are read, told line by line:
+//!
+//! - a table with a header and separators (CSV), quoted or not, its columns named as query engines do;
+//! - a table with a column of whole lines (`message`, `@message`, `_raw`);
+//! - lines behind the time at which they were logged, or the name of their log stream;
+//! - lines in quotes, or several of them with tabs between;
+//! - lines of a Transit Gateway without a header, told by their second column.
+//!
 //! This file is the meaning of the format; its fast twin for the common shape of a line, [`super::simd`], is held equal to
 //! it by tests. A line that cannot be read is refused with its number, field and reason, and the next line is read.
 //!
@@ -13,7 +21,8 @@
 //! | --- | --- | --- |
 //! | `log-status` NODATA, SKIPDATA | blindness | no data is not no traffic |
 //! | addresses `-` and no `log-status` in the format | blindness, NODATA | the line says nothing else |
-//! | ports, protocol, packets, bytes, action, flags `-` or not in the format | 0, accepted, unknown | AWS documents `-` for "not applicable" |
+//! | ports, protocol, bytes, action, flags `-` or not in the format | 0, accepted, unknown | AWS documents `-` for "not applicable" |
+//! | packets `-` or not in the format | as few as the bytes need at 1500 a packet | bytes came in packets, and nothing is judged of none |
 //! | an address or both times `-` | refused | nothing can be judged without |
 //! | only one of start, end in the format | the other is the same | |
 //! | `end` before `start` | refused | either may be the wrong one, and a swapped pair would pass for a real interval |
@@ -23,7 +32,15 @@
 use memchr::memchr;
 
 use crate::flow::interfaces::Interfaces;
+use crate::flow::names::{self, Column};
 use crate::flow::{Address, Blindness, BlindnessKind, EventTime, FlowRecord, Interface, Marks};
+
+mod loose;
+mod otherwise;
+mod table;
+
+pub(crate) use loose::decode_loosely;
+use table::{Cells, SEPARATORS, Separator};
 
 /// The documented fields in their documented order, versions 2 to 10 (there is none of version 6).
 pub const FIELDS: [&str; 42] = [
@@ -83,6 +100,9 @@ pub const LINE_MAX: usize = 64 * 1024;
 /// The longest believable time from `start` to `end`, in seconds.
 pub const SPAN_MAX: u32 = 86_400;
 
+/// The bytes of a full packet outside a VPC.
+const MTU: u64 = 1_500;
+
 /// A field that the decoder reads, as its index in [`FIELDS`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -135,16 +155,6 @@ impl Field {
         Field::Resource,
     ];
 
-    /// The field of a name, which may have `_` for `-`.
-    pub(crate) fn named(name: &str) -> Option<Field> {
-        let same = |field: &Field| {
-            let known = field.name().as_bytes();
-            known.len() == name.len()
-                && known.iter().zip(name.as_bytes()).all(|(a, b)| a == b || *a == b'-' && *b == b'_')
-        };
-        Field::ALL.into_iter().find(same)
-    }
-
     /// The AWS name.
     pub const fn name(self) -> &'static str {
         FIELDS[self as usize]
@@ -161,6 +171,10 @@ pub struct Format {
     width: usize,
     /// Whether shorter lines that stop at the end of a version are read too: only where nobody named a format.
     documented: bool,
+    /// What stands between columns.
+    separator: Separator,
+    /// The column that holds whole lines, where the others are none of a flow log.
+    message: Option<u8>,
     names: Vec<String>,
 }
 
@@ -173,12 +187,16 @@ pub enum FormatError {
     /// More than [`COLUMNS_MAX`].
     #[error("the format names {0} fields, more than {COLUMNS_MAX}")]
     TooWide(usize),
-    /// A field that nothing can be judged without.
-    #[error("the format has no `{0}`; without it nothing can be judged (add the field to the flow log)")]
-    Lacks(&'static str),
+    /// Fields that nothing can be judged without.
+    #[error("the format has no {}; without it nothing can be judged (add the field to the flow log, or to the query)", quoted(.0))]
+    Lacks(Vec<&'static str>),
     /// One field twice.
     #[error("the format names `{0}` twice")]
     Twice(String),
+}
+
+fn quoted(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 impl Default for Format {
@@ -192,12 +210,29 @@ impl Default for Format {
 
 impl Format {
     /// A format from field names as in a header line, or as AWS writes formats: `${srcaddr} ${dstaddr} …`. `_` may stand
-    /// for `-`. Commas may stand between names.
+    /// for `-`. Where commas, tabs, semicolons or bars stand between the names, they do between the columns, too.
     pub fn parse(text: &str) -> Result<Format, FormatError> {
-        Format::from_names(text.split([' ', '\t', ',', '\r', '\n']).filter(|name| !name.is_empty()))
+        match Separator::of_names(text.as_bytes()) {
+            Separator::Blanks => {
+                Format::from_names(text.split([' ', '\t', ',', '\r', '\n']).filter(|name| !name.is_empty()))
+            }
+            Separator::Byte(separator) => {
+                let line = text.trim_matches(['\r', '\n', ' ']);
+                let cells = Cells::split(line.as_bytes(), separator);
+                if cells.count() > COLUMNS_MAX {
+                    return Err(FormatError::TooWide(cells.count()));
+                }
+                let names = cells.all().iter().map(|cell| std::str::from_utf8(cell).unwrap_or_default());
+                Format::of(names, Separator::Byte(separator))
+            }
+        }
     }
 
     pub(crate) fn from_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Format, FormatError> {
+        Format::of(names, Separator::Blanks)
+    }
+
+    fn of<'a>(names: impl IntoIterator<Item = &'a str>, separator: Separator) -> Result<Format, FormatError> {
         let names: Vec<String> = names.into_iter().map(plain_name).collect();
         match names.len() {
             0 => return Err(FormatError::Empty),
@@ -205,43 +240,81 @@ impl Format {
             _ => {}
         }
         let mut column = [ABSENT; FIELDS.len()];
+        let mut rank = [usize::MAX; FIELDS.len()];
+        let (mut message, mut stamp) = (None, None);
         for (index, name) in names.iter().enumerate() {
-            if let Some(field) = FIELDS.iter().position(|field| field == name) {
-                if column[field] != ABSENT {
+            match names::known(name) {
+                // A field twice is a column to step over, unless something hangs on it.
+                Some((Column::Field(field), 0)) if rank[field as usize] == 0 => {
                     return Err(FormatError::Twice(name.clone()));
                 }
-                column[field] = index as u8;
+                Some((Column::Field(field), better)) if better < rank[field as usize] => {
+                    (column[field as usize], rank[field as usize]) = (index as u8, better);
+                }
+                Some((Column::Message, better)) if message.is_none_or(|(_, other)| better < other) => {
+                    message = Some((index as u8, better));
+                }
+                Some((Column::Stamp, better)) if stamp.is_none_or(|(_, other)| better < other) => {
+                    stamp = Some((index as u8, better));
+                }
+                _ => {}
             }
         }
-        let format = Format { column, width: names.len(), documented: false, names };
-        format.sufficient()?;
+        let timed = [Field::Start, Field::End].iter().any(|field| column[*field as usize] != ABSENT);
+        if let (false, Some((index, _))) = (timed, stamp) {
+            column[Field::Start as usize] = index;
+        }
+        let mut format = Format { column, width: names.len(), documented: false, separator, message: None, names };
+        // Whole lines say more than what a query has left of them.
+        match (format.sufficient(), message, timed) {
+            (Ok(()), _, true) | (Ok(()), None, _) => {}
+            (_, Some((index, _)), _) => format.message = Some(index),
+            (Err(error), None, _) => return Err(error),
+        }
         Ok(format)
     }
 
     fn sufficient(&self) -> Result<(), FormatError> {
         let any = |fields: &[Field]| fields.iter().any(|&field| self.column(field).is_some());
-        for (fields, name) in [
+        let lacks: Vec<&str> = [
             (&[Field::Source, Field::PacketSource], "srcaddr"),
             (&[Field::Destination, Field::PacketDestination], "dstaddr"),
             (&[Field::Start, Field::End], "start"),
-        ] {
-            if !any(fields) {
-                return Err(FormatError::Lacks(name));
-            }
-        }
-        Ok(())
+        ]
+        .into_iter()
+        .filter_map(|(fields, name)| (!any(fields)).then_some(name))
+        .collect();
+        if lacks.is_empty() { Ok(()) } else { Err(FormatError::Lacks(lacks)) }
     }
 
-    /// Whether a line is a header: at least two of its words, and at least half of them, are names of fields. No data
-    /// line is, since no field's values are field names.
+    /// Whether a line is a header: at least two of its words, and at least half of them or an address, are names of
+    /// fields; or it is the header of a table with a column of whole lines. No data line is, since no field's values are
+    /// field names.
     pub fn is_header(line: &[u8]) -> bool {
-        let (mut words, mut known) = (0, 0);
-        for word in line.split(|byte| *byte <= b' ' || *byte == b',').filter(|word| !word.is_empty()) {
+        let line = without_mark(line);
+        let separator = Separator::of_names(line);
+        let (mut words, mut known, mut addresses) = (0, 0, [false; 2]);
+        let (mut messages, mut stamps) = (0, 0);
+        let mut look = |word: &[u8]| {
             words += 1;
             let name = std::str::from_utf8(word).map(plain_name).unwrap_or_default();
-            known += usize::from(FIELDS.contains(&name.as_str()));
+            known += usize::from(names::is_name(&name));
+            match names::known(&name).map(|(column, _)| column) {
+                Some(Column::Field(Field::Source | Field::PacketSource)) => addresses[0] = true,
+                Some(Column::Field(Field::Destination | Field::PacketDestination)) => addresses[1] = true,
+                Some(Column::Message) => messages += 1,
+                Some(Column::Stamp) => stamps += 1,
+                _ => {}
+            }
+        };
+        match separator {
+            Separator::Blanks => {
+                line.split(|byte| *byte <= b' ' || *byte == b',').filter(|word| !word.is_empty()).for_each(&mut look);
+            }
+            Separator::Byte(separator) => Cells::split(line, separator).all().iter().for_each(|cell| look(cell)),
         }
-        known >= 2 && known * 2 >= words
+        let lines = messages == 1 && (separator != Separator::Blanks && stamps > 0 || words == 1 && is_message(line));
+        known >= 2 && (known * 2 >= words || addresses.contains(&true)) || lines
     }
 
     /// The names in column order.
@@ -267,6 +340,11 @@ impl Format {
         }
     }
 
+    /// Whether lines are those of a flow log, with blanks between their columns: what the fast decoder knows.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.separator == Separator::Blanks && self.message.is_none()
+    }
+
     fn fits(&self, width: usize) -> bool {
         width == self.width || self.documented && DOCUMENTED_WIDTHS.contains(&width)
     }
@@ -274,13 +352,51 @@ impl Format {
 
 impl std::fmt::Display for Format {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.names.join(" "))
+        match self.separator {
+            Separator::Blanks => f.write_str(&self.names.join(" ")),
+            Separator::Byte(byte) => {
+                let separator = char::from(byte);
+                for (index, name) in self.names.iter().enumerate() {
+                    if index > 0 {
+                        write!(f, "{separator}")?;
+                    }
+                    if name.contains(separator) { write!(f, "\"{name}\"")? } else { f.write_str(name)? }
+                }
+                // One column alone needs something that says so.
+                if self.names.len() == 1 { write!(f, "{separator}") } else { Ok(()) }
+            }
+        }
     }
+}
+
+/// Whether the whole line is a name for lines.
+fn is_message(line: &[u8]) -> bool {
+    let name = line.trim_ascii();
+    [&b"message"[..], b"@message", b"_raw"].iter().any(|known| name.trim_quotes() == *known)
+}
+
+trait TrimQuotes {
+    fn trim_quotes(&self) -> &[u8];
+}
+
+impl TrimQuotes for [u8] {
+    fn trim_quotes(&self) -> &[u8] {
+        let inner = self.strip_prefix(b"\"").unwrap_or(self);
+        inner.strip_suffix(b"\"").unwrap_or(inner)
+    }
+}
+
+/// A line without the byte-order marks in front of it; files that were put together have them in the middle, too.
+pub(crate) fn without_mark(mut line: &[u8]) -> &[u8] {
+    while let Some(rest) = line.strip_prefix(b"\xef\xbb\xbf") {
+        line = rest;
+    }
+    line
 }
 
 fn plain_name(name: &str) -> String {
     let name = name.strip_prefix("${").and_then(|name| name.strip_suffix('}')).unwrap_or(name);
-    name.trim_matches('"').replace('_', "-").to_ascii_lowercase()
+    name.trim_start_matches('\u{feff}').trim_matches(['"', '\'', '`', ' ']).replace('_', "-").to_ascii_lowercase()
 }
 
 /// What came of lines: filled by the decoder, emptied and used again by its owner.
@@ -377,6 +493,8 @@ pub(crate) fn excerpt(text: &[u8]) -> String {
 #[derive(Clone, Debug)]
 pub struct Lines {
     format: Format,
+    /// What held before any header: the format of lines within a table.
+    inner: Format,
     number: u64,
     headers: u64,
     /// A header that is not a format: its lines are refused without being looked at.
@@ -386,12 +504,21 @@ pub struct Lines {
 impl Lines {
     /// Begins at line 1, with the format that holds until a header says otherwise.
     pub fn new(format: Format) -> Lines {
-        Lines { format, number: 0, headers: 0, unusable: None }
+        Lines { inner: format.clone(), format, number: 0, headers: 0, unusable: None }
     }
 
     /// Goes on after `number` lines, in the middle of a file.
     pub fn resume(format: Format, number: u64) -> Lines {
         Lines { number, ..Lines::new(format) }
+    }
+
+    /// Goes on in the middle of a file whose header named `named`.
+    pub(crate) fn resume_under(format: Format, named: Option<Format>, number: u64) -> Lines {
+        let mut lines = Lines::resume(format, number);
+        if let Some(named) = named {
+            (lines.format, lines.headers) = (named, 1);
+        }
+        lines
     }
 
     /// How many lines were seen, blank ones included.
@@ -435,10 +562,18 @@ impl Lines {
             return self.refuse(Malformed { field: None, why: Why::TooLong(line.len()) }, out);
         }
         if self.unusable.is_none() {
-            match decode(&self.format, line, interfaces, out) {
-                Ok(()) => return,
-                Err(malformed) if !Format::is_header(line) => return self.refuse(malformed, out),
-                Err(_) => {}
+            let malformed = match (self.format.message, self.format.separator) {
+                (None, Separator::Blanks) => match decode(&self.format, line, interfaces, out) {
+                    Ok(()) => return,
+                    Err(malformed) => malformed,
+                },
+                _ => return self.decode_row(line, interfaces, out),
+            };
+            if self.decode_otherwise(line, &malformed, interfaces, out) {
+                return;
+            }
+            if !Format::is_header(line) {
+                return self.refuse(malformed, out);
             }
         }
         self.header_or_refuse(line, out);
@@ -482,7 +617,7 @@ impl Lines {
             return;
         }
         self.headers += 1;
-        match Format::parse(&String::from_utf8_lossy(line)) {
+        match Format::parse(&String::from_utf8_lossy(without_mark(line))) {
             Ok(format) => {
                 self.format = format;
                 self.unusable = None;
@@ -599,11 +734,14 @@ pub(crate) fn decode_fields<'a>(
         marks = marks.with(Marks::INTERMEDIARY);
     }
     let missing = |field| Malformed { field: Some(field), why: Why::Missing };
+    let source = seen_source.or(source).ok_or(missing(Field::Source))?;
+    let destination = seen_destination.or(destination).ok_or(missing(Field::Destination))?;
+    let bytes = number(text, Field::Bytes, u64::MAX)?.unwrap_or(0);
     let mut record = FlowRecord {
-        source: seen_source.or(source).ok_or(missing(Field::Source))?,
-        destination: seen_destination.or(destination).ok_or(missing(Field::Destination))?,
-        bytes: number(text, Field::Bytes, u64::MAX)?.unwrap_or(0),
-        packets: number(text, Field::Packets, u64::MAX)?.unwrap_or(0),
+        source,
+        destination,
+        bytes,
+        packets: number(text, Field::Packets, u64::MAX)?.unwrap_or(bytes.div_ceil(MTU)),
         start,
         end,
         source_port: number(text, Field::SourcePort, 0xffff)?.unwrap_or(0) as u16,

@@ -29,12 +29,14 @@ use crate::flow::Interface;
 use crate::flow::text::FormatError;
 use crate::ingest::{Batch, Settings as IngestSettings};
 
+mod archive;
 mod content;
 mod files;
 mod follow;
 mod handle;
 mod merge;
 mod open;
+mod unpack;
 mod walk;
 
 use files::Files;

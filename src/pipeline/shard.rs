@@ -404,6 +404,21 @@ impl Reader {
             self.count_refused(&batch.refused);
             self.common.health.refused(name, &batch.refused);
         }
+        let outcome = match batch.refused.samples.first() {
+            _ if !batch.records.is_empty() || !batch.blind.is_empty() => Some(Ok(())),
+            Some(refusal) if refusal.line == 0 => Some(Err(refusal.reason.clone())),
+            Some(refusal) => Some(Err(format!("line {}: {}", refusal.line, refusal.reason))),
+            None => None,
+        };
+        if let Some(outcome) = outcome
+            && self.common.health.input(name, outcome.as_ref().map(|()| ()).map_err(String::as_str))
+        {
+            match outcome {
+                Ok(()) => tracing::info!(shard = name, "it can be read"),
+                // The reason may hold text of the log; it stands on /health/ready.
+                Err(_) => tracing::warn!(shard = name, "nothing of it was read: /health/ready says why"),
+            }
+        }
         let records = batch.records.len() as u64;
         self.common.health.shard(name, |shard| {
             shard.state = "reading".to_owned();

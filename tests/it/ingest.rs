@@ -151,7 +151,25 @@ pub(crate) fn formats() -> Vec<(&'static str, Vec<u8>)> {
         ("fields", fields.into_bytes()),
         ("subscription", gzip(blob.as_bytes())),
         ("parquet", parquet(&names, &text)),
+        ("table", table(&names, &text).into_bytes()),
+        ("archive", tar(text.as_bytes())),
     ]
+}
+
+/// Lines as a table with a header, in quotes.
+fn table(names: &[&str], text: &str) -> String {
+    let row = |cells: &str| format!("\"{}\"\n", cells.replace(' ', "\",\""));
+    row(&names.join(" ")) + &text.lines().map(row).collect::<String>()
+}
+
+/// Lines as a file in a tar archive.
+fn tar(text: &[u8]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(text.len() as u64);
+    header.set_cksum();
+    builder.append_data(&mut header, "vpc.log", text).unwrap();
+    builder.into_inner().unwrap()
 }
 
 /// Lines as a Parquet file of text columns.
@@ -201,9 +219,12 @@ fn cut_off_files_say_so_and_never_invent_records() {
         for part in 0..40 {
             let (all, errors) = read_bytes(&bytes[..bytes.len() * part / 40]);
             assert!(plain.starts_with(&all.records), "{name} cut at {part}/40");
-            // Text and objects may be cut between two of them, which nobody can see.
+            // Text and objects may be cut between two of them, and an archive in its padding, which nobody can see.
             let seen = errors.len() as u64 + all.refused.count;
-            assert!(seen > 0 || ["text", "objects", "fields"].contains(&name), "{name} cut at {part}/40");
+            assert!(
+                seen > 0 || ["text", "objects", "fields", "table", "archive"].contains(&name),
+                "{name} cut at {part}/40"
+            );
             assert!(part > 0 || matches!(&errors[..], [ReadError::NotFlowLogs { .. }]), "{name} empty: {errors:?}");
         }
     }
@@ -231,7 +252,7 @@ fn garbage_and_wrong_headers_are_clear_errors() {
         (&noise[..], "no line was readable"),
         (&pe[..], "no line was readable"),
         (b"srcaddr dstaddr\n10.0.0.1 10.0.0.2\n", "the format has no `start`"),
-        (b"{\"eventVersion\":\"1.08\",\"Records\":[]}", "neither `message`, `logEvents` nor the fields"),
+        (b"{\"eventVersion\":\"1.08\",\"Records\":[]}", "a log of CloudTrail"),
         (b"PAR1 and nothing else", "Parquet file is damaged"),
         (b"\x28\xb5\x2f\xfd garbage", "damaged"),
         (b"", "it is empty"),

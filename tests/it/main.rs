@@ -11,6 +11,7 @@ mod demo;
 mod detect;
 mod faults;
 mod fencing;
+mod formats;
 mod ingest;
 mod interop;
 mod invariance;

@@ -106,6 +106,9 @@ pub(super) fn summary(tiers: &Tiers, anomalies: &[Anomaly]) {
     }
     let span = if s.records > 0 { format!(" over {}", spoken_span(s.first, s.last)) } else { String::new() };
     eprintln!("{} records{span}: {} anomalies, {} silences", tiers.records, anomalies.len(), tiers.silences.len());
+    if tiers.records == 0 {
+        eprintln!("there was no record to judge: the log only says that there was no data, or that it was left out");
+    }
     if tiers.refused.count > 0 {
         eprintln!("refused: {} lines or payloads", tiers.refused.count);
         for refusal in tiers.refused.samples.iter().take(5) {

@@ -1,5 +1,7 @@
 use std::io::Write;
 
+use base64::Engine;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -262,6 +262,10 @@ impl Plan {
         let width = if format.is_documented() { 14 } else { format.width() };
         let column = |field| format.column(field).filter(|column| *column < width);
         let (start, _) = (column(Field::Start)?, column(Field::End)?);
+        // Packets that the format does not have are worked out from the bytes, which is rare enough for the plain way.
+        if column(Field::Packets).is_none() && column(Field::Bytes).is_some() {
+            return None;
+        }
         let (own_source, own_destination) = (column(Field::Source), column(Field::Destination));
         let (packet_source, packet_destination) = (column(Field::PacketSource), column(Field::PacketDestination));
         // Both packet addresses or none: half of a pair is rare enough for the plain way.
@@ -390,7 +394,7 @@ pub(super) fn decode(
 }
 
 fn plan_of(lines: &Lines) -> Option<Plan> {
-    if lines.unusable().is_some() { None } else { Plan::new(lines.format()) }
+    if lines.unusable().is_some() || !lines.format().is_plain() { None } else { Plan::new(lines.format()) }
 }
 
 /// # Safety

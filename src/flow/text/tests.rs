@@ -116,13 +116,14 @@ fn every_documented_field_in_documented_order_is_read_without_a_header() {
 
 #[test]
 fn a_format_that_cannot_be_judged_is_refused_with_the_field_it_lacks() {
-    assert_eq!(Format::parse("srcaddr start"), Err(FormatError::Lacks("dstaddr")));
+    assert_eq!(Format::parse("srcaddr start"), Err(FormatError::Lacks(vec!["dstaddr"])));
+    assert_eq!(Format::parse("version action"), Err(FormatError::Lacks(vec!["srcaddr", "dstaddr", "start"])));
     assert_eq!(Format::parse(" "), Err(FormatError::Empty));
     assert_eq!(Format::parse("srcaddr srcaddr"), Err(FormatError::Twice("srcaddr".into())));
     assert!(matches!(Format::parse(&"x ".repeat(200)), Err(FormatError::TooWide(200))));
     let header = "instance-id interface-id srcaddr dstaddr pkt-srcaddr pkt-dstaddr\n- eni-1 10.0.1.5 10.0.0.220 10.0.1.5 203.0.113.5\n";
     let (out, lines, _) = decode_all(Format::default(), header);
-    assert_eq!((out.refused, lines.unusable()), (1, Some(&FormatError::Lacks("start"))));
+    assert_eq!((out.refused, lines.unusable()), (1, Some(&FormatError::Lacks(vec!["start"]))));
 }
 
 #[test]

@@ -10,7 +10,8 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom};
 
 use serde::{Deserialize, Serialize};
 
-use crate::ingest::local::open::{Place, unpack};
+use crate::ingest::local::open::Place;
+use crate::ingest::local::unpack::unpack;
 use crate::ingest::local::walk::Found;
 
 /// First bytes that are looked at: a few dozen records, which no other file begins with.
@@ -57,7 +58,9 @@ impl Head {
     /// It cannot be opened. That its packing is damaged or cut off is none: the bytes before that are its beginning.
     pub(super) fn read(found: &Found) -> std::io::Result<Head> {
         let file = File::open(&found.path)?;
-        let Ok(unpacked) = unpack(Box::new(file), true) else { return Ok(Head { bytes: Vec::new(), packed: true }) };
+        let Ok(unpacked) = unpack(Box::new(file), false, true) else {
+            return Ok(Head { bytes: Vec::new(), packed: true });
+        };
         let mut bytes = Vec::with_capacity(HEAD);
         let mut input = unpacked.input.take(HEAD as u64);
         let mut part = [0; HEAD];

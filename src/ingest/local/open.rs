@@ -1,10 +1,10 @@
 //! One file: unpacked, and decoded by what its bytes say it is.
 
 use std::fs::File;
-use std::io::{Cursor, ErrorKind, Read};
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use memchr::{memchr, memrchr};
@@ -12,11 +12,15 @@ use parquet::file::reader::ChunkReader;
 use serde::{Deserialize, Serialize};
 
 use crate::flow::envelope::{Envelope, Kind};
+use crate::flow::foreign;
 use crate::flow::interfaces::Interfaces;
 use crate::flow::parquet::{Rows, RowsError};
 use crate::flow::simd::Fast;
 use crate::flow::text::{Decoded, Format, LINE_MAX, Lines};
+use crate::ingest::local::archive::{self, Members, Tar};
+use crate::ingest::local::files::PATIENCE;
 use crate::ingest::local::handle::{Handle, Parts};
+use crate::ingest::local::unpack::{Counted, Unpacked, unpack};
 use crate::ingest::local::walk::Found;
 use crate::ingest::local::{ReadError, shown};
 use crate::ingest::{Batch, Position, Refusal, Refused, Settings};
@@ -66,6 +70,7 @@ pub(super) struct Decoder {
     /// Whether files keep no handle between two reads, and small buffers: where many are read side by side.
     pub(super) frugal: bool,
     pub(super) buffer: Vec<u8>,
+    interfaces_max: usize,
 }
 
 impl Decoder {
@@ -80,7 +85,24 @@ impl Decoder {
             chunk: settings.chunk_bytes.max(2 * LINE_MAX),
             frugal: false,
             buffer: Vec::new(),
+            interfaces_max: settings.interfaces_max,
         })
+    }
+
+    /// Another one with the same settings, for what is read and thrown away.
+    fn fresh(&self) -> Decoder {
+        Decoder {
+            format: self.format.clone(),
+            interfaces: Interfaces::new(self.interfaces_max),
+            decoded: Decoded::default(),
+            fast: Fast::default(),
+            envelope: Envelope::new(self.payload_bytes_max),
+            payload_bytes_max: self.payload_bytes_max,
+            chunk: self.chunk,
+            frugal: self.frugal,
+            buffer: Vec::new(),
+            interfaces_max: self.interfaces_max,
+        }
     }
 
     /// Moves what was decoded of `name` into a batch.
@@ -105,11 +127,29 @@ pub(super) struct Open {
     pub(super) name: String,
     pub(super) size: u64,
     pub(super) read: Arc<AtomicU64>,
-    content: Content,
-    /// Whether any line of it was a record, blindness or a header.
+    inside: Inside,
+    /// Whether any of it was a record or blindness; or it has a header and no line that is refused, for a file of nothing
+    /// but a header is a flow log in which nothing happened. One of which nothing but its header could be read is none.
     pub(super) readable: bool,
     pub(super) refused: u64,
     pub(super) first_refusal: Option<String>,
+}
+
+/// A file is one stream, or an archive of several.
+enum Inside {
+    One(Reading),
+    Many(Box<Archive>),
+}
+
+/// One stream of one kind.
+struct Reading {
+    content: Content,
+    /// Its first bytes, for whoever wonders what it is.
+    head: Vec<u8>,
+    /// Whether there was a record or blindness.
+    read: bool,
+    refused: u64,
+    first_refusal: Option<String>,
 }
 
 enum Content {
@@ -158,28 +198,25 @@ impl Open {
             Box::new(Handle::open(&found.path, decoder.frugal, found.inode)?)
         };
         let counted = Counted { input, read: read.clone() };
-        let unpacked = unpack(Box::new(counted), decoder.frugal)?;
+        let mut unpacked = unpack(Box::new(counted), stdin, decoder.frugal)?;
         let mut open = Open {
             name: shown(&found.path),
             size: found.size,
             read,
-            content: Content::Nothing,
+            inside: Inside::One(Reading::nothing(Vec::new(), None)),
             readable: false,
             refused: 0,
             first_refusal: None,
         };
-        let lines = match from {
-            None => Lines::new(decoder.format.clone()),
-            Some(place) => {
-                let format = place.fields.as_deref().and_then(|fields| Format::parse(fields).ok());
-                Lines::resume(format.unwrap_or_else(|| decoder.format.clone()), place.line)
-            }
-        };
+        let plain = (!unpacked.packed && !stdin).then_some(found.path.as_path());
+        if matches!(unpacked.kind, Kind::Tar | Kind::Zip) {
+            open.inside = Archive::open(unpacked, plain, decoder, from.map_or(0, |place| place.line));
+            return Ok(open);
+        }
         let offset = from.map_or(0, |place| place.offset);
-        let mut input = unpacked.input;
         // What is done with is read over, not sought: the text may be packed, and the head is read already.
         if unpacked.kind != Kind::Parquet {
-            let passed = std::io::copy(&mut (&mut input).take(offset), &mut std::io::sink())?;
+            let passed = std::io::copy(&mut (&mut unpacked.input).take(offset), &mut std::io::sink())?;
             if passed < offset && unpacked.packed && tail {
                 return Err(std::io::Error::new(ErrorKind::UnexpectedEof, "it holds less than was read of it before"));
             }
@@ -188,39 +225,115 @@ impl Open {
                 return Open::at(found, decoder, None, tail);
             }
         }
-        match unpacked.kind {
-            Kind::Parquet => {
-                let rows = if unpacked.packed || stdin {
-                    in_memory(input, decoder.payload_bytes_max)
-                } else if decoder.frugal {
-                    Parts::open(&found.path).map_err(|error| RowsError::Damaged(error.to_string())).and_then(boxed)
-                } else {
-                    File::open(&found.path).map_err(|error| RowsError::Damaged(error.to_string())).and_then(boxed)
-                };
-                match rows {
-                    Ok(mut rows) => match rows.skip_to(from.map_or(0, |place| place.line)) {
-                        Ok(()) => open.content = Content::Rows(rows),
-                        Err(error) => open.first_refusal = Some(error.to_string()),
-                    },
-                    Err(error) => open.first_refusal = Some(error.to_string()),
-                }
-            }
-            Kind::Json => {
-                let stream = JsonStream { offset, tail, ..JsonStream::new(input, lines, decoder, stdin) };
-                open.content = Content::Json(Box::new(stream));
-            }
-            _ => {
-                let stream = TextStream { offset, tail, ..TextStream::new(input, lines, stdin) };
-                open.content = Content::Text(Box::new(stream));
-            }
-        }
+        open.inside = Inside::One(Reading::new(unpacked, plain, decoder, from, stdin, tail));
         Ok(open)
     }
 
     /// Reads and decodes one chunk.
     pub(super) fn step(&mut self, decoder: &mut Decoder) -> Step {
+        let step = match &mut self.inside {
+            Inside::One(reading) => reading.step(decoder),
+            Inside::Many(archive) => archive.step(decoder),
+        };
+        let (readable, refused, first) = match &self.inside {
+            Inside::One(reading) => (reading.readable(), reading.refused, &reading.first_refusal),
+            Inside::Many(archive) => (archive.read, archive.refused, &archive.first_refusal),
+        };
+        (self.readable, self.refused) = (readable, refused);
+        if self.first_refusal.is_none() {
+            self.first_refusal.clone_from(first);
+        }
+        step
+    }
+
+    pub(super) fn why_unreadable(&self) -> String {
+        match &self.inside {
+            Inside::One(reading) => reading.why_unreadable(),
+            Inside::Many(archive) => match &archive.first_refusal {
+                Some(reason) => format!("{reason} (and no other file of the archive is one)"),
+                None => "it is an archive without a file".into(),
+            },
+        }
+    }
+
+    pub(super) fn place(&self) -> Place {
+        let reading = match &self.inside {
+            Inside::One(reading) => reading,
+            Inside::Many(archive) => {
+                // A place in it counts steps, as one in Parquet counts rows: like that, it is written as a whole.
+                return Place { file: self.name.clone(), offset: 0, line: archive.steps, skip: 0, fields: None };
+            }
+        };
+        let (offset, line) = match &reading.content {
+            Content::Text(text) => (text.offset, text.lines.number()),
+            Content::Json(json) => (json.offset, json.lines.number()),
+            Content::Rows(rows) => (0, rows.number()),
+            Content::Nothing => (0, 0),
+        };
+        let named = reading.lines().filter(|lines| lines.headers() > 0);
+        Place { file: self.name.clone(), offset, line, skip: 0, fields: named.map(|lines| lines.format().to_string()) }
+    }
+}
+
+impl Reading {
+    fn nothing(head: Vec<u8>, why: Option<String>) -> Reading {
+        Reading { content: Content::Nothing, head, read: false, refused: 0, first_refusal: why }
+    }
+
+    /// What unpacked bytes are, to be read from a place in them on. `plain` is the file when they are all of it.
+    fn new(
+        unpacked: Unpacked,
+        plain: Option<&Path>,
+        decoder: &Decoder,
+        from: Option<&Place>,
+        stdin: bool,
+        tail: bool,
+    ) -> Reading {
+        let Unpacked { kind, head, input, .. } = unpacked;
+        let named = from.and_then(|place| place.fields.as_deref()).and_then(|fields| Format::parse(fields).ok());
+        let (offset, line) = from.map_or((0, 0), |place| (place.offset, place.line));
+        let lines = Lines::resume_under(decoder.format.clone(), named, line);
+        let content = match kind {
+            Kind::Parquet => {
+                let rows = match plain {
+                    Some(path) if decoder.frugal => {
+                        Parts::open(path).map_err(|error| RowsError::Damaged(error.to_string())).and_then(boxed)
+                    }
+                    Some(path) => {
+                        File::open(path).map_err(|error| RowsError::Damaged(error.to_string())).and_then(boxed)
+                    }
+                    None => in_memory(input, decoder.payload_bytes_max).map_err(RowsError::Damaged).and_then(boxed),
+                };
+                let rows = rows.and_then(|mut rows| rows.skip_to(line).map(|()| rows));
+                match rows {
+                    Ok(rows) => Content::Rows(rows),
+                    Err(error) => return Reading::nothing(head, Some(error.to_string())),
+                }
+            }
+            Kind::Json => {
+                Content::Json(Box::new(JsonStream { offset, tail, ..JsonStream::new(input, lines, decoder, stdin) }))
+            }
+            Kind::Tar | Kind::Zip => {
+                return Reading::nothing(Vec::new(), Some("it is an archive within an archive".into()));
+            }
+            Kind::Packed(_) => {
+                return Reading::nothing(Vec::new(), Some("it is packed in more layers than anything known".into()));
+            }
+            Kind::Text => Content::Text(Box::new(TextStream { offset, tail, ..TextStream::new(input, lines, stdin) })),
+        };
+        Reading { content, ..Reading::nothing(head, None) }
+    }
+
+    fn step(&mut self, decoder: &mut Decoder) -> Step {
+        let before = &decoder.decoded;
+        let (records, blind) = (before.records.len(), before.blind.len());
+        let (refused, samples) = (before.refused, before.samples.len());
         let step = match &mut self.content {
-            Content::Nothing => Step { ended: true },
+            Content::Nothing => {
+                // Known to be none, so that nobody waits for the rest of it.
+                self.refused += u64::from(self.first_refusal.is_some());
+                Step { ended: true }
+            }
             Content::Text(text) => text.step(decoder),
             Content::Json(json) => json.step(decoder),
             Content::Rows(rows) => match rows.decode(&mut decoder.interfaces, &mut decoder.decoded) {
@@ -232,15 +345,23 @@ impl Open {
             },
         };
         let decoded = &decoder.decoded;
-        self.readable |= !decoded.records.is_empty() || !decoded.blind.is_empty() || self.has_usable_header();
-        self.refused = decoded.refused;
+        self.read |= decoded.records.len() > records || decoded.blind.len() > blind;
+        if self.read {
+            // Nobody wonders any more what it is.
+            self.head = Vec::new();
+        }
+        self.refused += decoded.refused - refused;
         if self.first_refusal.is_none() {
-            self.first_refusal = decoded.samples.first().map(|refusal| match refusal.field {
+            self.first_refusal = decoded.samples.get(samples).map(|refusal| match refusal.field {
                 Some(field) => format!("line {}: {field}: {}", refusal.line, refusal.reason),
                 None => format!("line {}: {}", refusal.line, refusal.reason),
             });
         }
         step
+    }
+
+    fn readable(&self) -> bool {
+        self.read || self.refused == 0 && self.has_usable_header()
     }
 
     fn lines(&self) -> Option<&Lines> {
@@ -260,29 +381,136 @@ impl Open {
         }
     }
 
-    pub(super) fn why_unreadable(&self) -> String {
+    fn why_unreadable(&self) -> String {
         if let Some(error) = self.lines().and_then(Lines::unusable) {
             return error.to_string();
         }
-        let documented = self.lines().is_some_and(|lines| lines.format().is_documented() && lines.number() > 0);
+        if let Some(foreign) = foreign::of_bytes(&self.head) {
+            return foreign.to_string();
+        }
+        let text = matches!(self.content, Content::Text(_));
         match &self.first_refusal {
-            Some(reason) if documented => {
-                format!("{reason} (no line was readable; if its columns are your own, name them with --fields)")
+            Some(reason) if text && self.head.contains(&0) => {
+                format!("it is binary, and nothing that is known ({reason}; no line was readable)")
             }
+            Some(reason) if text && self.has_usable_header() => {
+                format!("{reason} (its header was understood, and no line below it)")
+            }
+            Some(reason) if text && self.lines().is_some_and(|lines| lines.number() > 0) => match columns(&self.head) {
+                Some(columns) => format!(
+                    "it seems to be a table with the columns {columns}, among which those of a flow log are not: export \
+                     srcaddr, dstaddr, srcport, dstport, protocol, packets, bytes, start, end and action ({reason})"
+                ),
+                None => {
+                    format!("{reason} (no line was readable; if its columns are your own, name them with --fields)")
+                }
+            },
             Some(reason) => format!("{reason} (nothing in it was readable)"),
+            None if self.head.iter().any(|byte| *byte > b' ') => "there is no record in it".into(),
             None => "it is empty".into(),
         }
     }
+}
 
-    pub(super) fn place(&self) -> Place {
-        let (offset, line) = match &self.content {
-            Content::Text(text) => (text.offset, text.lines.number()),
-            Content::Json(json) => (json.offset, json.lines.number()),
-            Content::Rows(rows) => (0, rows.number()),
-            Content::Nothing => (0, 0),
+/// The first names of a table that has others than a flow log.
+fn columns(head: &[u8]) -> Option<String> {
+    let first = String::from_utf8_lossy(head.split(|byte| *byte == b'\n').next()?).into_owned();
+    let separator = [',', '\t', ';', '|'].into_iter().find(|separator| first.matches(*separator).count() >= 2)?;
+    let names: Vec<&str> = first.trim().split(separator).map(|name| name.trim().trim_matches('"')).collect();
+    let is_name =
+        |name: &&str| name.starts_with(|c: char| c.is_alphabetic() || c == '_' || c == '@') && name.len() < 64;
+    if !names.iter().all(is_name) {
+        return None;
+    }
+    let more = if names.len() > 8 { ", …" } else { "" };
+    Some(format!("{}{more}", names[..names.len().min(8)].join(", ")))
+}
+
+/// The files of an archive, read one after another.
+struct Archive {
+    members: Box<dyn Members>,
+    current: Option<(String, Reading)>,
+    /// How many steps were made: a place in an archive, since what its members are packed in cannot be sought in.
+    steps: u64,
+    read: bool,
+    refused: u64,
+    first_refusal: Option<String>,
+}
+
+impl Archive {
+    /// Opens an archive, and makes again the steps that were made before.
+    fn open(unpacked: Unpacked, plain: Option<&Path>, decoder: &Decoder, steps: u64) -> Inside {
+        let members: Result<Box<dyn Members>, String> = match unpacked.kind {
+            Kind::Zip => match archive::zip_of(plain, unpacked.input, decoder.payload_bytes_max) {
+                Ok(zip) if zip.is_office() => {
+                    Err("it seems to be a workbook or document of an office program: export it as CSV".into())
+                }
+                Ok(zip) => Ok(Box::new(zip)),
+                Err(error) => Err(error),
+            },
+            _ => Ok(Box::new(Tar::new(unpacked.input))),
         };
-        let named = self.lines().filter(|lines| lines.headers() > 0);
-        Place { file: self.name.clone(), offset, line, skip: 0, fields: named.map(|lines| lines.format().to_string()) }
+        let members = match members {
+            Ok(members) => members,
+            Err(reason) => return Inside::One(Reading::nothing(Vec::new(), Some(reason))),
+        };
+        let mut archive = Archive { members, current: None, steps: 0, read: false, refused: 0, first_refusal: None };
+        if steps > 0 {
+            let mut thrown_away = decoder.fresh();
+            while archive.steps < steps && !archive.step(&mut thrown_away).ended {
+                thrown_away.decoded.clear();
+            }
+        }
+        Inside::Many(Box::new(archive))
+    }
+
+    /// One chunk of one member. One in which nothing is readable is one refusal.
+    fn step(&mut self, decoder: &mut Decoder) -> Step {
+        self.steps += 1;
+        let before = (decoder.decoded.refused, decoder.decoded.samples.len());
+        let (name, mut reading) = match self.current.take() {
+            Some(current) => current,
+            None => match self.members.next() {
+                Ok(None) => return Step { ended: true },
+                Ok(Some(member)) => (member.name, opened(member.input, decoder)),
+                Err(error) => {
+                    self.refuse(damaged(&error), decoder);
+                    return Step { ended: true };
+                }
+            },
+        };
+        loop {
+            let refused = reading.refused;
+            let step = reading.step(decoder);
+            if !reading.readable() && (step.ended || reading.refused >= PATIENCE) {
+                decoder.decoded.refused = before.0;
+                decoder.decoded.samples.truncate(before.1);
+                self.refuse(format!("{name} in it is not a flow log: {}", reading.why_unreadable()), decoder);
+                return Step::default();
+            }
+            if reading.readable() {
+                self.read |= reading.read;
+                self.refused += reading.refused - refused;
+                if !step.ended {
+                    self.current = Some((name, reading));
+                }
+                return Step::default();
+            }
+        }
+    }
+
+    fn refuse(&mut self, reason: String, decoder: &mut Decoder) {
+        self.refused += 1;
+        self.first_refusal.get_or_insert_with(|| reason.clone());
+        decoder.decoded.refuse(0, None, || reason);
+    }
+}
+
+fn opened(input: Result<Box<dyn Read + Send>, String>, decoder: &Decoder) -> Reading {
+    let unpacked = input.and_then(|input| unpack(input, false, decoder.frugal).map_err(|error| damaged(&error)));
+    match unpacked {
+        Ok(unpacked) => Reading::new(unpacked, None, decoder, None, false, false),
+        Err(reason) => Reading::nothing(Vec::new(), Some(reason)),
     }
 }
 
@@ -290,83 +518,15 @@ fn boxed<R: ChunkReader + Send + 'static>(input: R) -> Result<Box<dyn AnyRows>, 
     Ok(Box::new(Rows::new(input)?))
 }
 
-/// A Parquet file is read from its end, so one that comes packed or through a pipe has to be in memory.
-fn in_memory(input: impl Read, bytes_max: usize) -> Result<Box<dyn AnyRows>, RowsError> {
+/// What is read from its end has to be in memory when it comes packed or through a pipe.
+pub(super) fn in_memory(input: impl Read, bytes_max: usize) -> Result<Bytes, String> {
     let mut bytes = Vec::new();
     let read = input.take(bytes_max as u64 + 1).read_to_end(&mut bytes);
-    read.map_err(|error| RowsError::Damaged(error.to_string()))?;
+    read.map_err(|error| error.to_string())?;
     if bytes.len() > bytes_max {
-        let reason = format!("it is larger than {bytes_max} bytes (payload_bytes_max), and not in a plain file");
-        return Err(RowsError::Damaged(reason));
+        return Err(format!("it is larger than {bytes_max} bytes (payload_bytes_max), and not in a plain file"));
     }
-    boxed(Bytes::from(bytes))
-}
-
-/// Counts what is read of the file itself, before it is unpacked.
-struct Counted {
-    input: Box<dyn Read + Send>,
-    read: Arc<AtomicU64>,
-}
-
-impl Read for Counted {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.input.read(buffer)?;
-        self.read.fetch_add(count as u64, Ordering::Relaxed);
-        Ok(count)
-    }
-}
-
-/// What a file is inside.
-pub(super) struct Unpacked {
-    kind: Kind,
-    /// Whether it was in gzip or zstd.
-    pub(super) packed: bool,
-    pub(super) input: Box<dyn Read + Send>,
-}
-
-/// Enough to tell what a file is, even behind some blanks.
-const HEAD: usize = 32;
-
-/// Takes off gzip and zstd; at most two layers, so that a bomb of nested archives stays one.
-pub(super) fn unpack(mut input: Box<dyn Read + Send>, frugal: bool) -> std::io::Result<Unpacked> {
-    let mut layers = 0;
-    let capacity = if frugal { 16 * 1024 } else { 64 * 1024 };
-    loop {
-        let mut head = [0; HEAD];
-        let mut length = 0;
-        while length < head.len() {
-            match input.read(&mut head[length..]) {
-                Ok(0) => break,
-                Ok(count) => length += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Told where the bytes are asked for, like any later damage.
-                Err(error) => {
-                    input = Box::new(Failed(Some(error)));
-                    break;
-                }
-            }
-        }
-        let kind = Kind::of(&head[..length]);
-        let whole = Cursor::new(head[..length].to_vec()).chain(input);
-        input = match kind {
-            Kind::Gzip if layers < 2 => {
-                let buffered = std::io::BufReader::with_capacity(capacity, whole);
-                Box::new(flate2::bufread::MultiGzDecoder::new(buffered))
-            }
-            Kind::Zstd if layers < 2 => Box::new(zstd::Decoder::new(whole)?),
-            kind => return Ok(Unpacked { kind, packed: layers > 0, input: Box::new(whole) }),
-        };
-        layers += 1;
-    }
-}
-
-/// What is left of a file that could not be read on: its error, once.
-struct Failed(Option<std::io::Error>);
-
-impl Read for Failed {
-    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
-        self.0.take().map_or(Ok(0), Err)
-    }
+    Ok(Bytes::from(bytes))
 }
 
 /// Lines read in chunks through one buffer.
