@@ -35,6 +35,7 @@ def main():
     arguments.add_argument("--records", type=int, default=2_000_000)
     arguments.add_argument("--keep", type=pathlib.Path, help="a folder in which the filled store and the log stay for another time")
     args = arguments.parse_args()
+    args.binary = str(pathlib.Path(args.binary).resolve())
     with tempfile.TemporaryDirectory(prefix="flowvigil-load-") as folder:
         folder = pathlib.Path(folder)
         made = args.keep or folder
