@@ -9,6 +9,8 @@
 //!
 //! How much: connections and their deadlines are bounded (`connections`), and so is what each may ask ([`rate_limit`]).
 
+#![allow(clippy::result_large_err, reason = "a refusal is the rare way out, and says all that there is to say")]
+
 use std::any::Any;
 use std::net::SocketAddr;
 use std::path::PathBuf;

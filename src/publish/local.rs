@@ -282,7 +282,7 @@ fn revision(anomaly: &Anomaly) -> (u32, EventTime, Status) {
 impl AnomalyStore for SqliteStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, PublishError> {
         let context = format!("claim {}", claim.key);
-        let claim = claim.clone();
+        let claim = *claim;
         self.connections.write(context, move |connection, context| claim_in(connection, &claim, context)).await
     }
 
