@@ -7,7 +7,9 @@
 //! this machine: a public address is refused unless the settings insist, and a request must name the machine by address or
 //! as `localhost`, and not come from a page of somebody else, so that no web page can reach in ([`auth`]).
 //!
-//! How much: connections and their deadlines are bounded ([`connections`]), and so is what each may ask ([`rate_limit`]).
+//! How much: connections and their deadlines are bounded (`connections`), and so is what each may ask ([`rate_limit`]).
+
+#![allow(clippy::result_large_err, reason = "a refusal is the rare way out, and says all that there is to say")]
 
 use std::any::Any;
 use std::net::SocketAddr;

@@ -35,6 +35,7 @@ def main():
     arguments.add_argument("--records", type=int, default=2_000_000)
     arguments.add_argument("--keep", type=pathlib.Path, help="a folder in which the filled store and the log stay for another time")
     args = arguments.parse_args()
+    args.binary = str(pathlib.Path(args.binary).resolve())
     with tempfile.TemporaryDirectory(prefix="flowvigil-load-") as folder:
         folder = pathlib.Path(folder)
         made = args.keep or folder
@@ -86,7 +87,7 @@ def body(id, detected, threat, severity, status, actor, target):
         "actor": actor, "targets": [{"address": target, "ports": list(range(1, 60)), "port_count": 59}], "target_count": 1,
         "first_seen": moment(detected - 300), "last_seen": moment(detected + 60), "detection_timestamp": moment(detected), "window_seconds": 60,
         "summary": f"{actor} tried 59 ports of {target} in 5 s without success; 100 % were refused", "evidence": evidence,
-        "tiers": {"statistical": {"vertical": 0.97}, "ml": {}, "correlation": {}, "validation": {"stages": stages}}, "mitre": ["T1046"],
+        "tiers": {"statistical": {"vertical": 0.97}, "ml": None, "correlation": {}, "validation": {"stages": stages}}, "mitre": ["T1046"],
         "account_id": "123456789012", "interface_ids": ["eni-0123456789abcdef0"], "related": [], "degraded": [], "updates": 1})
 
 

@@ -1,9 +1,9 @@
 //! Who may hold a connection, and for how long.
 //!
 //! A connection costs a file handle and memory whether it asks anything or not. Each has a deadline for whatever it is its turn
-//! to do, and their number is bounded, in all and by address. When there are too many, the one that has kept us waiting
-//! the longest gives way: slow and silent connections keep nobody out, a health probe least of all. Only where all are being
-//! answered is a new one refused.
+//! to do, and their number is bounded, in all and by address. When there are too many, the one that has said least and kept us
+//! waiting the longest gives way: slow and silent connections keep nobody out, a health probe least of all. Only where all are
+//! being answered is a new one refused.
 //!
 //! | waiting for | deadline |
 //! | --- | --- |
@@ -301,7 +301,15 @@ impl Table {
         let crowded = of_address >= self.limits.most_by_address;
         if crowded || open.len() >= self.limits.most {
             let waits = |state: &&Arc<State>| state.turn() != Turn::Answer && (!crowded || state.address == address);
-            let Some(slowest) = open.values().filter(waits).max_by_key(|state| state.waiting()).cloned() else {
+            // Whoever has said least goes first: an answer under way is the last to be cut off.
+            let least = |state: &&Arc<State>| match state.turn() {
+                Turn::Head => 3,
+                Turn::Idle => 2,
+                Turn::Body => 1,
+                Turn::Answer | Turn::Taking => 0,
+            };
+            let slowest = |state: &&Arc<State>| (least(state), state.waiting());
+            let Some(slowest) = open.values().filter(waits).max_by_key(slowest).cloned() else {
                 self.metrics.add(&telemetry::API_CONNECTIONS_ENDED, &["refused"], 1);
                 return None;
             };

@@ -27,6 +27,7 @@ use super::problem::Problem;
 /// Settings `[api.rate_limit]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[allow(clippy::manual_non_exhaustive, reason = "the private field is a key that is refused by name")]
 pub struct Settings {
     /// Requests of one client in a second, in the long run; 0 for no limit.
     pub per_second: f64,

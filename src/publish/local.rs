@@ -4,8 +4,8 @@
 //! Its schema carries a version (`PRAGMA user_version`) and is brought up to date when it is opened, a step at a time in
 //! one transaction each.
 //!
-//! No call runs on a thread of the runtime, and reads have connections of their own ([`connections`]): whatever is asked, what is
-//! told is written meanwhile. A page is read from indexes alone, whichever filters it has ([`pages`]). What was last written
+//! No call runs on a thread of the runtime, and reads have connections of their own (`connections`): whatever is asked, what is
+//! told is written meanwhile. A page is read from indexes alone, whichever filters it has (`pages`). What was last written
 //! longer ago than the retention is removed, a little with each write.
 
 use std::io::Write;
@@ -282,7 +282,7 @@ fn revision(anomaly: &Anomaly) -> (u32, EventTime, Status) {
 impl AnomalyStore for SqliteStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, PublishError> {
         let context = format!("claim {}", claim.key);
-        let claim = claim.clone();
+        let claim = *claim;
         self.connections.write(context, move |connection, context| claim_in(connection, &claim, context)).await
     }
 

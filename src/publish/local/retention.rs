@@ -6,9 +6,9 @@
 //!
 //! What was not announced yet stays, however old.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Connection, params};
 
 /// Rows of each kind that one write removes at most: some milliseconds.
@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 
 /// Seconds since 1970 by the wall clock.
 pub(super) fn now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+    Timestamp::now().as_second()
 }
 
 /// When to remove what.

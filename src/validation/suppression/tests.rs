@@ -71,6 +71,7 @@ fn one_that_a_newer_program_has_stored_is_read_and_an_unknown_field_of_the_setti
     let all = Suppression { force: true, made_by: Some("token".to_owned()), made_at: Some(EventTime(7)), ..known };
     let mut fields: Vec<String> = serde_json::to_value(&all).unwrap().as_object().unwrap().keys().cloned().collect();
     let mut listed = FIELDS.map(str::to_owned).to_vec();
-    (fields.sort(), listed.sort());
+    fields.sort();
+    listed.sort();
     assert_eq!(fields, listed, "every field is read back");
 }
