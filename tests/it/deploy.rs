@@ -126,3 +126,47 @@ fn the_image_for_sagemaker_serves_a_model_as_root() {
     assert_eq!((image["user"].as_str(), &image["healthcheck"]), (Some("0:0"), &Value::Null));
     assert_eq!(image["entrypoint"], serde_json::json!(["/usr/local/bin/flowvigil"]));
 }
+
+// === what tests/deploy.py looks at ===
+
+/// One check of tests/deploy.py; what is not installed outside of tests/run is skipped, and says so.
+fn holds(check: &str) {
+    let own = root().join("tests/.tools/lint/bin/python");
+    let python = if own.exists() { own } else { PathBuf::from("python3") };
+    let checked = Command::new(python)
+        .arg(root().join("tests/deploy.py"))
+        .args([check, env!("CARGO_BIN_EXE_flowvigil")])
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{}", text(&checked));
+    eprint!("{}", text(&checked));
+}
+
+macro_rules! checks {
+    ($($check:ident)*) => { $(#[test] fn $check() { holds(stringify!($check)); })* };
+}
+
+mod linters_find_nothing_in {
+    use super::holds;
+
+    checks! { cloudformation dockerfile scripts workflows }
+}
+
+checks! {
+    settings_of_the_task_are_settings_of_the_service
+    the_service_takes_the_settings_of_the_task
+    defaults_of_parameters_are_defaults_of_the_service
+    the_service_reads_the_format_of_the_sources
+    metrics_of_alarms_and_dashboards_are_told_by_the_service
+    every_alarm_has_a_page_in_the_runbook
+    events_that_rules_wait_for_are_events_of_the_service
+    tables_are_those_that_the_service_would_make
+    ports_are_those_of_the_image
+    settings_that_the_function_changes_are_those_that_apply_while_running
+    the_task_may_do_what_the_code_calls_and_nothing_else
+    no_role_has_a_wildcard_where_a_resource_can_be_named
+    everything_that_is_kept_is_encrypted_and_closed
+    functions_run_on_a_runtime_that_is_not_deprecated
+    steps_of_the_training_pipeline_are_commands_of_the_binary
+}
