@@ -553,20 +553,333 @@ def steps_of_the_training_pipeline_are_commands_of_the_binary(flowvigil):
 # === against the stand-ins of AWS ===
 
 
+def stand_in():
+    """moto as tests/run has started it, in a region of its own, so that other tests see nothing of this one."""
+    url = os.environ.get("FLOWVIGIL_TEST_MOTO", "")
+    if not url.startswith("http://127.0.0.1:"):
+        raise Skipped("no local AWS servers; tests/run deploy starts them")
+    for name in [name for name in os.environ if name.startswith("AWS_ENDPOINT_URL_")]:
+        del os.environ[name]
+    os.environ.update(AWS_ENDPOINT_URL=url, AWS_ACCESS_KEY_ID=ACCOUNT, AWS_SECRET_ACCESS_KEY="test", AWS_EC2_METADATA_DISABLED="true")
+    return url
+
+
+ACCOUNT = "123456789012"
+
+
+def in_region(region):
+    os.environ.update(AWS_REGION=region, AWS_DEFAULT_REGION=region)
+    return region
+
+
 @check
 def functions(_):
-    """The functions' own tests, against the local AWS."""
-    if not os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://127.0.0.1:"):
-        raise Skipped("no local AWS servers; tests/run starts them")
-    done = subprocess.run([sys.executable, "-m", "unittest", "-v", "tests_of_functions"], cwd=ROOT / "deploy/lambda/tests",
-                          env={**os.environ, "PYTHONPATH": str(ROOT / "deploy/lambda"), "PYTHONDONTWRITEBYTECODE": "1",
-                               "AWS_DEFAULT_REGION": os.environ.get("AWS_REGION", "us-east-1")},
-                          capture_output=True, text=True)
+    """The functions' own tests, tests/deploy_functions.py."""
+    stand_in()
+    in_region("eu-west-1")
+    done = subprocess.run([sys.executable, "-m", "unittest", "deploy_functions"], cwd=ROOT / "tests",
+                          env={**os.environ, "PYTHONPATH": str(DEPLOY / "lambda")}, capture_output=True, text=True)
     return [] if done.returncode == 0 else done.stderr.splitlines()
 
 
+def operate():
+    """deploy/operate as a module, for an account that exists only here.
+
+    What moto cannot do is done beside it, and nothing else: outputs of stacks that a change set has made, termination protection, expiry
+    of rows, the secrets, Cloud Map, and what a load balancer's parts are called.
+    """
+    import importlib.machinery
+    import importlib.util
+
+    loader = importlib.machinery.SourceFileLoader("operate", str(DEPLOY / "operate"))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("operate", loader))
+    loader.exec_module(module)
+    module.WAIT_SECONDS = 0.1
+
+    class Local(module.Operator):
+        cache_url = "redis://127.0.0.1:1"
+
+        def execute(self, stack, name, template, parameters):
+            self.cloudformation.delete_change_set(StackName=self.stack_name(stack), ChangeSetName=name)
+            there = self.described(stack)
+            if not there:
+                self.cloudformation.delete_stack(StackName=self.stack_name(stack))
+            make = self.cloudformation.update_stack if there else self.cloudformation.create_stack
+            make(StackName=self.stack_name(stack), TemplateBody=template.replace("!GetAtt Namespace.Arn", "!Ref Name"),
+                 Parameters=parameters, Tags=self.tags(), Capabilities=["CAPABILITY_IAM"])
+            if stack == "data":
+                made = self.cloudformation.list_stack_resources(StackName=self.stack_name(stack))["StackResourceSummaries"]
+                made = {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in made}
+                for name, table in resources(templates()["data"], "AWS::DynamoDB::Table").items():
+                    if expiry := table.get("TimeToLiveSpecification"):
+                        self.client("dynamodb").update_time_to_live(TableName=made[name], TimeToLiveSpecification=expiry)
+
+        def protect(self, stack, protected):
+            pass
+
+        def secret(self, name, value):
+            manager = self.client("secretsmanager")
+            try:
+                return manager.create_secret(Name=name, SecretString=value)["ARN"]
+            except manager.exceptions.ResourceExistsException:
+                return manager.describe_secret(SecretId=name)["ARN"]
+
+        def outputs(self, stack):
+            found = super().outputs(stack)
+            if stack == "data" and found:
+                found["CacheUrlSecretArn"] = self.secret(f"{self.name}-cache-url", self.cache_url)
+                found["ApiTokenSecretArn"] = self.secret(f"{self.name}-token", json.dumps({"token": TOKEN}))
+                found["CacheId"] = "valkey"
+            if stack == "edge" and self.described(stack):
+                made = self.cloudformation.list_stack_resources(StackName=self.stack_name(stack))["StackResourceSummaries"]
+                made = {one["LogicalResourceId"]: one["PhysicalResourceId"] for one in made}
+                found.update(
+                    TargetGroupArn=made["TargetGroup"], TargetGroupFullName=made["TargetGroup"].split(":")[-1],
+                    LoadBalancerFullName=made["LoadBalancer"].split(":loadbalancer/")[-1], ApiId=made["Api"], ApiName=self.name)
+            return found
+
+    return module, Local
+
+
+TOKEN = "a token of the tests, long enough"
+
+
+def environment(name="small"):
+    return json.loads((DEPLOY / f"environments/{name}.json").read_text())
+
+
+@check
+def nothing_is_done_in_another_account_or_without_being_told_to(_):
+    stand_in()
+    in_region("eu-west-2")
+    import boto3
+
+    module, local = operate()
+    given = {**environment(), "region": "eu-west-2"}
+    wrong = []
+    try:
+        local({**given, "account": "999999999999"}, True)
+        wrong.append("another account was not refused")
+    except module.Refused:
+        pass
+    with quiet():
+        local(given, False).deploy()
+    left = boto3.client("cloudformation").describe_stacks()["Stacks"]
+    wrong += [f"a dry run has left the stack {one['StackName']}" for one in left]
+    return wrong
+
+
+def quiet():
+    import contextlib
+    import io
+
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def free_port():
+    import socket
+
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def soon(so, seconds=60):
+    """The first answer of `so` that is something, waiting for it as long as a busy machine may need."""
+    import time
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if answer := so():
+            return answer
+        time.sleep(0.2)
+    return None
+
+
+@check
+def the_service_runs_on_what_the_templates_make(flowvigil):
+    """From an empty account to a page: all stacks, the service with the task's own environment, a scan, a notification, a setting."""
+    import shutil
+    import tempfile
+
+    url = stand_in()
+    region = in_region("eu-central-1")
+    redis = shutil.which("redis-server")
+    if not redis:
+        raise Skipped("no redis-server; tests/run deploy installs it")
+    import boto3
+
+    module, local = operate()
+    given = environment()
+    certificate = boto3.client("acm").request_certificate(DomainName="flowvigil.example.com")["CertificateArn"]
+    given["parameters"]["edge"]["CertificateArn"] = certificate
+    given["parameters"]["network"] = {"Nat": "each", "InterfaceEndpoints": "true"}
+    assert given["account"] == ACCOUNT and given["region"] == region
+    folder, processes, wrong = Path(tempfile.mkdtemp(prefix="deploy-")), [], []
+    try:
+        # Valkey's stand-in knows one user, with the rights that the template gives it.
+        rights = next(iter(resources(templates()["data"], "AWS::ElastiCache::User").values()))["AccessString"]
+        port = free_port()
+        acl = folder / "users.acl"
+        acl.write_text(f"user default off\nuser flowvigil {rights} >secret\n")
+        processes.append(subprocess.Popen([redis, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--aclfile", str(acl),
+                                           "--dir", str(folder)], stdout=subprocess.DEVNULL))
+        local.cache_url = f"redis://flowvigil:secret@127.0.0.1:{port}"
+        with quiet():
+            operator = local(given, True)
+            operator.deploy()
+        data, messaging = operator.outputs("data"), operator.outputs("messaging")
+        sqs, sns, kinesis = boto3.client("sqs"), boto3.client("sns"), boto3.client("kinesis")
+
+        def queue_that_hears(topic):
+            queue = sqs.create_queue(QueueName=topic.split(":")[-1] + "-heard")["QueueUrl"]
+            arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+            sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
+            return queue
+
+        pages = queue_that_hears(messaging["PagesTopicArn"])
+        task = boto3.client("ecs").describe_task_definition(taskDefinition="flowvigil")["taskDefinition"]
+        container = next(c for c in task["containerDefinitions"] if c["name"] == "flowvigil")
+        listen = free_port()
+        service_environment = {
+            **{name: value for name, value in os.environ.items() if name.startswith("AWS_") or name == "PATH"},
+            **{one["name"]: one["value"] for one in container["environment"] if one},
+            # What differs here: buckets have no host names, the port is free, nobody collects traces, and it goes quicker.
+            "FLOWVIGIL__INGEST__SNAPSHOT__S3__PATH_STYLE": "true",
+            "FLOWVIGIL__API__LISTEN": f"127.0.0.1:{listen}",
+            "FLOWVIGIL__TELEMETRY__OTLP__SAMPLE": "0",
+            "FLOWVIGIL__TELEMETRY__EMF__INTERVAL": "1s",
+            "FLOWVIGIL__SETTINGS__SSM__INTERVAL": "1s",
+        }
+        plan = subprocess.run([flowvigil, "migrate"], env=service_environment, capture_output=True, text=True)
+        if plan.returncode != 0 or "create" in plan.stdout or "add index" in plan.stdout or "expire" in plan.stdout:
+            wrong.append(f"the tables are not those of the service: {plan.stdout}{plan.stderr}")
+        told, log = open(folder / "told", "w"), open(folder / "log", "w")
+        # An empty folder that it may not write to: on AWS it keeps nothing in files.
+        empty = folder / "empty"
+        empty.mkdir(mode=0o555)
+        service = subprocess.Popen([flowvigil, *container["command"]], cwd=empty, env=service_environment, stdout=told, stderr=log)
+        processes.append(service)
+
+        import urllib.error
+        import urllib.request
+
+        def get(path, token=TOKEN):
+            request = urllib.request.Request(f"http://127.0.0.1:{listen}{path}", headers={"authorization": f"Bearer {token}"})
+            try:
+                return json.loads(urllib.request.urlopen(request, timeout=10).read())
+            except (OSError, ValueError):
+                return None
+
+        health = [flowvigil, *container["healthCheck"]["command"][2:]]
+        if not soon(lambda: subprocess.run(health, env=service_environment, capture_output=True).returncode == 0):
+            return [*wrong, "the service did not answer", *(folder / "log").read_text().splitlines()[-20:]]
+        for record in a_scan(service_environment["FLOWVIGIL__INGEST__FIELDS"]):
+            kinesis.put_record(StreamName=data["StreamName"], Data=record, PartitionKey="eni-1")
+
+        queue = sqs.get_queue_url(QueueName=messaging["NotificationQueueName"])["QueueUrl"]
+        got = soon(lambda: sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages"), 120)
+        if not got:
+            return [*wrong, f"no anomaly came to the queue: {get('/v1/status')}", *(folder / "log").read_text().splitlines()[-20:]]
+        # The functions as the stack has configured them.
+        sys.path.insert(0, str(DEPLOY / "lambda"))
+        import configure
+        import notify
+
+        for name in ("NotifyFunctionName", "ConfigureFunctionName"):
+            configured = boto3.client("lambda").get_function_configuration(FunctionName=messaging[name])
+            os.environ.update(configured["Environment"]["Variables"])
+        with quiet():
+            batch = {"Records": [{"messageId": one["MessageId"], "body": one["Body"]} for one in [got[0], got[0]]]}
+            failed = notify.handler(batch, None)["batchItemFailures"]
+        heard = [json.loads(one["Body"]) for one in sqs.receive_message(QueueUrl=pages, MaxNumberOfMessages=10).get("Messages", [])]
+        if failed or len(heard) != 1 or "10.0.1.1" not in heard[0]["Message"]:
+            wrong.append(f"one page was to be sent: {failed} {heard}")
+        found = get("/v1/anomalies")
+        if not found or found["anomalies"][0]["actor"] != "10.0.1.1":
+            wrong.append(f"the API tells {found}")
+        if get("/v1/anomalies", "another token, as long as the first") is not None:
+            wrong.append("another token is let in")
+
+        # Valkey's user may do all that correlation sends; without, something lesser would stand in and say so.
+        if (ready := get("/health/ready")) is None or ready["degraded"]:
+            wrong.append(f"it is degraded: {ready}")
+
+        # A setting is changed while it runs; one that makes no sense is refused by the service, which says so and goes on.
+        def setting(value):
+            configure.handler({"key": "statistical.port_scan.ports", "value": value, "by": "ada", "reason": "test"}, None)
+
+        def degraded():
+            answer = get("/health/ready")
+            return [] if answer is None else [one for one in answer["degraded"] if "port_scan" in json.dumps(one) or "settings" in json.dumps(one)]
+
+        setting("no number")
+        if not soon(degraded):
+            wrong.append(f"a bad setting is not told: {get('/health/ready')}")
+        setting("40")
+        if not soon(lambda: get("/health/ready") is not None and not degraded()):
+            wrong.append(f"a good setting does not heal: {get('/health/ready')}")
+
+        names = set()
+
+        def metrics():
+            for line in (folder / "told").read_text().splitlines():
+                if '"_aws"' in line:
+                    for one in json.loads(line)["_aws"]["CloudWatchMetrics"]:
+                        if ["Service"] in one["Dimensions"]:
+                            names.update((one["Namespace"], metric["Name"]) for metric in one["Metrics"])
+            return ("AnomalyDetection/Processing", "QueueDepth") in names and ("AnomalyDetection/Service", "ProcessingLatency") in names
+
+        if not soon(metrics):
+            wrong.append(f"the metrics that scale it are not told: {sorted(names)}")
+        service.terminate()
+        try:
+            if service.wait(timeout=container["stopTimeout"]) != 0:
+                wrong.append(f"it ended with {service.returncode}")
+        except subprocess.TimeoutExpired:
+            wrong.append("it does not end within the task's StopTimeout")
+        if wrong:
+            wrong += (folder / "log").read_text().splitlines()[-10:]
+        kept = boto3.client("s3").list_objects_v2(Bucket=data["SnapshotsBucketName"], Prefix="snapshots/").get("KeyCount", 0)
+        if not kept:
+            wrong.append("no snapshot lies in the bucket")
+        with quiet():
+            operator.back_up()
+        backups = boto3.client("dynamodb").list_backups()["BackupSummaries"]
+        if {one["TableName"] for one in backups} != {data["TableName"], data["ModelsTableName"]}:
+            wrong.append(f"the tables are not backed up: {backups}")
+        return wrong
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def a_scan(fields):
+    """Records as CloudWatch Logs puts them on a stream: a host of ours tries sixty ports, then a quarter of an hour of quiet."""
+    import gzip
+
+    begin = 1_700_000_000
+
+    def line(source, port, end, action):
+        values = {"version": "5", "account-id": ACCOUNT, "interface-id": "eni-1", "srcaddr": source, "dstaddr": "10.0.0.9",
+                  "pkt-srcaddr": source, "pkt-dstaddr": "10.0.0.9", "srcport": "40000", "dstport": str(port), "protocol": "6",
+                  "packets": "1", "bytes": "40", "start": str(end - 30), "end": str(end), "action": action, "log-status": "OK",
+                  "tcp-flags": "2", "type": "IPv4", "vpc-id": "vpc-1", "flow-direction": "ingress"}
+        return " ".join(values.get(name, "-") for name in re.findall(r"\$\{([a-z-]+)\}", fields))
+
+    minutes = [[line("10.0.1.1", 1000 + n, begin + 60, "REJECT") for n in range(60)]]
+    minutes += [[line("10.0.2.2", 443, begin + 60 * n, "ACCEPT")] for n in range(2, 16)]
+    for lines in minutes:
+        events = [{"id": str(n), "timestamp": begin * 1000, "message": text} for n, text in enumerate(lines)]
+        yield gzip.compress(json.dumps({
+            "messageType": "DATA_MESSAGE", "owner": ACCOUNT, "logGroup": "/flowvigil/flow-logs", "logStream": "eni-1-all",
+            "subscriptionFilters": ["to-the-stream"], "logEvents": events}).encode())
+
+
 def main():
-    name, flowvigil = sys.argv[1], sys.argv[2]
+    name, flowvigil = sys.argv[1], os.path.abspath(sys.argv[2])
     if name == "settings":
         wanted = {key: parameter.removeprefix("/flowvigil/") for key, (applies, _, parameter) in keys(flowvigil).items()
                   if applies == "running"}

@@ -169,4 +169,7 @@ checks! {
     everything_that_is_kept_is_encrypted_and_closed
     functions_run_on_a_runtime_that_is_not_deprecated
     steps_of_the_training_pipeline_are_commands_of_the_binary
+    functions
+    nothing_is_done_in_another_account_or_without_being_told_to
+    the_service_runs_on_what_the_templates_make
 }
