@@ -354,16 +354,110 @@ def ports_are_those_of_the_image(_):
     return wrong
 
 
+def changeable(flowvigil):
+    return {key: parameter.removeprefix("/flowvigil/") for key, (applies, _, parameter) in keys(flowvigil).items() if applies == "running"}
+
+
+def reference(flowvigil):
+    """deploy/settings.md, from the defaults as the binary prints them."""
+    known = keys(flowvigil)
+    out = ["# Settings", "", "Every setting with its default and the reason for it. Made from `flowvigil config` and `flowvigil config keys` by `tests/deploy.py "
+           "settings FLOWVIGIL`; a test holds it to them.", "",
+           "In the environment a key is written in capitals with two underscores for each dot (`FLOWVIGIL__STATISTICAL__WINDOW=1m`), in Parameter "
+           "Store with slashes (`/flowvigil/statistical/window`). *Running*: applies without a restart when it comes from Parameter Store.", ""]
+    table, comments, chosen, rows = None, [], False, 0
+    for line in told(flowvigil, "config").splitlines():
+        optional = line.startswith("#:")
+        line = re.sub(r"^#: ?", "", line).strip()
+        if line.startswith("[["):
+            table, comments = None, []
+        elif header := re.fullmatch(r"\[([a-z0-9_.]+)\]", line):
+            table, chosen = header[1].removeprefix("when."), optional
+            about = " ".join(comments)
+            out += ["", f"## {table}", ""] + ([about, ""] if about else [])
+            if chosen:
+                out += ["*Takes part once the settings name this table, or a key of it.*", ""]
+            out += ["| key | default | applies | |", "| --- | --- | --- | --- |"]
+            comments = []
+        elif line.startswith("#"):
+            comments.append(line.lstrip("# "))
+        elif not line:
+            comments = []
+        elif table and (pair := re.fullmatch(r"([a-z0-9_]+) = (.*)", line)):
+            key = f"{table}.{pair[1]}"
+            value = pair[2] if len(pair[2]) <= 60 else pair[2][:57] + "…"
+            cell = lambda text: text.replace("|", "\\|")
+            if key in known:
+                out.append(f"| `{pair[1]}` | `{cell(value)}` | {known[key][0]} | {cell(' '.join(comments))} |")
+                rows += 1
+            comments = []
+    return "\n".join(out) + "\n", rows
+
+
 @check
 def settings_that_the_function_changes_are_those_that_apply_while_running(flowvigil):
-    wanted = {key: parameter.removeprefix("/flowvigil/") for key, (applies, _, parameter) in keys(flowvigil).items()
-              if applies == "running"}
-    here = json.loads((DEPLOY / "lambda/settings.json").read_text())
+    wanted, here = changeable(flowvigil), json.loads((DEPLOY / "lambda/settings.json").read_text())
     if here == wanted:
         return []
     missing, gone = sorted(wanted.keys() - here.keys()), sorted(here.keys() - wanted.keys())
-    return [f"deploy/lambda/settings.json is of another state (missing: {missing}, gone: {gone}); tests/deploy.py settings FLOWVIGIL "
-            "writes it"]
+    return [f"deploy/lambda/settings.json is of another state (missing: {missing}, gone: {gone}); run tests/deploy.py settings FLOWVIGIL"]
+
+
+@check
+def the_reference_of_settings_is_of_this_state(flowvigil):
+    wanted, rows = reference(flowvigil)
+    wrong = [] if rows > 200 else [f"only {rows} settings are in it"]
+    if (DEPLOY / "settings.md").read_text() != wanted:
+        wrong.append("deploy/settings.md is of another state; run tests/deploy.py settings FLOWVIGIL")
+    return wrong
+
+
+@check
+def the_cost_model_and_its_page_say_the_same(_):
+    table = subprocess.run([sys.executable, str(DEPLOY / "cost.py")], capture_output=True, text=True, check=True).stdout.strip()
+    return [] if table in (DEPLOY / "cost.md").read_text() else ["deploy/cost.md holds another table than deploy/cost.py prints"]
+
+
+@check
+def links_of_the_pages_lead_somewhere(_):
+    wrong, found = [], 0
+    for page in sorted(DEPLOY.rglob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            found += 1
+            if not (page.parent / target).exists():
+                wrong.append(f"{page.name} links to {target}, which is not there")
+    return wrong if found > 10 else [*wrong, f"only {found} links were found"]
+
+
+@check
+def commands_of_the_pages_are_commands_of_the_programs(flowvigil):
+    """Every `flowvigil …` and `deploy/operate …` of the pages is taken by the program's own help."""
+    wrong, found = [], 0
+    operate_help = {}
+    for page in [*sorted(DEPLOY.rglob("*.md"))]:
+        for command in re.findall(r"(?:^|`)((?:flowvigil|(?:deploy/)?operate) [^`\n]+)", page.read_text(), re.M):
+            words = command.split("#")[0].split("|")[0].split()
+            options = [word.split("=")[0] for word in words if word.startswith("--")]
+            if words[0] == "flowvigil":
+                part = words[1:3] if words[1] in ("config", "models") and len(words) > 2 and words[2].isalpha() else words[1:2]
+                arguments, program_name = [*part, "--help"], flowvigil
+            else:
+                verb = next((word for word in words[2:] if re.fullmatch(r"[a-z-]+", word) and not word.startswith("-")), None)
+                verb = verb or (words[1] if re.fullmatch(r"[a-z-]+", words[1]) else None)
+                if verb is None:
+                    continue
+                arguments, program_name = ["x", verb, "--help"], str(DEPLOY / "operate")
+            key = (program_name, *arguments)
+            if key not in operate_help:
+                command_line = [program_name, *arguments] if program_name == flowvigil else [sys.executable, program_name, *arguments]
+                done = subprocess.run(command_line, capture_output=True, text=True)
+                operate_help[key] = done.stdout if done.returncode == 0 else None
+            found += 1
+            if operate_help[key] is None:
+                wrong.append(f"{page.name}: `{command}` is no command")
+            else:
+                wrong += [f"{page.name}: `{command}` has no option {option}" for option in options if option not in operate_help[key]]
+    return wrong if found > 15 else [*wrong, f"only {found} commands were found"]
 
 
 # === what the roles allow ===
@@ -884,9 +978,8 @@ def a_scan(fields):
 def main():
     name, flowvigil = sys.argv[1], os.path.abspath(sys.argv[2])
     if name == "settings":
-        wanted = {key: parameter.removeprefix("/flowvigil/") for key, (applies, _, parameter) in keys(flowvigil).items()
-                  if applies == "running"}
-        (DEPLOY / "lambda/settings.json").write_text(json.dumps(wanted, indent=0) + "\n")
+        (DEPLOY / "lambda/settings.json").write_text(json.dumps(changeable(flowvigil), indent=0) + "\n")
+        (DEPLOY / "settings.md").write_text(reference(flowvigil)[0])
         return 0
     chosen = CHECKS if name == "all" else {name: CHECKS[name]}
     failed = 0

@@ -164,6 +164,10 @@ checks! {
     tables_are_those_that_the_service_would_make
     ports_are_those_of_the_image
     settings_that_the_function_changes_are_those_that_apply_while_running
+    the_reference_of_settings_is_of_this_state
+    the_cost_model_and_its_page_say_the_same
+    links_of_the_pages_lead_somewhere
+    commands_of_the_pages_are_commands_of_the_programs
     the_task_may_do_what_the_code_calls_and_nothing_else
     no_role_has_a_wildcard_where_a_resource_can_be_named
     everything_that_is_kept_is_encrypted_and_closed
