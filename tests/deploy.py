@@ -249,9 +249,9 @@ def the_service_reads_the_format_of_the_sources(flowvigil):
 @check
 def metrics_of_alarms_and_dashboards_are_told_by_the_service(_):
     table = (ROOT / "src/telemetry.rs").read_text()
-    known = set()
-    for helper, name in re.findall(r'CloudWatch::(service|processing)\("(\w+)"', table):
-        known.add(("AnomalyDetection/" + helper.capitalize(), name))
+    known = {}
+    for labels, helper, name in re.findall(r'= \w+ "\w+" \[([^\]]*)\] "[^"]*"\s*=> CloudWatch::(service|processing)\("(\w+)"', table):
+        known[("AnomalyDetection/" + helper.capitalize(), name)] = re.findall(r"\w+", labels)
     wrong, found = [], 0
     for stem, one in templates().items():
         for name, alarm in resources(one, "AWS::CloudWatch::Alarm").items():
@@ -259,8 +259,9 @@ def metrics_of_alarms_and_dashboards_are_told_by_the_service(_):
                 found += 1
                 if (alarm["Namespace"], alarm["MetricName"]) not in known:
                     wrong.append(f"{stem}.{name}: {alarm['Namespace']} {alarm['MetricName']} is told by nobody")
-                if [d["Name"] for d in alarm["Dimensions"]] != ["Service"]:
-                    wrong.append(f"{stem}.{name}: the dimension is Service")
+                # Told once by the service alone and once with all of the metric's labels.
+                elif [d["Name"] for d in alarm["Dimensions"]] not in (["Service"], ["Service", *known[alarm["Namespace"], alarm["MetricName"]]]):
+                    wrong.append(f"{stem}.{name} has dimensions that nobody tells")
     dashboard = json.loads((DEPLOY / "dashboards/service.json").read_text())
     for metric in (m for w in dashboard["widgets"] for m in w["properties"].get("metrics", [])):
         if isinstance(metric[0], str) and metric[0].startswith("AnomalyDetection/"):
