@@ -25,6 +25,7 @@ pub mod config;
 pub mod demo;
 pub mod detect;
 pub mod evaluate;
+pub mod healthcheck;
 mod live;
 pub mod migrate;
 pub mod models;
@@ -56,6 +57,8 @@ pub enum Command {
     Demo(demo::Args),
     /// Run the service: follow flow logs, tell anomalies, answer over HTTP
     Run(run::Args),
+    /// Ask a running service whether it is alive; the health check of its container
+    Healthcheck(healthcheck::Args),
     /// Make and upgrade the tables that the settings name; shows what it would do until told to
     Migrate(migrate::Args),
     /// Put a flow log on a stream, at the pace at which it was written or faster
@@ -81,6 +84,7 @@ impl Command {
             Command::Detect(args) => detect::run(*args),
             Command::Demo(args) => demo::run(args),
             Command::Run(args) => run::run(args),
+            Command::Healthcheck(args) => healthcheck::run(args),
             Command::Migrate(args) => migrate::run(args),
             Command::Replay(args) => replay::run(args),
             Command::Config(args) => config::run(args),

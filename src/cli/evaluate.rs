@@ -60,6 +60,9 @@ pub struct Args {
     /// Print everything as JSON
     #[arg(long)]
     json: bool,
+    /// Where everything goes as JSON, beside what is printed
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     #[command(flatten)]
     settings: SettingsArgs,
 }
@@ -105,8 +108,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         if let Some(path) = &args.windows {
             std::fs::write(path, &rows.0).with_context(|| format!("write {}", path.display()))?;
         }
+        let all = serde_json::to_string_pretty(&measured).context("write the measurement as JSON")?;
+        save(args.out.as_deref(), &all)?;
         if args.json {
-            println!("{}", serde_json::to_string_pretty(&measured).context("write the measurement as JSON")?);
+            println!("{all}");
         } else {
             println!(
                 "scorer   attacks   others    auc  auc alone  recall at 1e-2  at 1e-3  of these not by top3_z  others with \
@@ -125,12 +130,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let evaluation = training::evaluate(&model, &vectors);
+    let all = serde_json::to_string_pretty(&evaluation).context("write the evaluation as JSON")?;
+    save(args.out.as_deref(), &all)?;
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&evaluation).context("write the evaluation as JSON")?);
+        println!("{all}");
     } else {
         println!("model {}{}", model.manifest.model_version, train::rates(&evaluation));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes a file where one is asked for.
+fn save(path: Option<&Path>, text: &str) -> anyhow::Result<()> {
+    path.map_or(Ok(()), |path| std::fs::write(path, text).with_context(|| format!("write {}", path.display())))
 }
 
 /// Windows as lines of CSV.

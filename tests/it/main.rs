@@ -8,6 +8,7 @@ mod correlation;
 mod crash;
 mod dashboard;
 mod demo;
+mod deploy;
 mod detect;
 mod faults;
 mod fencing;
