@@ -178,8 +178,10 @@ async fn answer(
         () = state.give_way.notified() => {}
         () = told(&mut stopped) => {
             connection.as_mut().graceful_shutdown();
-            // Requests under way have deadlines of their own.
-            let _ = connection.await;
+            // Requests under way have deadlines of their own; half a request is none, and holds nobody up.
+            if state.turn() != Turn::Head {
+                let _ = connection.await;
+            }
         }
     }
 }
