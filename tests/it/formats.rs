@@ -730,7 +730,7 @@ fn a_service_that_can_read_nothing_is_degraded_until_it_can() {
     service.append("Two roads diverged in a yellow wood\n");
     let ready = service.wait_until("/health/ready", |ready| ready["degraded"][0]["part"] == "input");
     let reason = ready["degraded"][0]["reason"].as_str().unwrap();
-    assert!(reason.contains("flow.log was read: line 1: "), "{reason}");
+    assert!(reason.contains("flow.log was read: ") && reason.contains("line 1: 7 columns"), "{reason}");
     service.quiet_until(0);
     service.wait_until("/health/ready", |ready| ready["degraded"].as_array().is_some_and(Vec::is_empty));
     service.stop();
