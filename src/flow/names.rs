@@ -134,8 +134,8 @@ pub(crate) fn known(name: &str) -> Option<(Column, usize)> {
 /// Whether a name is one of a flow log's, read or not.
 pub(crate) fn is_name(name: &str) -> bool {
     let name = squashed(name);
-    let same = |known: &&str| known.bytes().filter(|byte| *byte != b'-').eq(name.bytes());
-    FIELDS.iter().any(|known| same(&known)) || matches!(known(&name), Some((Column::Field(_), _)))
+    let same = |known: &str| known.bytes().filter(|byte| *byte != b'-').eq(name.bytes());
+    FIELDS.iter().any(|known| same(known)) || matches!(known(&name), Some((Column::Field(_), _)))
 }
 
 #[cfg(test)]

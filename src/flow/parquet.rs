@@ -211,8 +211,7 @@ impl<R: ChunkReader + 'static> Rows<R> {
     }
 
     fn decode_row(&mut self, row: usize, interfaces: &mut Interfaces, out: &mut Decoded) {
-        let value =
-            |cells: &Cells| cells.spans[row].map(|(start, end)| (start, end)).filter(|(start, end)| start < end);
+        let value = |cells: &Cells| cells.spans[row].filter(|(start, end)| start < end);
         if let Some(lines) = &mut self.lines {
             for cells in &self.open {
                 match value(cells) {

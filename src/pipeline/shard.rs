@@ -411,7 +411,7 @@ impl Reader {
             None => None,
         };
         if let Some(outcome) = outcome
-            && self.common.health.input(name, outcome.as_ref().map(|()| ()).map_err(String::as_str))
+            && self.common.health.input(name, outcome.as_ref().copied().map_err(String::as_str))
         {
             match outcome {
                 Ok(()) => tracing::info!(shard = name, "it can be read"),

@@ -467,7 +467,7 @@ enum Values {
 
 fn put(group: &mut SerializedRowGroupWriter<'_, &mut Vec<u8>>, values: &Values, level: i16) {
     let mut column = group.next_column().unwrap().unwrap();
-    let levels = vec![level; COUNT];
+    let levels = [level; COUNT];
     let levels = (level > 0).then_some(&levels[..]);
     match values {
         Values::Int32(values) => column.typed::<Int32Type>().write_batch(values, levels, None).unwrap(),
@@ -538,38 +538,32 @@ fn parquet_of_other_writers_says_what_the_lines_say() {
     }
     let head = "message schema { optional binary srcaddr (UTF8); optional binary dstaddr (UTF8);";
     let floats = "optional double srcport; optional double dstport; optional double protocol; optional double packets; optional double bytes;";
-    let with = |start: fn(&dyn Fn(i64) -> Values, &dyn Fn() -> Values) -> Values| -> Vec<(Values, i16)> {
-        let mut columns: Vec<(Values, i16)> =
-            vec![(text(3), 1), (text(4), 1), (float(5), 1), (float(6), 1), (float(7), 1), (float(8), 1), (float(9), 1)];
-        columns.push((start(&scaled, &julian), 1));
-        columns.push((start(&scaled, &julian), 1));
-        columns.push((text(12), 1));
-        columns
-    };
-    for (name, kind, start) in [
-        (
-            "pandas: times as floats",
-            "double",
-            (|scaled, _| match scaled(1) {
-                Values::Int64(all) => Values::Double(all.into_iter().map(|n| n as f64).collect()),
-                other => other,
-            }) as fn(&dyn Fn(i64) -> Values, &dyn Fn() -> Values) -> Values,
-        ),
-        ("seconds", "int64", |scaled, _| scaled(1)),
-        ("milliseconds", "int64 {} (TIMESTAMP(MILLIS,true))", |scaled, _| scaled(1_000)),
-        ("microseconds", "int64 {} (TIMESTAMP(MICROS,true))", |scaled, _| scaled(1_000_000)),
-        ("nanoseconds", "int64 {} (TIMESTAMP(NANOS,true))", |scaled, _| scaled(1_000_000_000)),
-        ("milliseconds of the older kind", "int64 {} (TIMESTAMP_MILLIS)", |scaled, _| scaled(1_000)),
-        ("milliseconds as a bare number", "int64", |scaled, _| scaled(1_000)),
-        ("Spark", "int96", |_, julian| julian()),
+    // How a column of times is declared, and what one second is in it.
+    for (name, kind, second) in [
+        ("pandas: times as floats", "double", 1),
+        ("seconds", "int64", 1),
+        ("milliseconds", "int64 {} (TIMESTAMP(MILLIS,true))", 1_000),
+        ("microseconds", "int64 {} (TIMESTAMP(MICROS,true))", 1_000_000),
+        ("nanoseconds", "int64 {} (TIMESTAMP(NANOS,true))", 1_000_000_000),
+        ("milliseconds of the older kind", "int64 {} (TIMESTAMP_MILLIS)", 1_000),
+        ("milliseconds as a bare number", "int64", 1_000),
+        ("Spark", "int96", 1),
     ] {
+        let time = || match kind {
+            "double" => float(10),
+            "int96" => julian(),
+            _ => scaled(second),
+        };
+        let mut columns = vec![(text(3), 1), (text(4), 1)];
+        columns.extend((5..10).map(|at| (float(at), 1)));
+        columns.extend([(time(), 1), (time(), 1), (text(12), 1)]);
         let declare = |column: &str| match kind.contains("{}") {
             true => format!("optional {};", kind.replace("{}", column)),
             false => format!("optional {kind} {column};"),
         };
         let schema =
             format!("{head} {floats} {} {} optional binary action (UTF8); }}", declare("start"), declare("end"));
-        assert_read(name, &parquet(&schema, Compression::SNAPPY, &with(start)));
+        assert_read(name, &parquet(&schema, Compression::SNAPPY, &columns));
     }
     let ocsf = "message spark_schema {
         optional group metadata { optional group product { optional binary version (UTF8); optional binary name (UTF8); } optional binary version (UTF8); }
@@ -730,7 +724,7 @@ fn a_service_that_can_read_nothing_is_degraded_until_it_can() {
     service.append("Two roads diverged in a yellow wood\n");
     let ready = service.wait_until("/health/ready", |ready| ready["degraded"][0]["part"] == "input");
     let reason = ready["degraded"][0]["reason"].as_str().unwrap();
-    assert!(reason.contains("flow.log was read: line 1: "), "{reason}");
+    assert!(reason.contains("flow.log was read: ") && reason.contains("line 1: 7 columns"), "{reason}");
     service.quiet_until(0);
     service.wait_until("/health/ready", |ready| ready["degraded"].as_array().is_some_and(Vec::is_empty));
     service.stop();
