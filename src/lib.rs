@@ -69,7 +69,7 @@
 //! | floor | modules |
 //! | --- | --- |
 //! | what everyone speaks of | [`flow`] |
-//! | where it comes from, what is said of it | [`finding`], [`ingest`], [`simulate`], [`aws`] |
+//! | where it comes from, what is said of it | [`finding`], [`ingest`], [`simulate`], [`aws`], [`blame`] |
 //! | judging, and being asked how it goes | [`statistical`], [`correlation`], [`anomaly`], [`health`], [`telemetry`] |
 //! | scoring, confirming, telling | [`ml`], [`validation`], [`publish`], [`report`] |
 //! | holding it together | [`settings`], [`pipeline`], [`api`] |
@@ -78,6 +78,7 @@
 pub mod anomaly;
 pub mod api;
 pub mod aws;
+pub mod blame;
 pub mod cli;
 pub mod correlation;
 pub mod finding;

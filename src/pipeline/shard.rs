@@ -80,6 +80,9 @@ impl Work {
     }
 }
 
+/// The part that is away, as health names it, while a checkpoint stands still.
+const CHECKPOINT: &str = "checkpoint";
+
 /// Which barrier has come to its end, and whether its snapshots were saved.
 pub(super) type Passed = (u64, bool);
 
@@ -468,13 +471,24 @@ impl Reader {
             Ok(Ok(())) => {
                 self.common.health.shard(&self.id.0, |shard| shard.checkpoint = Some(position.0.clone()));
                 self.settled = Some(number);
+                if self.common.health.restore(CHECKPOINT) {
+                    tracing::info!(shard = %self.id.0, "the checkpoint moves again");
+                }
             }
             Ok(Err(IngestError::Lost { .. })) => return Ok(false),
             // It is tried again after the next read; until then no other barrier is set.
-            Ok(Err(error)) => tracing::warn!(shard = %self.id.0, %error, "the checkpoint did not move"),
-            Err(_) => tracing::warn!(shard = %self.id.0, ?patience, "the checkpoint did not move in time"),
+            Ok(Err(error)) => self.stuck(&error.to_string()),
+            Err(_) => self.stuck("no answer in time"),
         }
         Ok(true)
+    }
+
+    /// The checkpoint did not move; the log says so once.
+    fn stuck(&self, cause: &str) {
+        let reason = format!("{cause}; the checkpoint of {} stands still", self.id.0);
+        if self.common.health.degrade(CHECKPOINT, reason) {
+            tracing::warn!(shard = %self.id.0, cause, "the checkpoint did not move");
+        }
     }
 
     /// Waits for the barrier under way, if there is one, and moves the checkpoint to it.
@@ -484,6 +498,10 @@ impl Reader {
             let Some((number, position)) = self.marked.clone() else { break };
             let passed =
                 timeout(patience, self.passing.wait_for(|passed| passed.is_some_and(|(n, _)| n == number))).await;
+            // What is held is not lost: to read it again would only hold more.
+            if passed.is_err() && self.common.is_held() {
+                continue;
+            }
             let saved = passed.ok().and_then(Result::ok).is_some_and(|passed| passed.is_some_and(|(_, saved)| saved));
             if !saved {
                 return Err(ShardError::Undelivered(position));

@@ -101,9 +101,12 @@ impl World {
         let judge = Judge::new(&settings.validation, &common.tiers.network);
         let courier = Courier {
             common,
-            store: self.store.clone(),
-            announcer: Arc::new(LineAnnouncer::to(Box::new(self.heard.clone()))),
-            incidents: incidents.clone(),
+            places: Places {
+                store: self.store.clone(),
+                announcer: Arc::new(LineAnnouncer::to(Box::new(self.heard.clone()))),
+                incidents: incidents.clone(),
+                letters: Arc::new(Letters::in_file(self.folder.path().join("dead-letters.ndjson"))),
+            },
             ids: BTreeMap::new(),
             settled: BTreeSet::new(),
         };
