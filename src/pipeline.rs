@@ -35,7 +35,7 @@
 //! so, and whoever started the process starts it again.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
@@ -196,6 +196,8 @@ struct Common {
     stop: watch::Receiver<bool>,
     ending: Ending,
     refusals: Option<Refusals>,
+    /// Shards that do not go on from their newest snapshots, with the reason.
+    behind: Arc<Mutex<BTreeMap<ShardId, String>>>,
 }
 
 /// Runs until the input ends or `stop` becomes true.
@@ -209,7 +211,17 @@ pub async fn run(
 ) -> Result<Outcome, PipelineError> {
     let Backends { mut source, ending, snapshots, incidents, store, announcer, letters, refusals } = backends;
     let settings = Arc::new(settings);
-    let common = Common { settings, tiers: Arc::new(tiers), health, metrics, snapshots, stop, ending, refusals };
+    let common = Common {
+        settings,
+        tiers: Arc::new(tiers),
+        health,
+        metrics,
+        snapshots,
+        stop,
+        ending,
+        refusals,
+        behind: Arc::default(),
+    };
     let waiting = common.settings.findings_waiting.max(1);
     let (to_delivery, deliveries) = tokio::sync::mpsc::channel(waiting);
     let (to_judgement, judgements) = tokio::sync::mpsc::channel(waiting);
@@ -360,6 +372,7 @@ impl Shards {
         match result {
             Ok(end) => {
                 self.failures.remove(&id);
+                self.common.caught_up(&id);
                 tracing::info!(shard = name, ?end, "shard left");
                 self.common.health.shard(&name, |shard| shard.state = end.name().to_owned());
             }
@@ -428,11 +441,40 @@ impl Common {
     fn is_held(&self) -> bool {
         self.health.degraded().iter().any(|part| part == PUBLISH || part == CORRELATION)
     }
+
+    /// A shard could not go on from its newest snapshot. Seen until its checkpoint moves again.
+    fn fell_back(&self, shard: &ShardId, cause: String) {
+        tracing::warn!(shard = &*shard.0, cause, "a shard does not go on from its newest snapshot");
+        self.tell_behind(|behind| drop(behind.insert(shard.clone(), cause)));
+    }
+
+    /// The checkpoint of a shard has moved, or it is read no more here.
+    fn caught_up(&self, shard: &ShardId) {
+        self.tell_behind(|behind| drop(behind.remove(shard)));
+    }
+
+    fn tell_behind(&self, change: impl FnOnce(&mut BTreeMap<ShardId, String>)) {
+        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = behind.len();
+        change(&mut behind);
+        match behind.iter().next() {
+            None if before == 0 => {}
+            None => drop(self.health.restore(STATE)),
+            Some((shard, cause)) => {
+                let others = behind.len() - 1;
+                let more = if others > 0 { format!(" (and {others} more shards)") } else { String::new() };
+                self.health.degrade(STATE, format!("shard {}: {cause}{more}", shard.0));
+            }
+        }
+    }
 }
 
 /// The parts whose backends hold the pipeline, as health names them.
 const PUBLISH: &str = "publish";
 const CORRELATION: &str = "correlation";
+
+/// The part that is away, as health names it, while a shard goes on from less than its newest snapshot.
+const STATE: &str = "state";
 
 impl Settings {
     /// The pause after so many failures in a row.
