@@ -40,6 +40,9 @@ const WATERMARKS_TOLD_EVERY: Duration = Duration::from_secs(20);
 /// How often the rules that people made are read.
 const RULES_EVERY: Duration = Duration::from_secs(2);
 
+/// Parts that hold or delay what is told while they are away, and change nothing of it.
+const NO_MATTER: [&str; 6] = ["publish", "announcer", "snapshot", "checkpoint", "state", "settings"];
+
 /// What shards tell the judge.
 pub(super) enum Message {
     /// A shard is read from now on: episodes wait for its event time, and for that of its siblings, whoever reads them.
@@ -454,9 +457,10 @@ impl Judgement {
         }
     }
 
-    /// Writes on every anomaly what was away while it was judged.
+    /// Writes on every anomaly what was away while it was judged, where that makes a difference to it.
     fn stamp(&self, outcomes: &mut [Outcome]) {
-        let degraded = self.common.health.degraded();
+        let mut degraded = self.common.health.degraded();
+        degraded.retain(|part| !NO_MATTER.contains(&&**part));
         if degraded.is_empty() {
             return;
         }

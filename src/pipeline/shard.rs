@@ -472,7 +472,7 @@ impl Reader {
     }
 
     /// Sets a barrier behind everything that was read.
-    async fn mark(&mut self, shard: &dyn Shard) -> Result<(), ShardError> {
+    async fn mark(&mut self, shard: &mut dyn Shard) -> Result<(), ShardError> {
         let (number, passed) = (self.number, self.passed.clone());
         self.number += 1;
         self.marked = Some((number, self.position.clone()));
@@ -531,13 +531,13 @@ impl Reader {
         let patience = duration(self.common.settings.read_timeout);
         while !self.is_settled() {
             let Some((number, position)) = self.marked.clone() else { break };
-            let passed =
-                timeout(patience, self.passing.wait_for(|passed| passed.is_some_and(|(n, _)| n == number))).await;
+            let passing = self.passing.wait_for(|passed| passed.is_some_and(|(n, _)| n == number));
+            let passed = timeout(patience, passing).await.map(|passed| passed.ok().and_then(|passed| *passed));
             // What is held is not lost: to read it again would only hold more.
             if passed.is_err() && self.common.is_held() {
                 continue;
             }
-            let saved = passed.ok().and_then(Result::ok).is_some_and(|passed| passed.is_some_and(|(_, saved)| saved));
+            let saved = passed.ok().flatten().is_some_and(|(_, saved)| saved);
             if !saved {
                 return Err(ShardError::Undelivered(position));
             }

@@ -672,7 +672,44 @@ fn read_cursor(cursor: &str) -> Result<pages::Key, PublishError> {
 
 /// Announces as NDJSON lines: `{"detail-type": "Anomaly Detected", "detail": {…}}`, as EventBridge would carry them.
 pub struct LineAnnouncer {
-    out: Mutex<Box<dyn Write + Send>>,
+    out: Mutex<Lines>,
+}
+
+/// Lines that go out one after the other, each whole and once, also where writing fails in the midst of one.
+struct Lines {
+    out: Box<dyn Write + Send>,
+    /// The line that did not get out, and how much of it did.
+    torn: Option<(String, usize)>,
+}
+
+impl Lines {
+    fn write(&mut self, line: String) -> std::io::Result<()> {
+        let done = match self.torn.take() {
+            Some((torn, done)) if torn == line => done,
+            Some((torn, done)) => {
+                // Nobody goes on with that one: what is there of it ends, so that it does not spoil the next.
+                if done > 0 && done < torn.len() {
+                    self.out.write_all(b"\n")?;
+                }
+                0
+            }
+            None => 0,
+        };
+        self.torn = Some((line, done));
+        while let Some((line, done)) = &mut self.torn
+            && *done < line.len()
+        {
+            match self.out.write(&line.as_bytes()[*done..]) {
+                Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Ok(written) => *done += written,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.out.flush()?;
+        self.torn = None;
+        Ok(())
+    }
 }
 
 impl std::fmt::Debug for LineAnnouncer {
@@ -689,14 +726,12 @@ impl LineAnnouncer {
 
     /// Announces on any writer.
     pub fn to(out: Box<dyn Write + Send>) -> LineAnnouncer {
-        LineAnnouncer { out: Mutex::new(out) }
+        LineAnnouncer { out: Mutex::new(Lines { out, torn: None }) }
     }
 
     fn write(&self, detail_type: &serde_json::Value, detail: &serde_json::Value) -> std::io::Result<()> {
         let line = json!({ "source": "anomaly-detection-service", "detail-type": detail_type, "detail": detail });
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        writeln!(out, "{line}")?;
-        out.flush()
+        self.out.lock().unwrap_or_else(PoisonError::into_inner).write(format!("{line}\n"))
     }
 }
 
@@ -721,5 +756,62 @@ impl Announcer for LineAnnouncer {
             })
         };
         batch.iter().map(result).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Takes so many bytes, and then nothing until there is room again.
+    #[derive(Clone, Default)]
+    struct Disk(Arc<Mutex<(Vec<u8>, usize)>>);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let mut disk = self.0.lock().unwrap();
+            let some = bytes.len().min(disk.1);
+            if some == 0 {
+                return Err(std::io::ErrorKind::StorageFull.into());
+            }
+            disk.1 -= some;
+            disk.0.extend_from_slice(&bytes[..some]);
+            Ok(some)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_torn_goes_on_where_it_was_and_is_not_written_twice() {
+        let disk = Disk::default();
+        let announcer = LineAnnouncer::to(Box::new(disk.clone()));
+        let write = |what: &str| announcer.write(&json!(what), &json!({}));
+        for room in 0..400 {
+            disk.0.lock().unwrap().1 = room;
+            while write("first").is_err() {
+                disk.0.lock().unwrap().1 = 10;
+            }
+        }
+        let text = String::from_utf8(std::mem::take(&mut disk.0.lock().unwrap().0)).unwrap();
+        assert_eq!(text.lines().count(), 400);
+        assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{text}");
+    }
+
+    #[test]
+    fn a_line_that_nobody_goes_on_with_does_not_spoil_the_next() {
+        let disk = Disk::default();
+        let announcer = LineAnnouncer::to(Box::new(disk.clone()));
+        disk.0.lock().unwrap().1 = 20;
+        announcer.write(&json!("first"), &json!({})).unwrap_err();
+        disk.0.lock().unwrap().1 = 1000;
+        announcer.write(&json!("second"), &json!({})).unwrap();
+        let text = String::from_utf8(disk.0.lock().unwrap().0.clone()).unwrap();
+        let last = text.lines().last().unwrap();
+        assert_eq!(serde_json::from_str::<serde_json::Value>(last).unwrap()["detail-type"], "second");
     }
 }
