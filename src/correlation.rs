@@ -98,7 +98,7 @@ pub enum CorrelationError {
         /// What came back.
         cause: String,
     },
-    /// It will not, however often.
+    /// What was asked is to blame, or a setting: it will not be done, however often.
     #[error("{context}: {cause}")]
     Fatal {
         /// What was being done, as a verb phrase.

@@ -31,8 +31,9 @@ pub enum Phase {
 /// Something is away, and something lesser stands in for it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
 pub struct Degraded {
-    /// What is away: `ml`, `correlation`, `publish`, `snapshot`, `ingest`, `settings`; `input` of which nothing can be read; `files`
-    /// that cannot be opened; `network` where most conversations touch no host of ours; `lateness`
+    /// What is away: `ml`, `correlation`, `publish`, `announcer`, `snapshot`, `checkpoint`, `state` (a shard goes on from less than its
+    /// newest snapshot), `ingest`, `settings`; `input` of which nothing can be read; `files` that cannot be opened; `network` where
+    /// most conversations touch no host of ours; `lateness`
     /// where records come too late for their windows, and `event_time` where they are dated ahead of the rest.
     pub part: String,
     /// Why, and what happens in the meantime.

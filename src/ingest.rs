@@ -228,6 +228,12 @@ pub trait Shard: Send {
         Fence::default()
     }
 
+    /// A position that this shard has given with a batch, in the form that is kept with a snapshot: it says all that
+    /// [`Shard::resume_at`] needs in another life.
+    fn bookmark(&self, position: &Position) -> Position {
+        position.clone()
+    }
+
     /// Starts reading after `position`, where a restored snapshot was taken, instead of at the last checkpoint. Only before
     /// the first read. False where the backend cannot: then only a snapshot taken at the checkpoint can be used.
     fn resume_at(&mut self, _position: &Position) -> bool {

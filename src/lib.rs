@@ -33,7 +33,7 @@
 //! 5. No checkpoint that passes undelivered work: a snapshot travels down the channels behind the findings made before it,
 //!    and counts only when it has left the last stage ([`pipeline`]).
 //! 6. No dependency that stops the service by being away: something lesser stands in, or the pipeline holds, and both are
-//!    told on the anomaly, on `/health/ready`, and in a metric.
+//!    told on `/health/ready` and in a metric, and what stood in on the anomaly. No error of a store or a bus lets a checkpoint pass.
 //! 7. No channel without a bound, and no wait without a deadline from the settings.
 //! 8. No mock in place of a backend: local backends are real, and pass the same contract tests.
 //! 9. No text of a flow log, token or secret in the log at `info` or above.
@@ -69,7 +69,7 @@
 //! | floor | modules |
 //! | --- | --- |
 //! | what everyone speaks of | [`flow`] |
-//! | where it comes from, what is said of it | [`finding`], [`ingest`], [`simulate`], [`aws`] |
+//! | where it comes from, what is said of it | [`finding`], [`ingest`], [`simulate`], [`aws`], [`blame`] |
 //! | judging, and being asked how it goes | [`statistical`], [`correlation`], [`anomaly`], [`health`], [`telemetry`] |
 //! | scoring, confirming, telling | [`ml`], [`validation`], [`publish`], [`report`] |
 //! | holding it together | [`settings`], [`pipeline`], [`api`] |
@@ -78,6 +78,7 @@
 pub mod anomaly;
 pub mod api;
 pub mod aws;
+pub mod blame;
 pub mod cli;
 pub mod correlation;
 pub mod finding;

@@ -26,13 +26,17 @@
 //! *What nobody closes.* Where correlation has lost an incident, its anomaly would stay open for ever. The judge looks for such,
 //! and delivery closes them (`sweep`).
 //!
+//! *What a backend refuses.* No error of a store or a bus lets a barrier pass ([`crate::blame`]). An item that can never be taken goes
+//! to the dead letters; everything else holds the pipeline, is seen on `/health/ready`, in metrics and in the log, and goes on by
+//! itself. A service that is stopped meanwhile checkpoints nothing of it and ends with exit code 1.
+//!
 //! *Failures.* A shard whose reading or judging fails is dropped and comes back at its last checkpoint, after a pause that
 //! doubles each time. Judge and delivery are the same for all shards: if one of them is gone, the pipeline ends and says
 //! so, and whoever started the process starts it again.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
 use serde::Deserialize;
@@ -45,7 +49,7 @@ use crate::flow::network::Network;
 use crate::health::{Health, Phase};
 use crate::ingest::snapshot::SnapshotStore;
 use crate::ingest::{FlowSource, IngestError, ShardId};
-use crate::publish::dead_letter::Refusals;
+use crate::publish::dead_letter::{Letters, Refusals};
 use crate::publish::{Announcer, AnomalyStore};
 use crate::telemetry::{self, Metrics};
 use crate::{correlation, ml, statistical, validation};
@@ -147,6 +151,8 @@ pub struct Backends {
     pub store: Arc<dyn AnomalyStore>,
     /// Who is told.
     pub announcer: Arc<dyn Announcer>,
+    /// Where what can never be recorded or told is kept.
+    pub letters: Arc<Letters>,
     /// Where samples of unreadable input go, if anywhere.
     pub refusals: Option<Refusals>,
 }
@@ -190,6 +196,8 @@ struct Common {
     stop: watch::Receiver<bool>,
     ending: Ending,
     refusals: Option<Refusals>,
+    /// Shards that do not go on from their newest snapshots, with the reason.
+    behind: Arc<Mutex<BTreeMap<ShardId, String>>>,
 }
 
 /// Runs until the input ends or `stop` becomes true.
@@ -201,16 +209,27 @@ pub async fn run(
     metrics: Arc<Metrics>,
     stop: watch::Receiver<bool>,
 ) -> Result<Outcome, PipelineError> {
-    let Backends { mut source, ending, snapshots, incidents, store, announcer, refusals } = backends;
+    let Backends { mut source, ending, snapshots, incidents, store, announcer, letters, refusals } = backends;
     let settings = Arc::new(settings);
-    let common = Common { settings, tiers: Arc::new(tiers), health, metrics, snapshots, stop, ending, refusals };
+    let common = Common {
+        settings,
+        tiers: Arc::new(tiers),
+        health,
+        metrics,
+        snapshots,
+        stop,
+        ending,
+        refusals,
+        behind: Arc::default(),
+    };
     let waiting = common.settings.findings_waiting.max(1);
     let (to_delivery, deliveries) = tokio::sync::mpsc::channel(waiting);
     let (to_judgement, judgements) = tokio::sync::mpsc::channel(waiting);
 
     let judgement = Judgement::new(&common, incidents.clone(), store.clone());
     let mut stages = JoinSet::new();
-    stages.spawn(delivery::run(common.clone(), store, announcer, incidents, deliveries));
+    let places = delivery::Places { store, announcer, incidents, letters };
+    stages.spawn(delivery::run(common.clone(), places, deliveries));
     stages.spawn(judgement.run(judgements, to_delivery));
     common.health.enter(Phase::Running);
     tracing::info!("running");
@@ -249,7 +268,15 @@ pub async fn run(
     match &outcome {
         Ok(Outcome::Finished) => tracing::info!("the input has ended and all of it is delivered"),
         Ok(Outcome::Drained) => tracing::info!("drained: all that was read is delivered"),
-        Ok(Outcome::CutOff) => tracing::warn!(?grace, "the grace period is over; what was left will be read again"),
+        Ok(Outcome::CutOff) => {
+            let held = common.health.report().degraded;
+            let held: Vec<String> = held.iter().map(|away| format!("{}: {}", away.part, away.reason)).collect();
+            tracing::error!(
+                ?grace,
+                held = held.join("; "),
+                "the grace period is over before everything was delivered; no checkpoint has passed what was left: a restart reads it again"
+            );
+        }
         Err(error) => tracing::error!(%error, "the pipeline failed"),
     }
     common.health.enter(Phase::Finished);
@@ -345,6 +372,7 @@ impl Shards {
         match result {
             Ok(end) => {
                 self.failures.remove(&id);
+                self.common.caught_up(&id);
                 tracing::info!(shard = name, ?end, "shard left");
                 self.common.health.shard(&name, |shard| shard.state = end.name().to_owned());
             }
@@ -358,6 +386,95 @@ impl Shards {
         self.common.metrics.forget(&telemetry::LAG, &[&name]);
     }
 }
+
+/// How often the log says that the pipeline is still held up.
+const SAID_EVERY: Duration = Duration::from_secs(60);
+
+/// A wait for a backend that refuses or does not answer, with pauses that grow. It is seen on health, in a metric, and in the log:
+/// at once, and then at intervals.
+struct Holdup<'a> {
+    common: &'a Common,
+    /// What is away, as health names it.
+    part: &'static str,
+    step: &'a str,
+    failures: u32,
+    since: Instant,
+    said: Option<Instant>,
+}
+
+impl<'a> Holdup<'a> {
+    fn new(common: &'a Common, part: &'static str, step: &'a str) -> Holdup<'a> {
+        Holdup { common, part, step, failures: 0, since: Instant::now(), said: None }
+    }
+
+    /// It failed: waits before the next try.
+    async fn wait(&mut self, cause: &str) {
+        let Common { settings, health, metrics, .. } = self.common;
+        let (part, step) = (self.part, self.step);
+        if part == PUBLISH {
+            metrics.add(&telemetry::PUBLISH_RETRIES, &[step], 1);
+        }
+        let news = health.degrade(part, format!("{step}: {cause}; the pipeline holds"));
+        if self.failures == 0 {
+            (self.since, self.said) = (Instant::now(), (!news).then(Instant::now));
+        }
+        if news || self.said.is_none_or(|said| said.elapsed() >= SAID_EVERY) {
+            self.said = Some(Instant::now());
+            let held = self.since.elapsed();
+            tracing::warn!(part, step, cause, ?held, "the pipeline holds; no checkpoint passes what is not delivered");
+        }
+        let pause = settings.pause(self.failures);
+        self.failures = self.failures.saturating_add(1);
+        sleep(pause).await;
+    }
+
+    /// It is done, or will never be.
+    fn over(self) {
+        if self.failures > 0 && self.common.health.restore(self.part) {
+            tracing::info!(part = self.part, step = self.step, held = ?self.since.elapsed(), "the pipeline goes on");
+        }
+    }
+}
+
+impl Common {
+    /// Whether the pipeline is held up by a backend.
+    fn is_held(&self) -> bool {
+        self.health.degraded().iter().any(|part| part == PUBLISH || part == CORRELATION)
+    }
+
+    /// A shard could not go on from its newest snapshot. Seen until its checkpoint moves again.
+    fn fell_back(&self, shard: &ShardId, cause: String) {
+        tracing::warn!(shard = &*shard.0, cause, "a shard does not go on from its newest snapshot");
+        self.tell_behind(|behind| drop(behind.insert(shard.clone(), cause)));
+    }
+
+    /// The checkpoint of a shard has moved, or it is read no more here.
+    fn caught_up(&self, shard: &ShardId) {
+        self.tell_behind(|behind| drop(behind.remove(shard)));
+    }
+
+    fn tell_behind(&self, change: impl FnOnce(&mut BTreeMap<ShardId, String>)) {
+        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = behind.len();
+        change(&mut behind);
+        match behind.iter().next() {
+            None if before == 0 => {}
+            None => drop(self.health.restore(STATE)),
+            Some((shard, cause)) => {
+                let others = behind.len() - 1;
+                let more = if others > 0 { format!(" (and {others} more shards)") } else { String::new() };
+                self.health.degrade(STATE, format!("shard {}: {cause}{more}", shard.0));
+            }
+        }
+    }
+}
+
+/// The parts whose backends hold the pipeline, as health names them.
+const PUBLISH: &str = "publish";
+const CORRELATION: &str = "correlation";
+
+/// The part that is away, as health names it, while a shard goes on from less than its newest snapshot.
+const STATE: &str = "state";
 
 impl Settings {
     /// The pause after so many failures in a row.

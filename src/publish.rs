@@ -2,12 +2,16 @@
 //!
 //! Recording is a conditional put by id and revision, announcing carries the id: doing either twice is harmless.
 
+use std::collections::BTreeSet;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::anomaly::{Anomaly, Status};
+use crate::blame::{Backend, Blame, blame};
 use crate::finding::{Severity, Threat};
 use crate::flow::{Address, EventTime};
 use episodes::{Claim, Claimed};
@@ -39,7 +43,7 @@ pub const BAD_CURSOR: &str = "read the cursor";
 /// Why a backend did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// It may go better later.
+    /// The backend is away, or refuses everybody: it may go better later, and until then the pipeline holds. See [`blame`].
     #[error("{context}: {cause}")]
     Retry {
         /// What was being done, as a verb phrase.
@@ -55,7 +59,7 @@ pub enum PublishError {
         /// What came back.
         cause: String,
     },
-    /// It will not, however often.
+    /// What was asked is to blame: it will not be done, however often. An item goes to the dead letters.
     #[error("{context}: {cause}")]
     Fatal {
         /// What was being done, as a verb phrase.
@@ -67,9 +71,51 @@ pub enum PublishError {
 
 impl PublishError {
     /// What a call to AWS came to.
-    pub(crate) fn of(context: impl Into<String>, fault: crate::aws::Fault) -> PublishError {
-        let (context, cause) = (context.into(), fault.cause);
-        if fault.retry { PublishError::Retry { context, cause } } else { PublishError::Fatal { context, cause } }
+    pub(crate) fn of(backend: Backend, context: impl Into<String>, fault: crate::aws::Fault) -> PublishError {
+        PublishError::blamed(backend, context, &fault.code, fault.cause)
+    }
+
+    /// An error with this code, by the table of all backends.
+    pub(crate) fn blamed(
+        backend: Backend,
+        context: impl Into<String>,
+        code: &str,
+        cause: impl ToString,
+    ) -> PublishError {
+        let (context, cause) = (context.into(), cause.to_string());
+        match blame(backend, code, &cause) {
+            Blame::Backend => PublishError::Retry { context, cause },
+            Blame::Item => PublishError::Fatal { context, cause },
+        }
+    }
+}
+
+/// Rows that were named as unreadable; the log says so once.
+static NAMED: LazyLock<Mutex<BTreeSet<String>>> = LazyLock::new(Mutex::default);
+
+/// How many of these are remembered.
+const NAMED_MAX: usize = 1_000;
+
+/// What is wrong with a row that was read, without its content. The row is named in the log, once.
+pub(crate) fn unreadable(id: &str, error: &serde_json::Error) -> String {
+    let wrong = match error.classify() {
+        serde_json::error::Category::Data => "it is JSON of another shape",
+        serde_json::error::Category::Eof => "it ends too early",
+        serde_json::error::Category::Io | serde_json::error::Category::Syntax => "it is no JSON",
+    };
+    let cause = format!("row {id}: {wrong}, as column {} shows", error.column());
+    name_unreadable(id, &cause);
+    cause
+}
+
+/// Names a row that cannot be read in the log, once.
+pub(crate) fn name_unreadable(id: &str, cause: &str) {
+    let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
+    if named.len() >= NAMED_MAX {
+        named.clear();
+    }
+    if named.insert(id.to_owned()) {
+        tracing::warn!(row = id, cause, "a stored row cannot be read, and is stepped over");
     }
 }
 
@@ -175,6 +221,11 @@ pub trait AnomalyStore: rules::Rules + Send + Sync {
     /// Puts the anomaly unless the store already holds it at this or a later revision (`updates`, then `last_seen`,
     /// then `status`). Idempotent.
     async fn record(&self, anomaly: &Anomaly) -> Result<Recorded, PublishError>;
+
+    /// Whether what was recorded is where the next life will look for it; asked before a checkpoint passes it.
+    async fn stands(&self) -> Result<(), PublishError> {
+        Ok(())
+    }
 
     /// Marks this revision as announced.
     async fn announced(&self, anomaly: &Anomaly) -> Result<(), PublishError>;

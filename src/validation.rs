@@ -165,6 +165,18 @@ struct Told {
     own_severity: Severity,
 }
 
+impl Told {
+    /// Whether it was told before any window of it had closed.
+    fn is_early(&self) -> bool {
+        self.anomaly.updates == 0
+    }
+
+    /// Whether it knows all that what is told of the incident now may go on from.
+    fn is_as_firm_as(&self, incident: &Incident) -> bool {
+        !self.is_early() || !incident.is_firm()
+    }
+}
+
 /// Counts of a judge's life, for metrics.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Counts {
@@ -226,10 +238,12 @@ impl Judge {
         for incident in incidents.iter().filter(|incident| incident.absorbed_by.is_none()) {
             let case = Case::new(incident);
             let was_told = self.told.contains_key(&incident.id);
-            match self.examine(&case) {
+            // An early report stands until its window has closed; then it is judged as if it had not been made.
+            let was_firm = self.told.get(&incident.id).is_some_and(|told| told.is_as_firm_as(incident));
+            match self.examine(&case, was_firm) {
                 Ok(validation) => {
                     self.tell(&case, validation, &mut outcomes);
-                    if !was_told {
+                    if !was_firm && incident.is_firm() {
                         confirmed.insert(incident.id);
                     }
                 }
@@ -258,7 +272,7 @@ impl Judge {
     }
 
     /// Takes a case through the stages: all of them with what they found, or the one that refused.
-    fn examine(&mut self, case: &Case<'_>) -> Result<Validation, Stage> {
+    fn examine(&mut self, case: &Case<'_>, was_told: bool) -> Result<Validation, Stage> {
         let settings = &self.settings;
         let mut stages = Vec::with_capacity(8);
         let mut pass = |stage: Stage| {
@@ -274,7 +288,7 @@ impl Judge {
         pass(self.suppressions.stage(case, suppressed))?;
         pass(known_benign::stage(case, &settings.known_benign, &self.network))?;
         pass(consistent_with_baseline(case))?;
-        if !self.told.contains_key(&case.incident.id) {
+        if !was_told {
             pass(corroboration::stage(case, &settings.corroboration))?;
             pass(self.calibration.stage(case))?;
             pass(self.storms.stage(case))?;
@@ -288,21 +302,24 @@ impl Judge {
     /// Makes the anomaly, and hands it out if it says something new.
     fn tell(&mut self, case: &Case<'_>, validation: Validation, outcomes: &mut Vec<Outcome>) {
         let id = case.incident.id;
-        let before = self.told.get(&id);
+        let known = self.told.get(&id);
+        let before = known.filter(|told| told.is_as_firm_as(case.incident));
         let own_severity =
             case.account.severity.unwrap_or(Severity::Low).max(before.map_or(Severity::Low, |t| t.own_severity));
         let mut anomaly = self.anomaly(case, validation, before);
-        let known = before.map(|told| &told.anomaly);
-        self.keep_company(&mut anomaly, own_severity, case.incident.related.keys(), known);
+        self.keep_company(&mut anomaly, own_severity, case.incident.related.keys(), before.map(|told| &told.anomaly));
         let interval = u32::try_from(self.settings.update_interval.as_secs()).unwrap_or(0);
         let news = before.is_none_or(|told| is_news(&told.anomaly, &anomaly, interval));
-        if before.is_none() {
+        if known.is_none() {
             *self.counts.confirmed.entry(anomaly.threat.name().to_owned()).or_default() += 1;
             self.silent.remove(&id);
         }
         if news {
             outcomes.push(Outcome::Told(Box::new(anomaly.clone())));
             self.told.insert(id, Told { anomaly, own_severity });
+        } else if let Some(told) = self.told.get_mut(&id) {
+            // Whether this was worth telling must not decide what is told at the end.
+            (told.anomaly.confidence, told.own_severity) = (anomaly.confidence, own_severity);
         }
     }
 
@@ -360,7 +377,7 @@ impl Judge {
         let mut by_threat: BTreeMap<String, u32> = BTreeMap::new();
         let mut ids: BTreeSet<Uuid> = before.into_iter().flat_map(|anomaly| anomaly.related.iter().copied()).collect();
         for id in related {
-            let Some(other) = self.told.get(id) else { continue };
+            let Some(other) = self.told.get(id).filter(|other| !other.is_early()) else { continue };
             ids.insert(*id);
             *by_threat.entry(other.anomaly.threat.name().to_owned()).or_default() += 1;
             if other.anomaly.actor == anomaly.actor && anomaly.actor != Actor::Many {
@@ -392,7 +409,7 @@ impl Judge {
             }
         }
         for (id, new) in relatives {
-            let Some(told) = self.told.get(&id).cloned() else { continue };
+            let Some(told) = self.told.get(&id).filter(|told| !told.is_early()).cloned() else { continue };
             if new.iter().all(|id| told.anomaly.related.contains(id)) {
                 continue;
             }
@@ -419,6 +436,11 @@ impl Judge {
     /// Keeps the reason, and hands it out when it is another than before.
     fn keep_silent(&mut self, case: &Case<'_>, refusal: Stage, outcomes: &mut Vec<Outcome>) {
         let id = case.incident.id;
+        if !case.incident.is_firm() {
+            // When its window has closed, that says why.
+            self.silent.entry(id).or_default();
+            return;
+        }
         if refusal.name == storm::NAME
             && let Some(anomaly) = self.storms.join(case, &refusal)
         {
@@ -427,7 +449,7 @@ impl Judge {
         if self.silent.get(&id) == Some(&refusal.name) && !case.incident.closed {
             return;
         }
-        if self.silent.insert(id, refusal.name.clone()).is_none() {
+        if self.silent.insert(id, refusal.name.clone()).is_none_or(|before| before.is_empty()) {
             *self.counts.refused.entry(refusal.name.clone()).or_default() += 1;
         }
         outcomes.push(Outcome::Silent(Silence {

@@ -21,7 +21,7 @@ use crate::ingest::snapshot::local::Folder;
 use crate::ingest::snapshot::s3::Bucket;
 use crate::ingest::{FlowSource, IngestError};
 use crate::pipeline::{Backends, Ending};
-use crate::publish::dead_letter::{self, DeadLetters, Refusals, WithDeadLetters};
+use crate::publish::dead_letter::{self, DeadLetters, Letters, Refusals, WithDeadLetters};
 use crate::publish::dynamodb::DynamoStore;
 use crate::publish::dynamodb::schema::Schema;
 use crate::publish::eventbridge::EventBridge;
@@ -29,6 +29,9 @@ use crate::publish::local::{LineAnnouncer, SqliteStore};
 use crate::publish::{self, Announcer, AnomalyStore, PublishError};
 use crate::settings::Settings;
 use crate::telemetry::Metrics;
+
+/// The file of dead letters.
+pub(super) const DEAD_LETTERS: &str = "dead-letters.ndjson";
 
 /// The backend of every port. What goes away and comes back while the service runs is told to `health`.
 pub(super) async fn choose(
@@ -40,11 +43,11 @@ pub(super) async fn choose(
     let task = worker_name();
     // Tables and paths first: who has named none should hear so before a lease is taken.
     let store = store(settings, &aws).await?;
-    let (announcer, refusals) = announcer(settings, &aws, metrics).await;
+    let (announcer, refusals, letters) = announcer(settings, &aws, health, metrics).await;
     let snapshots = snapshots(settings, &aws).await?;
     let incidents = incidents(settings, health).await?;
     let (source, ending) = source(settings, &aws, task).await?;
-    Ok(Backends { source, ending, snapshots, incidents, store, announcer, refusals })
+    Ok(Backends { source, ending, snapshots, incidents, store, announcer, letters, refusals })
 }
 
 /// Whether what kept a backend from being opened may pass: nothing is wrong with the settings, and another try may go better.
@@ -134,21 +137,31 @@ pub(super) fn open_sqlite(settings: &publish::local::Settings) -> anyhow::Result
     Ok(SqliteStore::open_with(settings)?)
 }
 
-async fn announcer(settings: &Settings, aws: &Aws, metrics: &Arc<Metrics>) -> (Arc<dyn Announcer>, Option<Refusals>) {
+/// Who is told, where unreadable input is told to, and where what can never be recorded or told is kept: a file beside the file
+/// of anomalies, also where those are kept elsewhere.
+async fn announcer(
+    settings: &Settings,
+    aws: &Aws,
+    health: &Arc<Health>,
+    metrics: &Arc<Metrics>,
+) -> (Arc<dyn Announcer>, Option<Refusals>, Arc<Letters>) {
+    let file = settings.publish.sqlite.path.with_file_name(DEAD_LETTERS);
+    let letters = Letters::in_file(file).counting(metrics.clone());
     let publish = &settings.publish;
     let announcer: Arc<dyn Announcer> = match &publish.eventbridge {
         Some(eventbridge) => Arc::new(EventBridge::new(aws.get().await, eventbridge)),
         None => Arc::new(LineAnnouncer::stdout()),
     };
-    let Some(dead_letter) = &publish.dead_letter else { return (announcer, None) };
-    let letters = DeadLetters::new(aws.get().await, dead_letter).counting(metrics.clone());
-    let refusals = dead_letter::keep_refusals(&letters);
+    let Some(dead_letter) = &publish.dead_letter else { return (announcer, None, Arc::new(letters)) };
+    let queue = DeadLetters::new(aws.get().await, dead_letter).counting(metrics.clone());
+    let refusals = dead_letter::keep_refusals(&queue);
     if dead_letter.queue_url.is_empty() {
-        return (announcer, refusals);
+        return (announcer, refusals, Arc::new(letters));
     }
-    let kept = Arc::new(WithDeadLetters::new(announcer, letters));
+    let letters = Arc::new(letters.before(queue.clone()));
+    let kept = Arc::new(WithDeadLetters::new(announcer, queue, letters.clone(), health.clone()));
     tokio::spawn(sweep(kept.clone(), aws::positive(dead_letter.sweep_every)));
-    (kept, refusals)
+    (kept, refusals, letters)
 }
 
 /// Announces dead letters for as long as the process runs.

@@ -13,7 +13,7 @@ use anyhow::Context;
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
 
-use super::backends::open_sqlite;
+use super::backends::{DEAD_LETTERS, open_sqlite};
 use super::run::{Service, heed_signals, models, with_api};
 use crate::anomaly::Anomaly;
 use crate::correlation::local::LocalIncidents;
@@ -21,6 +21,7 @@ use crate::flow::Interface;
 use crate::ingest::snapshot::local::Folder;
 use crate::ingest::{Batch, FlowSource, IngestError, Position, Read, Shard, ShardId};
 use crate::pipeline::{Backends, Ending, Outcome};
+use crate::publish::dead_letter::Letters;
 use crate::publish::{Announcement, Announcer, Notice, PublishError};
 use crate::settings::{Layer, Settings};
 use crate::simulate::{Scenario, Simulation};
@@ -98,6 +99,7 @@ async fn watch_it(args: Args, settings: Settings, scenario: Scenario) -> anyhow:
         incidents: Arc::new(LocalIncidents::new(&settings.correlation)),
         store: Arc::new(open_sqlite(&settings.publish.sqlite)?),
         announcer: Arc::new(Terminal),
+        letters: Arc::new(Letters::in_file(settings.publish.sqlite.path.with_file_name(DEAD_LETTERS))),
         refusals: None,
     };
     let speed = args.speed;

@@ -13,7 +13,9 @@
 //! | evidence | its [`Merge`]; sums are kept per window, shard and method and overwritten |
 //!
 //! What closed windows said is joined for good; what was said of a window that is still open is kept apart, until its
-//! shard speaks of that window or a later one as closed. So an early look never leaves a trace in the final account.
+//! shard speaks of that window or a later one as closed. When open windows are looked into depends on how records come in, so
+//! looks serve the first report alone: as soon as one closed window has spoken, they count for nothing. What is told of an
+//! incident from then on is a function of the records and of event time.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,7 +76,8 @@ pub struct Incident {
     pub id: Uuid,
     /// Threat and subject.
     pub key: IncidentKey,
-    /// The episode's start as it was first known; the id is made of it.
+    /// Start of the window in which the episode was first seen; the id is made of it. Not the first moment itself: an early look
+    /// may know that less well than its window does when it closes.
     pub known_from: EventTime,
     /// Nothing was seen of it for the threat's gap, or it was found to be part of another.
     pub closed: bool,
@@ -172,8 +175,7 @@ impl Incident {
         true
     }
 
-    /// Everything that is known, the looks at open windows included while it goes on. When it is over, no window of it is
-    /// open; a look that no closed window has taken the place of is one of a shard that has ended since.
+    /// Everything that closed windows said; before the first of them, what looks at open ones said.
     pub fn account(&self) -> Account {
         let mut account = self.settled.clone();
         for (source, finding) in self.looks() {
@@ -182,9 +184,15 @@ impl Incident {
         account
     }
 
+    /// The looks that count.
     fn looks(&self) -> impl Iterator<Item = (&Source, &Finding)> {
-        let over = self.closed && self.settled.headline.is_some();
-        self.open.iter().filter(move |_| !over)
+        let firm = self.is_firm();
+        self.open.iter().filter(move |_| !firm)
+    }
+
+    /// Whether a closed window has spoken; else all that is known comes from looks at open ones.
+    pub fn is_firm(&self) -> bool {
+        self.settled.headline.is_some()
     }
 
     /// How many closed windows (of each shard and method) have contributed; 0 while only open ones were looked at.

@@ -112,16 +112,24 @@ impl Incidents {
         let key = finding.key();
         let gap = self.settings.episode_gap.seconds(key.threat);
         let episodes = self.episodes.entry(key).or_default();
-        let joins = |incident: &Incident| incident.joins(finding.first_seen, finding.last_seen, gap);
+        // One window has one episode of a key, however short the gap: the id is made of both.
+        let joins = |incident: &Incident| {
+            incident.joins(finding.first_seen, finding.last_seen, gap) || incident.known_from == finding.window
+        };
         let mut parts: Vec<Incident> = episodes.extract_if(.., |incident| joins(incident)).collect();
-        // Of several, the one that was known to start first keeps its id: a rule on content, not on arrival.
-        parts.sort_by_key(|incident| (incident.known_from, incident.id));
+        // Of several, the one that was known to start first keeps its id: a rule on content, not on arrival. What only looks at open
+        // windows know comes last.
+        parts.sort_by_key(|incident| (!incident.is_firm(), incident.known_from, incident.id));
+        // A look brings nothing together.
+        let apart = if finding.provisional { parts.split_off(parts.len().min(1)) } else { Vec::new() };
+        episodes.extend(apart);
+        episodes.sort_by_key(|incident| incident.span().0);
         let mut parts = parts.into_iter();
         let mut incident = match parts.next() {
             Some(incident) => incident,
             None => {
                 self.count += 1;
-                Incident::new(key, finding.first_seen)
+                Incident::new(key, finding.window)
             }
         };
         // A closed one is only met where a shared backend still keeps it: a repeat leaves it closed, news opens it again.
@@ -160,7 +168,8 @@ impl Incidents {
 
     /// Finds what belongs to the same story, and tells both sides.
     fn relate(&mut self, id: Uuid, touched: &mut BTreeSet<Uuid>) {
-        let Some(incident) = self.get(id) else { return };
+        // The company of what only looks know is looked for when a window has closed.
+        let Some(incident) = self.get(id).filter(|incident| incident.is_firm()) else { return };
         let found = self.relations(incident);
         let crowd = self.crowd(incident);
         for (other, relation) in found {
@@ -227,7 +236,8 @@ impl Incidents {
         mut visit: impl FnMut(&'a Incident),
     ) {
         let keys = index.get(&address).into_iter().flatten().take(NEIGHBOURS_MAX);
-        keys.filter_map(|key| self.episodes.get(key)).flatten().for_each(&mut visit);
+        let episodes = keys.filter_map(|key| self.episodes.get(key)).flatten();
+        episodes.filter(|incident| incident.is_firm()).for_each(&mut visit);
     }
 
     /// Whether two incidents lie close enough in time to be one story.
@@ -243,7 +253,8 @@ impl Incidents {
         let targets = incident.account().targets();
         let on = |address: &Address| {
             let keys = self.acted_on.get(address).into_iter().flatten();
-            keys.filter(|key| key.threat == incident.key.threat).count() as u32
+            let firm = |key: &&IncidentKey| self.episodes.get(key).is_some_and(|all| all.iter().any(Incident::is_firm));
+            keys.filter(|key| key.threat == incident.key.threat).filter(firm).count() as u32
         };
         targets.iter().map(|target| on(&target.address)).max().unwrap_or(1).max(1)
     }

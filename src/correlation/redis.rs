@@ -39,6 +39,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings as Tier, Told, Watermarks};
+use crate::blame::{Backend, Blame, blame};
 use crate::finding::{Finding, IncidentKey, Subject};
 use crate::flow::{Address, EventTime};
 use crate::ingest::ShardId;
@@ -90,7 +91,7 @@ impl RedisIncidents {
     pub async fn open(settings: &Settings, tier: &Tier) -> Result<RedisIncidents, CorrelationError> {
         // Only the first call of a process has an effect; the provider is the same for all.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let connection = Connection::open(settings).await.map_err(|e| failed("connect to Redis", &e))?;
+        let connection = Connection::open(settings).await.map_err(|e| unopened(&e))?;
         Ok(RedisIncidents {
             connection,
             commit: Script::new(include_str!("redis.lua")),
@@ -527,11 +528,25 @@ fn parse(name: &str) -> Option<IncidentKey> {
 
 fn failed(context: &str, error: &RedisError) -> CorrelationError {
     let (context, cause) = (context.to_owned(), error.to_string());
+    let code = match error.kind() {
+        redis::ErrorKind::AuthenticationFailed => "authentication",
+        redis::ErrorKind::InvalidClientConfig => "configuration",
+        _ => error.code().unwrap_or_default(),
+    };
+    match blame(Backend::Redis, code, &cause) {
+        Blame::Backend => CorrelationError::Retry { context, cause },
+        Blame::Item => CorrelationError::Fatal { context, cause },
+    }
+}
+
+/// Before anything is read, a wrong setting is said and not waited for.
+fn unopened(error: &RedisError) -> CorrelationError {
+    let context = "connect to Redis".to_owned();
     match error.kind() {
         redis::ErrorKind::AuthenticationFailed | redis::ErrorKind::InvalidClientConfig => {
-            CorrelationError::Fatal { context, cause }
+            CorrelationError::Fatal { context, cause: error.to_string() }
         }
-        _ => CorrelationError::Retry { context, cause },
+        _ => failed(&context, error),
     }
 }
 

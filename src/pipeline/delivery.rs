@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::judgement::Delivery;
 use super::shard::Barrier;
-use super::{Common, PipelineError, duration, sweep};
+use super::{Common, Holdup, PUBLISH, PipelineError, duration, sweep};
 use crate::anomaly::{Anomaly, Status};
 use crate::correlation::IncidentStore;
 use crate::ingest::snapshot::Snapshot;
+use crate::publish::dead_letter::{Letter, Letters};
 use crate::publish::episodes::{Claim, Claimed};
 use crate::publish::{Announcement, Announcer, AnomalyStore, PublishError, Recorded};
 use crate::telemetry;
@@ -26,12 +27,10 @@ const LEFTOVERS: usize = 100;
 /// Delivers until the judge has nothing more.
 pub(super) async fn run(
     common: Common,
-    store: Arc<dyn AnomalyStore>,
-    announcer: Arc<dyn Announcer>,
-    incidents: Arc<dyn IncidentStore>,
+    places: Places,
     mut deliveries: mpsc::Receiver<Delivery>,
 ) -> Result<&'static str, PipelineError> {
-    let mut courier = Courier { common, store, announcer, incidents, ids: BTreeMap::new(), settled: BTreeSet::new() };
+    let mut courier = Courier { common, places, ids: BTreeMap::new(), settled: BTreeSet::new() };
     courier.announce_leftovers().await?;
     while let Some(delivery) = deliveries.recv().await {
         courier.common.metrics.set(&telemetry::QUEUE_DEPTH, &["delivery"], deliveries.len() as i64);
@@ -40,11 +39,18 @@ pub(super) async fn run(
     Ok("delivery")
 }
 
+/// Where things are delivered to.
+pub(super) struct Places {
+    pub store: Arc<dyn AnomalyStore>,
+    pub announcer: Arc<dyn Announcer>,
+    pub incidents: Arc<dyn IncidentStore>,
+    /// Where what can never be delivered is kept.
+    pub letters: Arc<Letters>,
+}
+
 struct Courier {
     common: Common,
-    store: Arc<dyn AnomalyStore>,
-    announcer: Arc<dyn Announcer>,
-    incidents: Arc<dyn IncidentStore>,
+    places: Places,
     /// Ids under which others had told an episode before, by the id that correlation here has for it.
     ids: BTreeMap<Uuid, Uuid>,
     /// Episodes that are known to be recorded as part of another.
@@ -80,7 +86,7 @@ impl Courier {
             None => drop(self.announce(announcements).await?),
         }
         if !closed.is_empty()
-            && let Err(error) = self.incidents.forget(&closed).await
+            && let Err(error) = self.places.incidents.forget(&closed).await
         {
             tracing::warn!(%error, "what is over is not forgotten yet");
         }
@@ -89,9 +95,12 @@ impl Courier {
             journey.step("publish", began, &[("announcements", told as i64)]);
             journey.end(told);
         }
-        match barrier {
-            Some(barrier) if fence.holds() => self.keep(barrier).await,
-            Some(_) | None => {}
+        if let Some(barrier) = barrier {
+            // What was recorded where nobody will find it is as good as not recorded.
+            let _ = self.insist("look", || self.places.store.stands()).await;
+            if fence.holds() {
+                self.keep(barrier).await;
+            }
         }
         Ok(())
     }
@@ -102,7 +111,9 @@ impl Courier {
             Outcome::Told(anomaly) => self.tell(*anomaly, announcements).await,
             Outcome::Silent(silence) => {
                 self.common.metrics.add(&telemetry::SILENCES, &[&silence.stage], 1);
-                self.insist("silence", || self.store.silence(&silence)).await;
+                if let Err(cause) = self.insist("silence", || self.places.store.silence(&silence)).await {
+                    self.bury(Letter::Unkept { silence: Box::new(silence), cause }).await;
+                }
             }
         }
     }
@@ -124,7 +135,10 @@ impl Courier {
             self.rename(&mut anomaly, claimed.id);
             anomaly.detection_timestamp = claimed.detected.unwrap_or(anomaly.detection_timestamp);
         }
-        let Some(mut recorded) = self.insist("record", || self.store.record(&anomaly)).await else { return };
+        let mut recorded = match self.insist("record", || self.places.store.record(&anomaly)).await {
+            Ok(recorded) => recorded,
+            Err(cause) => return self.bury(Letter::Unrecorded { anomaly: Box::new(anomaly), cause }).await,
+        };
         if recorded == Recorded::Unchanged && anomaly.status == Status::Closed {
             recorded = self.close(&mut anomaly).await;
         }
@@ -161,7 +175,7 @@ impl Courier {
             gap: self.common.tiers.episode_gap.seconds(anomaly.threat),
             detected: anomaly.detection_timestamp,
         };
-        self.insist("claim", || self.store.claim(&claim)).await
+        self.insist("claim", || self.places.store.claim(&claim)).await.ok()
     }
 
     fn rename(&mut self, anomaly: &mut Anomaly, id: Uuid) {
@@ -183,7 +197,7 @@ impl Courier {
 
     /// Closes an episode of which somebody has told more company than we know of: the store takes only what says more.
     async fn close(&self, anomaly: &mut Anomaly) -> Recorded {
-        let known = self.insist("recall", || self.store.get(anomaly.anomaly_id)).await.flatten();
+        let known = self.recall(anomaly.anomaly_id).await;
         let Some(known) = known.filter(|known| known.status == Status::Open) else { return Recorded::Unchanged };
         let updates = known.updates + 1;
         let related: BTreeSet<Uuid> = anomaly.related.iter().chain(&known.related).copied().collect();
@@ -192,7 +206,13 @@ impl Courier {
             *anomaly = Anomaly { status: anomaly.status, ..known };
         }
         (anomaly.updates, anomaly.related) = (updates, related.into_iter().collect());
-        self.insist("record", || self.store.record(anomaly)).await.unwrap_or(Recorded::Unchanged)
+        match self.insist("record", || self.places.store.record(anomaly)).await {
+            Ok(recorded) => recorded,
+            Err(cause) => {
+                self.bury(Letter::Unrecorded { anomaly: Box::new(anomaly.clone()), cause }).await;
+                Recorded::Unchanged
+            }
+        }
     }
 
     /// Closes an anomaly that turned out to be part of another; nothing to announce when that was done before.
@@ -202,7 +222,7 @@ impl Courier {
         }
         loop {
             // One that was claimed and is not recorded yet is closed by whoever records it.
-            let mut anomaly = self.insist("recall", || self.store.get(part)).await.flatten()?;
+            let mut anomaly = self.recall(part).await?;
             if anomaly.merged_into.is_some() {
                 self.settled.insert(part);
                 return None;
@@ -214,7 +234,7 @@ impl Courier {
             }
             anomaly.updates += 1;
             // Unchanged where somebody has said more of it meanwhile.
-            if self.insist("record", || self.store.record(&anomaly)).await? != Recorded::Unchanged {
+            if self.insist("record", || self.places.store.record(&anomaly)).await.ok()? != Recorded::Unchanged {
                 self.settled.insert(part);
                 return Some((Announcement::Closed, anomaly));
             }
@@ -224,13 +244,13 @@ impl Courier {
     /// Closes what nobody goes on with, as it was last told; nothing to announce where somebody has told more of it, or closed
     /// it, since it was found.
     async fn close_abandoned(&self, found: Anomaly) -> Option<(Announcement, Anomaly)> {
-        let known = self.insist("recall", || self.store.get(found.anomaly_id)).await.flatten()?;
+        let known = self.recall(found.anomaly_id).await?;
         if sweep::revision(&known) != sweep::revision(&found) {
             return None;
         }
         let closed = Anomaly { status: Status::Closed, updates: known.updates + 1, ..known };
         // Unchanged where another task has closed it meanwhile.
-        let recorded = self.insist("record", || self.store.record(&closed)).await?;
+        let recorded = self.insist("record", || self.places.store.record(&closed)).await.ok()?;
         (recorded != Recorded::Unchanged).then(|| {
             tracing::warn!(id = %closed.anomaly_id, threat = closed.threat.name(), "closed an anomaly that nobody went on with");
             (Announcement::Closed, closed)
@@ -241,7 +261,7 @@ impl Courier {
     async fn announce_leftovers(&self) -> Result<(), PipelineError> {
         let mut said = BTreeSet::new();
         loop {
-            let mut left = self.insist("recall", || self.store.unannounced(LEFTOVERS)).await.unwrap_or_default();
+            let mut left = self.insist("recall", || self.places.store.unannounced(LEFTOVERS)).await.unwrap_or_default();
             // A store that cannot keep that something was announced must not make us say it for ever.
             left.retain(|anomaly| said.insert((anomaly.anomaly_id, anomaly.updates, anomaly.detection_timestamp)));
             if left.is_empty() {
@@ -256,15 +276,15 @@ impl Courier {
         }
     }
 
-    /// Announces until each is told or can never be; answers how many were. When nobody is left to be told, it is over: going
+    /// Announces until each is told, or buried where it can never be; answers how many were. When nobody is left to be told, it is over: going
     /// on in silence would look like peace.
     async fn announce(&self, mut batch: Vec<(Announcement, Anomaly)>) -> Result<usize, PipelineError> {
-        let mut trouble = 0;
+        let mut holdup = Holdup::new(&self.common, PUBLISH, "announce");
         let mut told = 0;
         let patience = duration(self.common.settings.call_timeout);
         while !batch.is_empty() {
-            let Ok(results) = timeout(patience, self.announcer.announce(&batch)).await else {
-                self.hold("announce", "no answer in time", &mut trouble).await;
+            let Ok(results) = timeout(patience, self.places.announcer.announce(&batch)).await else {
+                holdup.wait("no answer in time").await;
                 continue;
             };
             let mut again = Vec::new();
@@ -279,11 +299,13 @@ impl Courier {
                             Announcement::Closed => "closed",
                         };
                         self.common.metrics.add(&telemetry::ANOMALIES, &[anomaly.threat.name(), name], 1);
-                        self.insist("mark", || self.store.announced(&anomaly)).await;
+                        self.mark(&anomaly).await;
                     }
                     Err(error @ PublishError::Gone { .. }) => return Err(PipelineError::Unheard(error.to_string())),
                     Err(error @ PublishError::Fatal { .. }) => {
-                        tracing::error!(id = %anomaly.anomaly_id, %error, "an anomaly is recorded and cannot be announced");
+                        let (cause, unheard) = (error.to_string(), Box::new(anomaly.clone()));
+                        self.bury(Letter::Announcement { announcement, anomaly: unheard, cause }).await;
+                        self.mark(&anomaly).await;
                     }
                     Err(error) => {
                         cause = error.to_string();
@@ -293,54 +315,45 @@ impl Courier {
             }
             batch = again;
             if !batch.is_empty() {
-                self.hold("announce", &cause, &mut trouble).await;
+                holdup.wait(&cause).await;
             }
         }
-        self.back();
+        holdup.over();
         Ok(told)
     }
 
-    /// Calls until it is done; `None` when it can never be, which is logged.
+    /// Notes that this revision is announced. A row that can never be marked is announced once more after a restart.
+    async fn mark(&self, anomaly: &Anomaly) {
+        if let Err(cause) = self.insist("mark", || self.places.store.announced(anomaly)).await {
+            tracing::error!(id = %anomaly.anomaly_id, cause, "that it was announced cannot be kept");
+        }
+    }
+
+    /// An anomaly as it was last told; nothing where there is none, or none that can be read.
+    async fn recall(&self, id: Uuid) -> Option<Anomaly> {
+        self.insist("recall", || self.places.store.get(id)).await.ok().flatten()
+    }
+
+    /// Keeps what can never be delivered, for people; holds while that cannot be.
+    async fn bury(&self, letter: Letter) {
+        let (kind, cause) = (letter.kind(), letter.cause().to_owned());
+        let letters = [letter];
+        let put = || async { self.places.letters.put(&letters).await.pop().unwrap_or(Ok(())) };
+        match self.insist("bury", put).await {
+            Ok(()) => tracing::error!(kind, cause, "it can never be delivered, and is kept as a dead letter"),
+            Err(refused) => {
+                tracing::error!(kind, cause, refused, "it can never be delivered, nor kept as a dead letter")
+            }
+        }
+    }
+
+    /// Calls until it is done; the cause where it can never be, for its own sake.
     async fn insist<T, F: Future<Output = Result<T, PublishError>>>(
         &self,
         step: &str,
         call: impl Fn() -> F,
-    ) -> Option<T> {
-        let mut trouble = 0;
-        let patience = duration(self.common.settings.call_timeout);
-        loop {
-            match timeout(patience, call()).await {
-                Ok(Ok(done)) => {
-                    if trouble > 0 {
-                        self.back();
-                    }
-                    return Some(done);
-                }
-                Ok(Err(error @ PublishError::Fatal { .. })) => {
-                    tracing::error!(step, %error, "the store refuses for good");
-                    return None;
-                }
-                Ok(Err(error)) => self.hold(step, &error.to_string(), &mut trouble).await,
-                Err(_) => self.hold(step, "no answer in time", &mut trouble).await,
-            }
-        }
-    }
-
-    /// The pipeline holds while the outside is away: the stream keeps the data.
-    async fn hold(&self, step: &str, cause: &str, trouble: &mut u32) {
-        let pause = self.common.settings.pause(*trouble);
-        *trouble += 1;
-        self.common.metrics.add(&telemetry::PUBLISH_RETRIES, &[step], 1);
-        if self.common.health.degrade("publish", format!("{step}: {cause}; the pipeline holds")) {
-            tracing::warn!(step, cause, "publishing is held up");
-        }
-        sleep(pause).await;
-    }
-
-    fn back(&self) {
-        if self.common.health.restore("publish") {
-            tracing::info!("publishing goes on");
-        }
+    ) -> Result<T, String> {
+        insist(&self.common, step, call).await
     }
 
     /// Everything before the barrier is delivered: the snapshot becomes current.
@@ -362,6 +375,31 @@ impl Courier {
         self.common.metrics.add(&telemetry::SNAPSHOTS, &["saved"], 1);
         self.common.metrics.set(&telemetry::SNAPSHOT_BYTES, &[&shard.0], bytes as i64);
         passed.send_replace(Some((number, true)));
+    }
+}
+
+/// Calls a store until it has done what it is asked; the cause where it never will, for the item's own sake. While the store is
+/// away or refuses, the pipeline holds: the stream keeps the data.
+pub(super) async fn insist<T, F: Future<Output = Result<T, PublishError>>>(
+    common: &Common,
+    step: &str,
+    call: impl Fn() -> F,
+) -> Result<T, String> {
+    let mut holdup = Holdup::new(common, PUBLISH, step);
+    let patience = duration(common.settings.call_timeout);
+    loop {
+        match timeout(patience, call()).await {
+            Ok(Ok(done)) => {
+                holdup.over();
+                return Ok(done);
+            }
+            Ok(Err(error @ PublishError::Fatal { .. })) => {
+                holdup.over();
+                return Err(error.to_string());
+            }
+            Ok(Err(error)) => holdup.wait(&error.to_string()).await,
+            Err(_) => holdup.wait("no answer in time").await,
+        }
     }
 }
 

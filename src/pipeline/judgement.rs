@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::delivery::insist;
 use super::shard::{Barrier, Step};
 use super::sweep::{Asked, Sweep};
-use super::{Common, Ending, PipelineError, Tiers, Watermarks, duration};
+use super::{CORRELATION, Common, Ending, Holdup, PipelineError, Tiers, Watermarks, duration};
 use crate::anomaly::Anomaly;
-use crate::correlation::{self, CorrelationError, Incident, IncidentStore};
+use crate::correlation::{self, Incident, IncidentStore};
 use crate::finding::Finding;
 use crate::flow::EventTime;
 use crate::health::{Hidden, Learned};
@@ -38,6 +39,9 @@ const WATERMARKS_TOLD_EVERY: Duration = Duration::from_secs(20);
 
 /// How often the rules that people made are read.
 const RULES_EVERY: Duration = Duration::from_secs(2);
+
+/// Parts that hold or delay what is told while they are away, and change nothing of it.
+const NO_MATTER: [&str; 6] = ["publish", "announcer", "snapshot", "checkpoint", "state", "settings"];
 
 /// What shards tell the judge.
 pub(super) enum Message {
@@ -323,34 +327,19 @@ impl Judgement {
     }
 
     async fn fold(&self, shard: &ShardId, findings: &[Finding]) -> Vec<Incident> {
-        let mut trouble = 0;
+        let mut holdup = Holdup::new(&self.common, CORRELATION, "fold");
         let patience = duration(self.common.settings.call_timeout);
         loop {
             match timeout(patience, self.incidents.fold(shard, findings)).await {
                 Ok(Ok(incidents)) => {
-                    if self.common.health.restore("correlation") {
-                        tracing::info!("correlation is back");
-                    }
+                    holdup.over();
                     return incidents;
                 }
-                Ok(Err(CorrelationError::Fatal { context, cause })) => {
-                    tracing::error!(context, cause, findings = findings.len(), "findings are lost");
-                    return Vec::new();
-                }
-                Ok(Err(error)) => self.hold(&error.to_string(), &mut trouble).await,
-                Err(_) => self.hold("fold findings: no answer in time", &mut trouble).await,
+                // Whatever it is: findings are not to be lost.
+                Ok(Err(error)) => holdup.wait(&error.to_string()).await,
+                Err(_) => holdup.wait("no answer in time").await,
             }
         }
-    }
-
-    /// The pipeline holds while the backend is away: the stream keeps the data.
-    async fn hold(&self, cause: &str, trouble: &mut u32) {
-        let pause = self.common.settings.pause(*trouble);
-        *trouble += 1;
-        if self.common.health.degrade("correlation", format!("{cause}; the pipeline holds")) {
-            tracing::warn!(cause, "correlation is away; the pipeline holds");
-        }
-        sleep(pause).await;
     }
 
     /// Closes the episodes that all shards' event time has left behind.
@@ -458,19 +447,20 @@ impl Judgement {
     /// Asks the store about incidents that this judge does not know: another task may have told them, or this one before
     /// its state was lost.
     async fn recall(&mut self, incidents: &[Incident]) {
-        let patience = duration(self.common.settings.call_timeout);
-        for incident in
-            incidents.iter().filter(|incident| !self.judge.knows(incident.id)).map(|i| i.id).collect::<Vec<_>>()
-        {
-            if let Ok(Ok(Some(anomaly))) = timeout(patience, self.store.get(incident)).await {
+        let unknown: Vec<Uuid> =
+            incidents.iter().map(|incident| incident.id).filter(|id| !self.judge.knows(*id)).collect();
+        for id in unknown {
+            // What is stored and cannot be read is as good as unknown.
+            if let Ok(Some(anomaly)) = insist(&self.common, "recall", || self.store.get(id)).await {
                 self.judge.remember(&anomaly);
             }
         }
     }
 
-    /// Writes on every anomaly what was away while it was judged.
+    /// Writes on every anomaly what was away while it was judged, where that makes a difference to it.
     fn stamp(&self, outcomes: &mut [Outcome]) {
-        let degraded = self.common.health.degraded();
+        let mut degraded = self.common.health.degraded();
+        degraded.retain(|part| !NO_MATTER.contains(&&**part));
         if degraded.is_empty() {
             return;
         }

@@ -80,6 +80,9 @@ impl Work {
     }
 }
 
+/// The part that is away, as health names it, while a checkpoint stands still.
+const CHECKPOINT: &str = "checkpoint";
+
 /// Which barrier has come to its end, and whether its snapshots were saved.
 pub(super) type Passed = (u64, bool);
 
@@ -199,30 +202,49 @@ struct Restored {
 async fn restore(common: &Common, shard: &mut dyn Shard) -> Result<Restored, ShardError> {
     let own = shard.id().clone();
     let numbers = common.snapshots.numbers(&own.0).await.map_err(ShardError::Restore)?;
-    let number = numbers.first().map_or(1, |newest| newest + 1);
+    let mut number = numbers.first().map_or(1, |newest| newest + 1);
     let mut parts = Vec::new();
-    parts.extend(newest(common, &own, &own, numbers, |position| resumes(shard, position)).await?);
+    let found = newest(common, &own, &own, numbers, |position| resumes(shard, position)).await?;
+    if let Some(part) = found.usable {
+        // What could not be used gives way to the next; the one that could is kept.
+        number = part.number + 1;
+        if let Some(cause) = found.unusable {
+            let cause = format!("{cause}; the shard goes on from number {} and reads again what followed", part.number);
+            common.fell_back(&own, cause);
+        }
+        parts.push(part);
+    }
     let inherited = parts.is_empty();
     if inherited {
         for parent in shard.parents() {
             let numbers = common.snapshots.numbers(&parent.0).await.map_err(ShardError::Restore)?;
-            match newest(common, &own, &parent, numbers, |_| true).await? {
-                Some(part) => parts.push(part),
-                None => tracing::warn!(
-                    shard = &*own.0,
-                    from = &*parent.0,
-                    "there is no usable snapshot of a shard that this one continues: what was under way in it is not judged whole"
+            let found = newest(common, &own, &parent, numbers, |_| true).await?;
+            match (&found.usable, found.unusable) {
+                (Some(_), None) => {}
+                (Some(part), Some(cause)) => common.fell_back(
+                    &own,
+                    format!(
+                        "{cause}; it continues {} from number {}: what was under way there later is not judged whole",
+                        parent.0, part.number
+                    ),
+                ),
+                (None, _) => common.fell_back(
+                    &own,
+                    format!(
+                        "there is no usable snapshot of {}, which it continues: what was under way there is not judged whole",
+                        parent.0
+                    ),
                 ),
             }
+            parts.extend(found.usable);
         }
     }
     let inherited = inherited && !parts.is_empty();
     if parts.is_empty() {
         if shard.resume_from().is_some() {
-            tracing::warn!(
-                shard = &*own.0,
-                "there is a checkpoint and no usable snapshot: windows that were open then are not judged whole"
-            );
+            let cause =
+                "there is a checkpoint and no usable snapshot: windows that were open then are not judged whole";
+            common.fell_back(&own, cause.to_owned());
         }
         // Drawn from the system once in the life of a shard: the senders of packets must not know it.
         let hash_seed = RandomState::new().hash_one(0);
@@ -231,7 +253,7 @@ async fn restore(common: &Common, shard: &mut dyn Shard) -> Result<Restored, Sha
         let (judgements, said) = (Vec::new(), Output::default());
         return Ok(Restored { engine, behavior, judgements, said, number, inherited });
     }
-    let Part { mut engine, mut behavior, judgement } = parts.remove(0);
+    let Part { mut engine, mut behavior, judgement, .. } = parts.remove(0);
     let mut judgements = vec![judgement];
     let mut said = Output::default();
     if !parts.is_empty() {
@@ -252,9 +274,20 @@ async fn restore(common: &Common, shard: &mut dyn Shard) -> Result<Restored, Sha
 
 /// What one snapshot holds.
 struct Part {
+    /// Of the snapshot.
+    number: u64,
     engine: Engine,
     behavior: Behavior,
     judgement: Vec<u8>,
+}
+
+/// What snapshots a shard has.
+#[derive(Default)]
+struct Found {
+    /// The newest that can be used.
+    usable: Option<Part>,
+    /// Why the newest of all cannot.
+    unusable: Option<String>,
 }
 
 /// The newest snapshot of a shard that can be used to go on with `own`. One that is damaged is passed over; where none can be
@@ -265,8 +298,9 @@ async fn newest(
     name: &ShardId,
     numbers: Vec<u64>,
     mut fits: impl FnMut(Option<&Position>) -> bool,
-) -> Result<Option<Part>, ShardError> {
+) -> Result<Found, ShardError> {
     let (shard, from) = (&*own.0, &*name.0);
+    let mut found = Found::default();
     for number in numbers {
         let loaded = match common.snapshots.load(from, number).await {
             Err(error @ SnapshotError::Backend { .. }) => return Err(ShardError::Restore(error)),
@@ -280,15 +314,17 @@ async fn newest(
             Ok((part, _)) => {
                 common.metrics.add(&telemetry::SNAPSHOTS, &["restored"], 1);
                 tracing::info!(shard, from, number, "going on from a snapshot");
-                return Ok(Some(part));
+                found.usable = Some(part);
+                return Ok(found);
             }
             Err(error) => {
                 common.metrics.add(&telemetry::SNAPSHOTS, &["unreadable"], 1);
                 tracing::warn!(shard, from, number, error, "the snapshot cannot be used; trying the one before");
+                found.unusable.get_or_insert(format!("snapshot {number} of {from} cannot be used: {error}"));
             }
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 fn resumes(shard: &mut dyn Shard, position: Option<&Position>) -> bool {
@@ -300,7 +336,7 @@ fn revive(common: &Common, snapshot: Snapshot) -> Result<(Part, Option<Position>
     let engine = Engine::restore(&state.engine, &common.tiers.statistical, &common.tiers.network);
     let behavior = Behavior::restore(&state.behavior, common.tiers.hosts_max).ok_or("tier 2 cannot be read")?;
     let engine = engine.map_err(|error| error.to_string())?;
-    Ok((Part { engine, behavior, judgement: state.judgement }, snapshot.position))
+    Ok((Part { number: snapshot.number, engine, behavior, judgement: state.judgement }, snapshot.position))
 }
 
 /// The end of the chain that faces the stream.
@@ -361,7 +397,7 @@ impl Reader {
             }
             self.note_trouble(shard.trouble());
             if marked_at.elapsed() >= interval && self.has_read_on() && self.is_settled() {
-                self.mark().await?;
+                self.mark(shard).await?;
                 marked_at = Instant::now();
             }
             if !self.move_checkpoint(shard).await? {
@@ -451,12 +487,13 @@ impl Reader {
     }
 
     /// Sets a barrier behind everything that was read.
-    async fn mark(&mut self) -> Result<(), ShardError> {
-        let (shard, position, number, passed) =
-            (self.id.clone(), self.position.clone(), self.number, self.passed.clone());
+    async fn mark(&mut self, shard: &mut dyn Shard) -> Result<(), ShardError> {
+        let (number, passed) = (self.number, self.passed.clone());
         self.number += 1;
-        self.marked = Some((number, position.clone()));
-        self.send(Work::Barrier(Barrier { shard, number, position, state: State::default(), passed })).await
+        self.marked = Some((number, self.position.clone()));
+        let position = self.position.as_ref().map(|position| shard.bookmark(position));
+        let (shard, state) = (self.id.clone(), State::default());
+        self.send(Work::Barrier(Barrier { shard, number, position, state, passed })).await
     }
 
     /// Moves the checkpoint to the last barrier when that has passed; false when the shard is no longer ours.
@@ -483,13 +520,25 @@ impl Reader {
             Ok(Ok(())) => {
                 self.common.health.shard(&self.id.0, |shard| shard.checkpoint = Some(position.0.clone()));
                 self.settled = Some(number);
+                self.common.caught_up(&self.id);
+                if self.common.health.restore(CHECKPOINT) {
+                    tracing::info!(shard = %self.id.0, "the checkpoint moves again");
+                }
             }
             Ok(Err(IngestError::Lost { .. })) => return Ok(false),
             // It is tried again after the next read; until then no other barrier is set.
-            Ok(Err(error)) => tracing::warn!(shard = %self.id.0, %error, "the checkpoint did not move"),
-            Err(_) => tracing::warn!(shard = %self.id.0, ?patience, "the checkpoint did not move in time"),
+            Ok(Err(error)) => self.stuck(&error.to_string()),
+            Err(_) => self.stuck("no answer in time"),
         }
         Ok(true)
+    }
+
+    /// The checkpoint did not move; the log says so once.
+    fn stuck(&self, cause: &str) {
+        let reason = format!("{cause}; the checkpoint of {} stands still", self.id.0);
+        if self.common.health.degrade(CHECKPOINT, reason) {
+            tracing::warn!(shard = %self.id.0, cause, "the checkpoint did not move");
+        }
     }
 
     /// Waits for the barrier under way, if there is one, and moves the checkpoint to it.
@@ -497,9 +546,13 @@ impl Reader {
         let patience = duration(self.common.settings.read_timeout);
         while !self.is_settled() {
             let Some((number, position)) = self.marked.clone() else { break };
-            let passed =
-                timeout(patience, self.passing.wait_for(|passed| passed.is_some_and(|(n, _)| n == number))).await;
-            let saved = passed.ok().and_then(Result::ok).is_some_and(|passed| passed.is_some_and(|(_, saved)| saved));
+            let passing = self.passing.wait_for(|passed| passed.is_some_and(|(n, _)| n == number));
+            let passed = timeout(patience, passing).await.map(|passed| passed.ok().and_then(|passed| *passed));
+            // What is held is not lost: to read it again would only hold more.
+            if passed.is_err() && self.common.is_held() {
+                continue;
+            }
+            let saved = passed.ok().flatten().is_some_and(|(_, saved)| saved);
             if !saved {
                 return Err(ShardError::Undelivered(position));
             }
@@ -525,7 +578,7 @@ impl Reader {
         // Whoever continues a shard of which nothing was read goes on from what that went on from.
         let handed_on = end == End::Ended && self.inherited;
         if finishing && self.position.is_some() || self.has_read_on() || handed_on {
-            self.mark().await?;
+            self.mark(shard).await?;
             if !self.settle(shard).await? {
                 return Ok(());
             }

@@ -1,10 +1,15 @@
-//! Dead letters: what could not be announced waits in an SQS queue, with its cause, until a sweep announces it.
+//! Dead letters: what could not be announced waits in an SQS queue, with its cause, until a sweep announces it; and what can
+//! never be recorded or announced, for its own sake ([`crate::blame`]), is kept for people.
 //!
 //! [`WithDeadLetters`] stands before an announcer. What the announcer gives back goes to the queue, and is then as good
-//! as announced: the queue keeps it, and [`WithDeadLetters::sweep`] tries again. Only where the queue is away too does the
-//! caller get the error, and holds. A letter that is never taken stays in the queue until the queue's own redrive policy
-//! or retention ends it, where a person can read its cause.
+//! as announced: the queue keeps it, and [`WithDeadLetters::sweep`] tries again. Meanwhile health says that the announcer is away.
+//! Only where the queue is away too does the caller get the error, and holds. A letter that is never taken stays in the queue
+//! until the queue's own redrive policy or retention ends it, where a person can read its cause.
+//!
+//! [`Letters`] is where everything else goes that has no other place: the queue, and for what that does not take, or where there
+//! is none, a file ([`local`]).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +21,19 @@ use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::anomaly::Anomaly;
 use crate::aws::{Fault, deadlines};
+use crate::blame::Backend;
+use crate::health::Health;
 use crate::ingest::{Refusal, ShardId};
-use crate::publish::{Announcement, Announcer, Notice, PublishError};
+use crate::publish::{Announcement, Announcer, Notice, PublishError, Silence};
 use crate::telemetry::{self, Metrics};
+
+use local::LetterFile;
+
+pub mod local;
 
 /// Settings of the backend, `[publish.dead_letter]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -58,6 +69,20 @@ pub enum Letter {
         /// Why it was not.
         cause: String,
     },
+    /// An anomaly that can never be recorded; it was not announced either.
+    Unrecorded {
+        /// What was to be recorded.
+        anomaly: Box<Anomaly>,
+        /// Why it never can be.
+        cause: String,
+    },
+    /// A reason for silence that can never be kept.
+    Unkept {
+        /// What was to be kept.
+        silence: Box<Silence>,
+        /// Why it never can be.
+        cause: String,
+    },
     /// Input that could not be read. The payload is not kept: flow logs do not belong into queues.
     Refusal {
         /// The shard it came from.
@@ -68,10 +93,22 @@ pub enum Letter {
 }
 
 impl Letter {
+    /// Why it was written.
+    pub fn cause(&self) -> &str {
+        match self {
+            Letter::Announcement { cause, .. } | Letter::Unrecorded { cause, .. } | Letter::Unkept { cause, .. } => {
+                cause
+            }
+            Letter::Refusal { refusal, .. } => &refusal.reason,
+        }
+    }
+
     /// As metrics name it.
-    fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Letter::Announcement { .. } => "announcement",
+            Letter::Unrecorded { .. } => "unrecorded",
+            Letter::Unkept { .. } => "unkept",
             Letter::Refusal { .. } => "refusal",
         }
     }
@@ -116,9 +153,8 @@ impl DeadLetters {
     pub async fn put(&self, letters: &[Letter]) -> Vec<Result<(), PublishError>> {
         let mut outcomes = Vec::with_capacity(letters.len());
         for letter in letters {
-            outcomes.push(serde_json::to_string(letter).map_err(|e| PublishError::Fatal {
-                context: "write a dead letter as JSON".to_owned(),
-                cause: e.to_string(),
+            outcomes.push(serde_json::to_string(letter).map_err(|e| {
+                PublishError::blamed(Backend::Sqs, "write a dead letter as JSON", "InvalidMessageContents", e)
             }));
         }
         let bodies: Vec<(usize, String)> = outcomes
@@ -145,7 +181,8 @@ impl DeadLetters {
             Ok(entries) => entries,
             Err(error) => {
                 for (index, _) in part {
-                    results[index] = Err(PublishError::Fatal { context: CONTEXT.to_owned(), cause: error.to_string() });
+                    results[index] =
+                        Err(PublishError::blamed(Backend::Sqs, CONTEXT, "InvalidMessageContents", error.to_string()));
                 }
                 return;
             }
@@ -158,14 +195,14 @@ impl DeadLetters {
                     let cause = format!("{}: {}", failed.code(), failed.message().unwrap_or_default());
                     let fault = Fault { code: failed.code().to_owned(), cause, retry: !failed.sender_fault() };
                     if let Some(result) = failed.id().parse::<usize>().ok().and_then(|i| results.get_mut(i)) {
-                        *result = Err(PublishError::of(CONTEXT, fault));
+                        *result = Err(PublishError::of(Backend::Sqs, CONTEXT, fault));
                     }
                 }
             }
             Err(error) => {
                 let fault = Fault::of(&error);
                 for (index, _) in part {
-                    results[index] = Err(PublishError::of(CONTEXT, fault.clone()));
+                    results[index] = Err(PublishError::of(Backend::Sqs, CONTEXT, fault.clone()));
                 }
             }
         }
@@ -181,7 +218,7 @@ impl DeadLetters {
             .visibility_timeout(hidden)
             .send()
             .await
-            .map_err(|e| PublishError::of("read the dead-letter queue", Fault::of(&e)))?;
+            .map_err(|e| PublishError::of(Backend::Sqs, "read the dead-letter queue", Fault::of(&e)))?;
         let read = |message: Message| {
             let letter = serde_json::from_str(message.body().unwrap_or_default()).ok()?;
             Some((message, letter))
@@ -202,7 +239,7 @@ impl DeadLetters {
             .enumerate()
             .map(entry)
             .collect::<Result<_, _>>()
-            .map_err(|e| PublishError::Fatal { context: CONTEXT.to_owned(), cause: e.to_string() })?;
+            .map_err(|e| PublishError::blamed(Backend::Sqs, CONTEXT, "InvalidMessageContents", e))?;
         if entries.is_empty() {
             return Ok(());
         }
@@ -214,7 +251,7 @@ impl DeadLetters {
             .set_entries(Some(entries))
             .send()
             .await
-            .map_err(|e| PublishError::of(CONTEXT, Fault::of(&e)))?;
+            .map_err(|e| PublishError::of(Backend::Sqs, CONTEXT, Fault::of(&e)))?;
         Ok(())
     }
 }
@@ -288,16 +325,103 @@ fn refusal(shard: ShardId, refusal: Refusal) -> Letter {
     Letter::Refusal { shard, refusal: Refusal { reason: reason.join("`"), ..refusal } }
 }
 
+/// Where letters are kept that have no other place: the queue, where there is one, and a file for what that never takes.
+#[derive(Debug)]
+pub struct Letters {
+    queue: Option<DeadLetters>,
+    file: LetterFile,
+    metrics: Option<Arc<Metrics>>,
+}
+
+impl Letters {
+    /// In a file alone.
+    pub fn in_file(path: impl Into<PathBuf>) -> Letters {
+        Letters { queue: None, file: LetterFile::new(path), metrics: None }
+    }
+
+    /// In a queue first.
+    #[must_use]
+    pub fn before(self, queue: DeadLetters) -> Letters {
+        Letters { queue: Some(queue), ..self }
+    }
+
+    /// Counts letters in the file from here on.
+    #[must_use]
+    pub fn counting(self, metrics: Arc<Metrics>) -> Letters {
+        Letters { metrics: Some(metrics), ..self }
+    }
+
+    /// Keeps letters; answers what became of each. What cannot be kept at the moment is to be held.
+    pub async fn put(&self, letters: &[Letter]) -> Vec<Result<(), PublishError>> {
+        let mut results = match &self.queue {
+            Some(queue) => queue.put(letters).await,
+            None => letters.iter().map(|_| Err(PublishError::in_no_queue())).collect(),
+        };
+        for (letter, result) in letters.iter().zip(&mut results) {
+            if let Err(PublishError::Fatal { .. }) = result {
+                *result = self.file.put(letter).await;
+                if let Some(metrics) = &self.metrics {
+                    let outcome = if result.is_ok() { "put" } else { "failed" };
+                    metrics.add(&telemetry::DEAD_LETTERS, &[letter.kind(), outcome], 1);
+                }
+            }
+        }
+        results
+    }
+}
+
+impl PublishError {
+    fn in_no_queue() -> PublishError {
+        PublishError::Fatal {
+            context: "put a dead letter into the queue".to_owned(),
+            cause: "there is none".to_owned(),
+        }
+    }
+}
+
 /// An announcer whose failures are kept as dead letters.
 pub struct WithDeadLetters {
     inner: Arc<dyn Announcer>,
-    letters: DeadLetters,
+    /// What is swept.
+    queue: DeadLetters,
+    letters: Arc<Letters>,
+    health: Arc<Health>,
 }
 
+/// The part that is away, as health names it, while announcements go to the queue.
+const PART: &str = "announcer";
+
 impl WithDeadLetters {
-    /// Puts what `inner` gives back into the queue.
-    pub fn new(inner: Arc<dyn Announcer>, letters: DeadLetters) -> WithDeadLetters {
-        WithDeadLetters { inner, letters }
+    /// Puts what `inner` gives back into `letters`, and announces what lies in their `queue`.
+    pub fn new(
+        inner: Arc<dyn Announcer>,
+        queue: DeadLetters,
+        letters: Arc<Letters>,
+        health: Arc<Health>,
+    ) -> WithDeadLetters {
+        WithDeadLetters { inner, queue, letters, health }
+    }
+
+    /// Says how the announcer is, from what became of a batch.
+    fn tell(&self, outcomes: &[Result<(), PublishError>]) {
+        let away = outcomes.iter().find_map(|outcome| match outcome {
+            Err(error @ PublishError::Retry { .. }) => Some(error),
+            _ => None,
+        });
+        match away {
+            Some(error) => {
+                let reason = format!("{error}; announcements wait in the dead-letter queue");
+                if self.health.degrade(PART, reason) {
+                    warn!(%error, "announcements wait in the dead-letter queue");
+                }
+            }
+            None if outcomes.iter().any(Result::is_ok) => {
+                if self.health.restore(PART) {
+                    info!("announcements are taken again");
+                }
+            }
+            None => {}
+        }
     }
 
     /// Announces what lies in the queue; answers how many letters were announced. Letters that are no announcements, and
@@ -305,8 +429,8 @@ impl WithDeadLetters {
     pub async fn sweep(&self) -> Result<usize, PublishError> {
         let mut announced = 0;
         let mut seen = 0;
-        while seen < self.letters.settings.sweep_max {
-            let received = self.letters.receive().await?;
+        while seen < self.queue.settings.sweep_max {
+            let received = self.queue.receive().await?;
             if received.is_empty() {
                 break;
             }
@@ -320,10 +444,11 @@ impl WithDeadLetters {
                 }
             }
             let outcomes = self.inner.announce(&batch).await;
+            self.tell(&outcomes);
             let done: Vec<&Message> =
                 due.into_iter().zip(&outcomes).filter(|(_, o)| o.is_ok()).map(|(m, _)| m).collect();
-            self.letters.delete(&done).await?;
-            self.letters.count("announcement", "announced", done.len());
+            self.queue.delete(&done).await?;
+            self.queue.count("announcement", "announced", done.len());
             announced += done.len();
             if outcomes.iter().any(|o| matches!(o, Err(PublishError::Retry { .. }))) {
                 break;
@@ -341,10 +466,12 @@ impl Announcer for WithDeadLetters {
 
     async fn announce(&self, batch: &[(Announcement, Anomaly)]) -> Vec<Result<(), PublishError>> {
         let mut results = self.inner.announce(batch).await;
+        self.tell(&results);
         let mut letters = Vec::new();
         let mut failed = Vec::new();
         for (index, (result, (announcement, anomaly))) in results.iter().zip(batch).enumerate() {
-            if let Err(error) = result {
+            // Where nobody is left to be told, that is for the caller to say.
+            if let Err(error @ (PublishError::Retry { .. } | PublishError::Fatal { .. })) = result {
                 failed.push(index);
                 let (anomaly, cause) = (Box::new(anomaly.clone()), error.to_string());
                 letters.push(Letter::Announcement { announcement: *announcement, anomaly, cause });

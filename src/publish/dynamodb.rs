@@ -33,10 +33,11 @@ use uuid::Uuid;
 
 use crate::anomaly::{Anomaly, Status};
 use crate::aws::{Fault, deadlines};
+use crate::blame::Backend;
 use crate::finding::Actor;
 use crate::flow::{Address, EventTime};
 use crate::publish::episodes::{Claim, Claimed, Episodes};
-use crate::publish::{AnomalyStore, BAD_CURSOR, Feedback, Page, PublishError, Query, Recorded, Silence};
+use crate::publish::{AnomalyStore, BAD_CURSOR, Feedback, Page, PublishError, Query, Recorded, Silence, unreadable};
 
 mod rules;
 pub mod schema;
@@ -89,7 +90,7 @@ impl DynamoStore {
             .expression_attribute_values(":to", text(":"))
             .send()
             .await
-            .map_err(|e| PublishError::of("look up an anomaly", Fault::of(&e)))?;
+            .map_err(|e| PublishError::of(Backend::DynamoDb, "look up an anomaly", Fault::of(&e)))?;
         Ok(answer.items.unwrap_or_default().into_iter().max_by_key(|row| word(row, "rev").unwrap_or_default()))
     }
 
@@ -123,12 +124,12 @@ impl DynamoStore {
             }
             let told = Fault::of(&error);
             if !told.retry {
-                return Err(PublishError::of(context, told));
+                return Err(PublishError::of(Backend::DynamoDb, context, told));
             }
             tokio::time::sleep(PUT_PAUSE).await;
             fault = Some(told);
         }
-        Err(PublishError::of(context, fault.expect("an attempt without a fault has returned")))
+        Err(PublishError::of(Backend::DynamoDb, context, fault.expect("an attempt without a fault has returned")))
     }
 
     fn expires(&self) -> AttributeValue {
@@ -136,10 +137,8 @@ impl DynamoStore {
     }
 
     fn anomaly_row(&self, anomaly: &Anomaly, key: &str, detected: &str) -> Result<Row, PublishError> {
-        let body = serde_json::to_string(anomaly).map_err(|e| PublishError::Fatal {
-            context: "write an anomaly as JSON".to_owned(),
-            cause: e.to_string(),
-        })?;
+        let body = serde_json::to_string(anomaly)
+            .map_err(|e| PublishError::blamed(Backend::DynamoDb, "write an anomaly as JSON", "conversion", e))?;
         let mut row = Row::from([
             ("anomaly_id".to_owned(), text(anomaly.anomaly_id.to_string())),
             ("detection_timestamp".to_owned(), text(key)),
@@ -178,7 +177,7 @@ impl DynamoStore {
             .expression_attribute_values(":day", AttributeValue::Ss(vec![day(detected).to_owned()]))
             .send()
             .await
-            .map_err(|e| PublishError::of("note the day of an anomaly", Fault::of(&e)))?;
+            .map_err(|e| PublishError::of(Backend::DynamoDb, "note the day of an anomaly", Fault::of(&e)))?;
         Ok(())
     }
 
@@ -192,7 +191,7 @@ impl DynamoStore {
             .key("detection_timestamp", text("days"))
             .send()
             .await
-            .map_err(|e| PublishError::of("look up the days that have anomalies", Fault::of(&e)))?;
+            .map_err(|e| PublishError::of(Backend::DynamoDb, "look up the days that have anomalies", Fault::of(&e)))?;
         let mut days: Vec<String> =
             answer.item.as_ref().and_then(|row| row.get("days")?.as_ss().ok()).cloned().unwrap_or_default();
         days.sort_unstable_by_key(|day| Reverse(day.clone()));
@@ -230,7 +229,10 @@ impl DynamoStore {
             for (name, value) in &filter.values {
                 query = query.expression_attribute_values(*name, value.clone());
             }
-            let page = query.send().await.map_err(|e| PublishError::of("query anomalies", Fault::of(&e)))?;
+            let page = query
+                .send()
+                .await
+                .map_err(|e| PublishError::of(Backend::DynamoDb, "query anomalies", Fault::of(&e)))?;
             rows.extend(page.items.unwrap_or_default());
             from = page.last_evaluated_key;
             if from.is_none() {
@@ -332,9 +334,10 @@ impl DynamoStore {
             .key("detection_timestamp", text("episodes"))
             .send()
             .await
-            .map_err(|e| PublishError::of("look up the told episodes of a key", Fault::of(&e)))?;
+            .map_err(|e| PublishError::of(Backend::DynamoDb, "look up the told episodes of a key", Fault::of(&e)))?;
         match &answer.item {
-            Some(row) => Ok((parse(row, "episodes")?, word(row, "rev"))),
+            // What cannot be read is written anew: an id is made of content, and stays the same.
+            Some(row) => Ok((understood(row, "episodes").unwrap_or_default(), word(row, "rev"))),
             None => Ok((Episodes::default(), None)),
         }
     }
@@ -362,7 +365,7 @@ impl DynamoStore {
             Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => {
                 Ok(false)
             }
-            Err(error) => Err(PublishError::of("claim an episode", Fault::of(&error))),
+            Err(error) => Err(PublishError::of(Backend::DynamoDb, "claim an episode", Fault::of(&error))),
         }
     }
 }
@@ -383,14 +386,17 @@ impl AnomalyStore for DynamoStore {
             tokio::time::sleep(std::time::Duration::from_millis(step)).await;
         }
         let cause = format!("other tasks were faster {CLAIM_ATTEMPTS} times");
-        Err(PublishError::Retry { context: format!("claim {}", claim.key), cause })
+        Err(PublishError::Retry { context: "claim an episode".to_owned(), cause })
     }
 
     async fn record(&self, anomaly: &Anomaly) -> Result<Recorded, PublishError> {
         let known = self.row(anomaly.anomaly_id).await?;
         // An id has one row, which keeps its key; what is detected again later was detected when it first was.
         let first = match &known {
-            Some(row) => read_anomaly(row)?.detection_timestamp.min(anomaly.detection_timestamp),
+            Some(row) => match understood::<Anomaly>(row, "anomaly") {
+                Some(known) => known.detection_timestamp.min(anomaly.detection_timestamp),
+                None => anomaly.detection_timestamp,
+            },
             None => anomaly.detection_timestamp,
         };
         let anomaly = Anomaly { detection_timestamp: first, ..anomaly.clone() };
@@ -427,17 +433,18 @@ impl AnomalyStore for DynamoStore {
             Ok(_) => Ok(()),
             // A later revision was recorded meanwhile; it is announced on its own.
             Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(()),
-            Err(error) => Err(PublishError::of("mark an anomaly as announced", Fault::of(&error))),
+            Err(error) => Err(PublishError::of(Backend::DynamoDb, "mark an anomaly as announced", Fault::of(&error))),
         }
     }
 
     async fn unannounced(&self, limit: usize) -> Result<Vec<Anomaly>, PublishError> {
         let index = Index { oldest_first: true, ..Index::new("by_pending", "pending", "announcement", None) };
-        self.indexed(&index, &Filter::default(), limit).await?.iter().map(read_anomaly).collect()
+        let rows = self.indexed(&index, &Filter::default(), limit).await?;
+        Ok(rows.iter().filter_map(|row| understood(row, "anomaly")).collect())
     }
 
     async fn get(&self, id: Uuid) -> Result<Option<Anomaly>, PublishError> {
-        self.row(id).await?.as_ref().map(read_anomaly).transpose()
+        self.row(id).await?.as_ref().map(|row| parse(row, "anomaly")).transpose()
     }
 
     async fn query(&self, query: &Query) -> Result<Page, PublishError> {
@@ -476,7 +483,7 @@ impl AnomalyStore for DynamoStore {
         let more = rows.len() > wanted;
         rows.truncate(wanted);
         let next = rows.last().filter(|_| more).and_then(|row| word(row, "sort"));
-        let anomalies = rows.iter().map(read_anomaly).collect::<Result<_, _>>()?;
+        let anomalies = rows.iter().filter_map(|row| understood(row, "anomaly")).collect();
         Ok(Page { anomalies, next })
     }
 
@@ -503,7 +510,7 @@ impl AnomalyStore for DynamoStore {
         let mut filter = Filter::default();
         filter.on(address);
         let rows = self.indexed(&Index::new("by_day", "day", "silence", None), &filter, limit).await?;
-        rows.iter().map(|row| parse(row, "silence")).collect()
+        Ok(rows.iter().filter_map(|row| understood(row, "silence")).collect())
     }
 
     async fn feedback(&self, feedback: &Feedback) -> Result<(), PublishError> {
@@ -526,7 +533,7 @@ impl AnomalyStore for DynamoStore {
         filter.require("rev >= :since", ":since", text(format!("{:010}", since.0)));
         let index = Index { oldest_first: true, ..Index::new("by_day", "day", "feedback", None) };
         let rows = self.indexed(&index, &filter, usize::MAX).await?;
-        rows.iter().map(|row| parse(row, "feedback")).collect()
+        Ok(rows.iter().filter_map(|row| understood(row, "feedback")).collect())
     }
 }
 
@@ -579,17 +586,20 @@ fn word(row: &Row, name: &str) -> Option<String> {
 fn json<T: serde::Serialize>(value: &T) -> Result<AttributeValue, PublishError> {
     serde_json::to_string(value)
         .map(AttributeValue::S)
-        .map_err(|e| PublishError::Fatal { context: "write a row as JSON".to_owned(), cause: e.to_string() })
-}
-
-fn read_anomaly(row: &Row) -> Result<Anomaly, PublishError> {
-    parse(row, "anomaly")
+        .map_err(|e| PublishError::blamed(Backend::DynamoDb, "write a row as JSON", "conversion", e))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(row: &Row, name: &str) -> Result<T, PublishError> {
     let body = word(row, name).unwrap_or_default();
-    serde_json::from_str(&body)
-        .map_err(|e| PublishError::Fatal { context: format!("read the {name} of a row"), cause: e.to_string() })
+    serde_json::from_str(&body).map_err(|e| {
+        let id = word(row, "anomaly_id").unwrap_or_default();
+        PublishError::blamed(Backend::DynamoDb, format!("read the {name} of a row"), "conversion", unreadable(&id, &e))
+    })
+}
+
+/// What a row stands for; one that cannot be read is named in the log and stepped over.
+fn understood<T: serde::de::DeserializeOwned>(row: &Row, name: &str) -> Option<T> {
+    parse(row, name).ok()
 }
 
 /// Rows expire by the wall clock: an old log that is replayed today is not to vanish tomorrow.

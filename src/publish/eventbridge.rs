@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::anomaly::Anomaly;
 use crate::aws::{Fault, deadlines, positive};
+use crate::blame::Backend;
 use crate::publish::{Announcement, Announcer, Notice, PublishError};
 use crate::telemetry::trace;
 
@@ -54,9 +55,8 @@ impl EventBridge {
     }
 
     fn entry(&self, announcement: Announcement, anomaly: &Anomaly) -> Result<PutEventsRequestEntry, PublishError> {
-        let detail = serde_json::to_string(anomaly).map_err(|e| PublishError::Fatal {
-            context: "write an anomaly as JSON".to_owned(),
-            cause: e.to_string(),
+        let detail = serde_json::to_string(anomaly).map_err(|e| {
+            PublishError::blamed(Backend::EventBridge, "write an anomaly as JSON", "MalformedDetail", e)
         })?;
         Ok(PutEventsRequestEntry::builder()
             .event_bus_name(&self.settings.bus)
@@ -105,7 +105,9 @@ impl Announcer for EventBridge {
             .detail(notice.detail.to_string())
             .build();
         let outcome = self.put(vec![entry]).await.pop().unwrap_or(Ok(()));
-        outcome.map_err(|fault| PublishError::of(format!("announce `{}`", notice.detail_type), fault))
+        outcome.map_err(|fault| {
+            PublishError::of(Backend::EventBridge, format!("announce `{}`", notice.detail_type), fault)
+        })
     }
 
     async fn announce(&self, batch: &[(Announcement, Anomaly)]) -> Vec<Result<(), PublishError>> {
@@ -130,7 +132,8 @@ impl Announcer for EventBridge {
             for part in batches(waiting, self.settings.entries_max, self.settings.bytes_max) {
                 let outcomes = self.put(part.iter().map(|(_, entry)| entry.clone()).collect()).await;
                 for ((index, entry), outcome) in part.into_iter().zip(outcomes) {
-                    results[index] = outcome.map_err(|fault| PublishError::of("announce an anomaly", fault));
+                    results[index] =
+                        outcome.map_err(|fault| PublishError::of(Backend::EventBridge, "announce an anomaly", fault));
                     if matches!(results[index], Err(PublishError::Retry { .. })) {
                         again.push((index, entry));
                     }

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use jiff::SignedDuration;
-use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
@@ -23,8 +23,10 @@ use super::episodes::{Claim, Claimed, Episodes};
 use super::rules::{Rule, Rules};
 use super::{
     Announcement, Announcer, AnomalyStore, Feedback, Notice, Page, PublishError, Query, Recorded, Silence, Verdict,
+    name_unreadable, unreadable,
 };
 use crate::anomaly::{Anomaly, Status};
+use crate::blame::Backend;
 use crate::finding::{Actor, Severity};
 use crate::flow::{Address, EventTime};
 use connections::{Connections, Lane};
@@ -214,9 +216,9 @@ fn prepare(mut connection: Connection) -> Result<Connection, PublishError> {
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;
              PRAGMA journal_size_limit = 67108864;",
         )
-        .map_err(|e| classify(context(), e))?;
+        .map_err(|e| unprepared(context(), e))?;
     let version: u32 =
-        connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(|e| classify(context(), e))?;
+        connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(|e| unprepared(context(), e))?;
     let known = MIGRATIONS.len() as u32;
     if version > known {
         let cause = format!("its schema is version {version}, this program knows {known}; use a newer one");
@@ -229,7 +231,8 @@ fn prepare(mut connection: Connection) -> Result<Connection, PublishError> {
             transaction.pragma_update(None, "user_version", number)?;
             transaction.commit()
         };
-        migrate(&mut connection).map_err(|e| classify(format!("migrate the anomaly store to version {number}"), e))?;
+        migrate(&mut connection)
+            .map_err(|e| unprepared(format!("migrate the anomaly store to version {number}"), e))?;
     }
     Ok(connection)
 }
@@ -238,14 +241,60 @@ fn fatal(context: String, cause: impl std::fmt::Display) -> PublishError {
     PublishError::Fatal { context, cause: cause.to_string() }
 }
 
-/// A busy or full disk may pass; everything else will not.
+/// What an error means, by the table of all backends.
 fn classify(context: String, cause: rusqlite::Error) -> PublishError {
-    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull, OperationInterrupted, SystemIoFailure};
+    PublishError::blamed(Backend::Sqlite, context, result_code(&cause), cause)
+}
+
+/// The name of an error's primary result code.
+fn result_code(error: &rusqlite::Error) -> &'static str {
+    use rusqlite::{Error, ErrorCode};
+    let Some(code) = error.sqlite_error_code() else {
+        return match error {
+            // What came back, or was to go in, is not what it should be.
+            Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::Utf8Error(..)
+            | Error::InvalidColumnType(..)
+            | Error::ToSqlConversionFailure(..)
+            | Error::NulError(..) => "conversion",
+            _ => "",
+        };
+    };
+    match code {
+        ErrorCode::InternalMalfunction => "SQLITE_INTERNAL",
+        ErrorCode::PermissionDenied => "SQLITE_PERM",
+        ErrorCode::OperationAborted => "SQLITE_ABORT",
+        ErrorCode::DatabaseBusy => "SQLITE_BUSY",
+        ErrorCode::DatabaseLocked => "SQLITE_LOCKED",
+        ErrorCode::OutOfMemory => "SQLITE_NOMEM",
+        ErrorCode::ReadOnly => "SQLITE_READONLY",
+        ErrorCode::OperationInterrupted => "SQLITE_INTERRUPT",
+        ErrorCode::SystemIoFailure => "SQLITE_IOERR",
+        ErrorCode::DatabaseCorrupt => "SQLITE_CORRUPT",
+        ErrorCode::NotFound => "SQLITE_NOTFOUND",
+        ErrorCode::DiskFull => "SQLITE_FULL",
+        ErrorCode::CannotOpen => "SQLITE_CANTOPEN",
+        ErrorCode::FileLockingProtocolFailed => "SQLITE_PROTOCOL",
+        ErrorCode::SchemaChanged => "SQLITE_SCHEMA",
+        ErrorCode::TooBig => "SQLITE_TOOBIG",
+        ErrorCode::ConstraintViolation => "SQLITE_CONSTRAINT",
+        ErrorCode::TypeMismatch => "SQLITE_MISMATCH",
+        ErrorCode::ApiMisuse => "SQLITE_MISUSE",
+        ErrorCode::NoLargeFileSupport => "SQLITE_NOLFS",
+        ErrorCode::AuthorizationForStatementDenied => "SQLITE_AUTH",
+        ErrorCode::ParameterOutOfRange => "SQLITE_RANGE",
+        ErrorCode::NotADatabase => "SQLITE_NOTADB",
+        _ => "SQLITE_ERROR",
+    }
+}
+
+/// Before anything is recorded, what is wrong with the file is said and not waited for, but what may pass by itself.
+fn unprepared(context: String, cause: rusqlite::Error) -> PublishError {
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull, SystemIoFailure};
     match cause.sqlite_error_code() {
-        Some(DatabaseBusy | DatabaseLocked | DiskFull | OperationInterrupted | SystemIoFailure) => {
-            PublishError::Retry { context, cause: cause.to_string() }
-        }
-        _ => PublishError::Fatal { context, cause: cause.to_string() },
+        Some(DatabaseBusy | DatabaseLocked | DiskFull | SystemIoFailure) => classify(context, cause),
+        _ => fatal(context, cause),
     }
 }
 
@@ -253,8 +302,21 @@ fn body<T: Serialize>(value: &T) -> Result<String, PublishError> {
     serde_json::to_string(value).map_err(|e| fatal("write a record as JSON".to_owned(), e))
 }
 
-fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, PublishError> {
-    serde_json::from_str(text).map_err(|e| fatal("read a stored record".to_owned(), e))
+fn parse<T: serde::de::DeserializeOwned>(id: &str, text: &str) -> Result<T, PublishError> {
+    serde_json::from_str(text).map_err(|e| fatal("read a stored record".to_owned(), unreadable(id, &e)))
+}
+
+/// What a row of an id and a record stands for. One that cannot be read is named in the log and stepped over.
+fn understood<T: serde::de::DeserializeOwned>(row: &Row<'_>) -> rusqlite::Result<Option<T>> {
+    let id: String = row.get(0)?;
+    match row.get::<_, String>(1) {
+        Ok(text) => Ok(parse(&id, &text).ok()),
+        Err(error) if result_code(&error) == "conversion" => {
+            name_unreadable(&id, "its record is no text");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn status_name(status: Status) -> &'static str {
@@ -281,7 +343,7 @@ fn revision(anomaly: &Anomaly) -> (u32, EventTime, Status) {
 #[async_trait]
 impl AnomalyStore for SqliteStore {
     async fn claim(&self, claim: &Claim) -> Result<Claimed, PublishError> {
-        let context = format!("claim {}", claim.key);
+        let context = "claim an episode".to_owned();
         let claim = *claim;
         self.connections.write(context, move |connection, context| claim_in(connection, &claim, context)).await
     }
@@ -290,6 +352,10 @@ impl AnomalyStore for SqliteStore {
         let context = format!("record anomaly {}", anomaly.anomaly_id);
         let anomaly = anomaly.clone();
         self.connections.write(context, move |connection, context| record_in(connection, anomaly, context)).await
+    }
+
+    async fn stands(&self) -> Result<(), PublishError> {
+        self.connections.stands("look at the anomaly store".to_owned()).await
     }
 
     async fn announced(&self, anomaly: &Anomaly) -> Result<(), PublishError> {
@@ -306,7 +372,7 @@ impl AnomalyStore for SqliteStore {
     }
 
     async fn unannounced(&self, limit: usize) -> Result<Vec<Anomaly>, PublishError> {
-        let sql = "SELECT body FROM anomalies WHERE announced = 0 ORDER BY revision LIMIT ?1";
+        let sql = "SELECT id, body FROM anomalies WHERE announced = 0 ORDER BY revision LIMIT ?1";
         self.bodies(Lane::Inner, "list what was not announced", sql, vec![(limit as i64).into()]).await
     }
 
@@ -319,7 +385,7 @@ impl AnomalyStore for SqliteStore {
                 .query_row([id.to_string()], |row| row.get(0))
                 .optional()
                 .map_err(|e| classify(context.to_owned(), e))?;
-            found.map(|text| parse(&text)).transpose()
+            found.map(|text| parse(&id.to_string(), &text)).transpose()
         };
         self.connections.read(Lane::Inner, format!("get anomaly {id}"), look).await
     }
@@ -336,11 +402,18 @@ impl AnomalyStore for SqliteStore {
             let more = keys.len() > limit;
             keys.truncate(limit);
             let next = keys.last().filter(|_| more).map(|key| format!("{}.{}", key.detected, key.id));
-            let mut statement = snapshot.prepare_cached("SELECT body FROM anomalies WHERE id = ?1").map_err(failed)?;
+            let mut statement =
+                snapshot.prepare_cached("SELECT id, body FROM anomalies WHERE id = ?1").map_err(failed)?;
             let mut anomalies = Vec::with_capacity(keys.len());
             for key in keys {
-                let text: String = statement.query_row([key.id], |row| row.get(0)).map_err(failed)?;
-                anomalies.push(parse(&text)?);
+                match statement.query_row([&key.id], understood) {
+                    Ok(anomaly) => anomalies.extend(anomaly),
+                    // The page that it stands on is damaged; others may be whole.
+                    Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) => {
+                        name_unreadable(&key.id, "it stands on a damaged page of the file");
+                    }
+                    Err(error) => return Err(failed(error)),
+                }
             }
             Ok(Page { anomalies, next })
         };
@@ -366,10 +439,10 @@ impl AnomalyStore for SqliteStore {
         let limit = (limit.min(PAGE_MAX) as i64).into();
         let (sql, values) = match address {
             Some(address) => (
-                "SELECT body FROM silences WHERE actor = ?1 ORDER BY last_seen DESC, id LIMIT ?2",
+                "SELECT id, body FROM silences WHERE actor = ?1 ORDER BY last_seen DESC, id LIMIT ?2",
                 vec![address.to_string().into(), limit],
             ),
-            None => ("SELECT body FROM silences ORDER BY last_seen DESC, id LIMIT ?1", vec![limit]),
+            None => ("SELECT id, body FROM silences ORDER BY last_seen DESC, id LIMIT ?1", vec![limit]),
         };
         self.bodies(Lane::Lists, "list silences", sql, values).await
     }
@@ -408,20 +481,26 @@ impl AnomalyStore for SqliteStore {
                     Ok((id, row.get(1)?, verdict, row.get(3)?, row.get(4)?, row.get(5)?))
                 })
                 .map_err(failed)?;
-            rows.map(|row| {
+            let mut all = Vec::new();
+            for row in rows {
                 let (id, by, verdict, note, at, name) = row.map_err(failed)?;
-                let anomaly_id = id.parse().map_err(|e| fatal(context.to_owned(), e))?;
-                let verdict = parse(&json!(verdict).to_string())?;
-                Ok(Feedback { anomaly_id, verdict, by, name, note, at: EventTime(at) })
-            })
-            .collect()
+                match (id.parse(), parse(&id, &json!(verdict).to_string())) {
+                    (Ok(anomaly_id), Ok(verdict)) => {
+                        all.push(Feedback { anomaly_id, verdict, by, name, note, at: EventTime(at) });
+                    }
+                    (Err(_), _) => name_unreadable(&id, "its id is none"),
+                    // Parsing has named it.
+                    (_, Err(_)) => {}
+                }
+            }
+            Ok(all)
         };
         self.connections.read(Lane::Inner, "list verdicts".to_owned(), look).await
     }
 }
 
 impl SqliteStore {
-    /// Rows of one column, a record each.
+    /// Rows of an id and a record each.
     async fn bodies<T: serde::de::DeserializeOwned + Send + 'static>(
         &self,
         lane: Lane,
@@ -432,9 +511,10 @@ impl SqliteStore {
         let look = move |connection: &Connection, context: &str| {
             let mut statement = connection.prepare_cached(sql).map_err(|e| classify(context.to_owned(), e))?;
             let rows = statement
-                .query_map(params_from_iter(values), |row| row.get::<_, String>(0))
+                .query_map(params_from_iter(values), understood)
                 .map_err(|e| classify(context.to_owned(), e))?;
-            rows.map(|row| parse(&row.map_err(|e| classify(context.to_owned(), e))?)).collect()
+            let read = rows.filter_map(Result::transpose).collect::<rusqlite::Result<Vec<T>>>();
+            read.map_err(|e| classify(context.to_owned(), e))
         };
         self.connections.read(lane, context.to_owned(), look).await
     }
@@ -443,7 +523,7 @@ impl SqliteStore {
 #[async_trait]
 impl Rules for SqliteStore {
     async fn put_rule(&self, rule: &Rule) -> Result<(), PublishError> {
-        let (context, rule) = (format!("keep rule {}", rule.name), rule.clone());
+        let (context, rule) = ("keep a rule".to_owned(), rule.clone());
         let put = move |connection: &mut Connection, context: &str| {
             let sql = "INSERT INTO rules (name, body) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET body = ?2";
             let done = connection.execute(sql, params![rule.name, rule.body]);
@@ -453,7 +533,7 @@ impl Rules for SqliteStore {
     }
 
     async fn remove_rule(&self, name: &str) -> Result<bool, PublishError> {
-        let (context, name) = (format!("forget rule {name}"), name.to_owned());
+        let (context, name) = ("forget a rule".to_owned(), name.to_owned());
         let remove = move |connection: &mut Connection, context: &str| {
             let gone = connection.execute("DELETE FROM rules WHERE name = ?1", [name]);
             gone.map(|rows| rows > 0).map_err(|e| classify(context.to_owned(), e))
@@ -466,9 +546,19 @@ impl Rules for SqliteStore {
             let failed = |e| classify(context.to_owned(), e);
             let mut statement =
                 connection.prepare_cached("SELECT name, body FROM rules ORDER BY name").map_err(failed)?;
-            let rows =
-                statement.query_map([], |row| Ok(Rule { name: row.get(0)?, body: row.get(1)? })).map_err(failed)?;
-            rows.collect::<Result<_, _>>().map_err(failed)
+            let rows = statement
+                .query_map([], |row| {
+                    let name: String = row.get(0)?;
+                    match row.get(1) {
+                        Ok(body) => Ok(Some(Rule { name, body })),
+                        Err(_) => {
+                            name_unreadable(&format!("rule {name}"), "its record is no text");
+                            Ok(None)
+                        }
+                    }
+                })
+                .map_err(failed)?;
+            rows.filter_map(Result::transpose).collect::<rusqlite::Result<_>>().map_err(failed)
         };
         self.connections.read(Lane::Inner, "list the rules".to_owned(), look).await
     }
@@ -479,10 +569,12 @@ fn claim_in(connection: &mut Connection, claim: &Claim, context: &str) -> Result
     let key = claim.key.to_string();
     let transaction = connection.transaction().map_err(failed)?;
     let stored: Option<String> = transaction
-        .query_row("SELECT body FROM episodes WHERE key = ?1", [&key], |row| row.get(0))
+        .query_row("SELECT body FROM episodes WHERE key = ?1", [&key], |row| Ok(row.get(0).unwrap_or_default()))
         .optional()
         .map_err(failed)?;
-    let before: Episodes = stored.map(|text| parse(&text)).transpose()?.unwrap_or_default();
+    // What cannot be read is written anew: an id is made of content, and stays the same.
+    let row = format!("told episodes of {}", claim.id);
+    let before: Episodes = stored.and_then(|text| parse(&row, &text).ok()).unwrap_or_default();
     let mut after = before.clone();
     let claimed = after.claim(claim);
     if after != before {
@@ -498,19 +590,23 @@ fn record_in(connection: &mut Connection, mut anomaly: Anomaly, context: &str) -
     let failed = |e| classify(context.to_owned(), e);
     let transaction = connection.transaction().map_err(failed)?;
     let id = anomaly.anomaly_id.to_string();
-    let stored: Option<String> = transaction
-        .query_row("SELECT body FROM anomalies WHERE id = ?1", [&id], |row| row.get(0))
+    let stored: Option<(String, EventTime)> = transaction
+        .query_row("SELECT body, detected FROM anomalies WHERE id = ?1", [&id], |row| {
+            Ok((row.get(0).unwrap_or_default(), EventTime(row.get(1).unwrap_or(u32::MAX))))
+        })
         .optional()
         .map_err(failed)?;
     let recorded = match stored {
         None => Recorded::New,
-        Some(text) => {
-            let stored: Anomaly = parse(&text)?;
-            if revision(&stored) >= revision(&anomaly) {
+        Some((text, detected)) => {
+            // One that cannot be read is written anew, whichever revision it was.
+            let stored: Option<Anomaly> = parse(&id, &text).ok();
+            if stored.as_ref().is_some_and(|stored| revision(stored) >= revision(&anomaly)) {
                 return Ok(Recorded::Unchanged);
             }
             // An episode was detected once; a task that lost its memory does not detect it again, later.
-            anomaly.detection_timestamp = anomaly.detection_timestamp.min(stored.detection_timestamp);
+            let detected = stored.map_or(detected, |stored| stored.detection_timestamp);
+            anomaly.detection_timestamp = anomaly.detection_timestamp.min(detected);
             Recorded::Updated
         }
     };
@@ -576,7 +672,44 @@ fn read_cursor(cursor: &str) -> Result<pages::Key, PublishError> {
 
 /// Announces as NDJSON lines: `{"detail-type": "Anomaly Detected", "detail": {…}}`, as EventBridge would carry them.
 pub struct LineAnnouncer {
-    out: Mutex<Box<dyn Write + Send>>,
+    out: Mutex<Lines>,
+}
+
+/// Lines that go out one after the other, each whole and once, also where writing fails in the midst of one.
+struct Lines {
+    out: Box<dyn Write + Send>,
+    /// The line that did not get out, and how much of it did.
+    torn: Option<(String, usize)>,
+}
+
+impl Lines {
+    fn write(&mut self, line: String) -> std::io::Result<()> {
+        let done = match self.torn.take() {
+            Some((torn, done)) if torn == line => done,
+            Some((torn, done)) => {
+                // Nobody goes on with that one: what is there of it ends, so that it does not spoil the next.
+                if done > 0 && done < torn.len() {
+                    self.out.write_all(b"\n")?;
+                }
+                0
+            }
+            None => 0,
+        };
+        self.torn = Some((line, done));
+        while let Some((line, done)) = &mut self.torn
+            && *done < line.len()
+        {
+            match self.out.write(&line.as_bytes()[*done..]) {
+                Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Ok(written) => *done += written,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.out.flush()?;
+        self.torn = None;
+        Ok(())
+    }
 }
 
 impl std::fmt::Debug for LineAnnouncer {
@@ -593,14 +726,12 @@ impl LineAnnouncer {
 
     /// Announces on any writer.
     pub fn to(out: Box<dyn Write + Send>) -> LineAnnouncer {
-        LineAnnouncer { out: Mutex::new(out) }
+        LineAnnouncer { out: Mutex::new(Lines { out, torn: None }) }
     }
 
     fn write(&self, detail_type: &serde_json::Value, detail: &serde_json::Value) -> std::io::Result<()> {
         let line = json!({ "source": "anomaly-detection-service", "detail-type": detail_type, "detail": detail });
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        writeln!(out, "{line}")?;
-        out.flush()
+        self.out.lock().unwrap_or_else(PoisonError::into_inner).write(format!("{line}\n"))
     }
 }
 
@@ -625,5 +756,62 @@ impl Announcer for LineAnnouncer {
             })
         };
         batch.iter().map(result).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Takes so many bytes, and then nothing until there is room again.
+    #[derive(Clone, Default)]
+    struct Disk(Arc<Mutex<(Vec<u8>, usize)>>);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let mut disk = self.0.lock().unwrap();
+            let some = bytes.len().min(disk.1);
+            if some == 0 {
+                return Err(std::io::ErrorKind::StorageFull.into());
+            }
+            disk.1 -= some;
+            disk.0.extend_from_slice(&bytes[..some]);
+            Ok(some)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_torn_goes_on_where_it_was_and_is_not_written_twice() {
+        let disk = Disk::default();
+        let announcer = LineAnnouncer::to(Box::new(disk.clone()));
+        let write = |what: &str| announcer.write(&json!(what), &json!({}));
+        for room in 0..400 {
+            disk.0.lock().unwrap().1 = room;
+            while write("first").is_err() {
+                disk.0.lock().unwrap().1 = 10;
+            }
+        }
+        let text = String::from_utf8(std::mem::take(&mut disk.0.lock().unwrap().0)).unwrap();
+        assert_eq!(text.lines().count(), 400);
+        assert!(text.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{text}");
+    }
+
+    #[test]
+    fn a_line_that_nobody_goes_on_with_does_not_spoil_the_next() {
+        let disk = Disk::default();
+        let announcer = LineAnnouncer::to(Box::new(disk.clone()));
+        disk.0.lock().unwrap().1 = 20;
+        announcer.write(&json!("first"), &json!({})).unwrap_err();
+        disk.0.lock().unwrap().1 = 1000;
+        announcer.write(&json!("second"), &json!({})).unwrap();
+        let text = String::from_utf8(disk.0.lock().unwrap().0.clone()).unwrap();
+        let last = text.lines().last().unwrap();
+        assert_eq!(serde_json::from_str::<serde_json::Value>(last).unwrap()["detail-type"], "second");
     }
 }

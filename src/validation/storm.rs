@@ -42,6 +42,9 @@ pub struct Storms {
 struct Storm {
     start: EventTime,
     told: u32,
+    /// Early reports, which are counted apart: what is told once windows have closed must not depend on them.
+    #[serde(default)]
+    early: u32,
     held_back: BTreeSet<uuid::Uuid>,
     anomaly: Option<Anomaly>,
 }
@@ -67,6 +70,7 @@ impl Storms {
                 *storm = theirs;
             } else if theirs.start == storm.start {
                 storm.told = storm.told.max(theirs.told);
+                storm.early = storm.early.max(theirs.early);
                 storm.held_back.extend(theirs.held_back);
                 let counted = |anomaly: &Option<Anomaly>| anomaly.as_ref().map_or(0, |anomaly| anomaly.updates);
                 if counted(&theirs.anomaly) > counted(&storm.anomaly) {
@@ -86,12 +90,13 @@ impl Storms {
             *storm = Storm { start, ..Storm::default() };
         }
         let limit = settings.anomalies_max;
-        if storm.told >= limit {
+        let told = if case.incident.is_firm() { &mut storm.told } else { &mut storm.early };
+        if *told >= limit {
             let reason = format!("more than {limit} anomalies of {} within {seconds} s; told as one", case.threat());
             return stage(NAME, false, reason);
         }
-        storm.told += 1;
-        stage(NAME, true, format!("{} of at most {limit} within {seconds} s", storm.told))
+        *told += 1;
+        stage(NAME, true, format!("{told} of at most {limit} within {seconds} s"))
     }
 
     /// Counts a held-back case, and gives the anomaly that stands for all of them when its number has doubled.

@@ -19,6 +19,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+pub mod matrix;
+
 /// How long a connection is left without an answer; longer than the deadlines of the settings that the tests use.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -55,6 +57,10 @@ struct State {
     rate: AtomicU32,
     made: Mutex<BTreeMap<Fault, u32>>,
     announced: Mutex<BTreeSet<String>>,
+    /// How often each was announced as detected.
+    detected: Mutex<BTreeMap<String, u32>>,
+    /// The status and error with which everything is refused.
+    refused: Mutex<Option<(u16, &'static str)>>,
     /// How many questions after a table are still answered that there is none.
     unseen: AtomicU32,
     subscriptions: Subscriptions,
@@ -81,6 +87,8 @@ impl Proxy {
             rate: AtomicU32::new(0),
             made: Mutex::default(),
             announced: Mutex::default(),
+            detected: Mutex::default(),
+            refused: Mutex::default(),
             unseen: AtomicU32::new(0),
             subscriptions: Subscriptions {
                 asked: Mutex::default(),
@@ -134,6 +142,16 @@ impl Proxy {
         self.state.subscriptions.asked.lock().unwrap().clone()
     }
 
+    /// From now on everything is refused with this status and error, or nothing.
+    pub fn refuse(&self, refusal: Option<(u16, &'static str)>) {
+        *self.state.refused.lock().unwrap() = refusal;
+    }
+
+    /// How often each anomaly was announced as detected on a bus behind this proxy.
+    pub fn detected(&self) -> BTreeMap<String, u32> {
+        self.state.detected.lock().unwrap().clone()
+    }
+
     /// The ids of the anomalies that a bus behind this proxy has taken.
     pub fn announced(&self) -> BTreeSet<String> {
         self.state.announced.lock().unwrap().clone()
@@ -159,6 +177,16 @@ async fn serve(mut client: TcpStream, state: &State) -> std::io::Result<()> {
         return Ok(());
     }
     let Some(request) = Request::read(&mut client).await? else { return Ok(()) };
+    let refused = *state.refused.lock().unwrap();
+    match refused {
+        // As a proxy on the way says it, and no service.
+        Some((status, "")) => {
+            let answer = format!("HTTP/1.1 {status} -\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            return client.write_all(answer.as_bytes()).await;
+        }
+        Some((status, code)) => return client.write_all(&refusal(status, code)).await,
+        None => {}
+    }
     let fewer = |left: u32| left.checked_sub(1);
     if request.target.ends_with(".DescribeTable")
         && state.unseen.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fewer).is_ok()
@@ -286,7 +314,11 @@ impl State {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         for entry in body["Entries"].as_array().into_iter().flatten() {
             let detail: Value = serde_json::from_str(entry["Detail"].as_str().unwrap_or_default()).unwrap_or_default();
-            self.announced.lock().unwrap().extend(detail["anomaly_id"].as_str().map(str::to_owned));
+            let Some(id) = detail["anomaly_id"].as_str() else { continue };
+            self.announced.lock().unwrap().insert(id.to_owned());
+            if entry["DetailType"] == "Anomaly Detected" {
+                *self.detected.lock().unwrap().entry(id.to_owned()).or_default() += 1;
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use flowvigil::ingest::local::Source;
 use flowvigil::ingest::snapshot::local::{Folder, Settings as FolderSettings};
 use flowvigil::ingest::{Fence, FlowSource, IngestError, Position, Read, Shard, ShardId};
 use flowvigil::pipeline::{self, Backends, Ending, Tiers};
+use flowvigil::publish::dead_letter::Letters;
 use flowvigil::publish::local::SqliteStore;
 use flowvigil::publish::{Announcement, Announcer, AnomalyStore, Notice, PublishError, Query};
 use flowvigil::settings::Settings;
@@ -138,6 +139,7 @@ async fn run(file: &Path, lose: bool) -> (usize, usize) {
         incidents: Arc::new(LocalIncidents::new(&settings.correlation)),
         store: store.clone(),
         announcer: announcer.clone(),
+        letters: Arc::new(Letters::in_file(folder.path().join("dead-letters.ndjson"))),
         refusals: None,
     };
     let tiers = Tiers {

@@ -39,7 +39,7 @@ fn name(path: &Path) -> String {
 /// The floors, from the ground. A file imports only from lower floors, or from its own module.
 const FLOORS: &[&[&str]] = &[
     &["flow"],
-    &["finding", "ingest", "simulate", "aws"],
+    &["finding", "ingest", "simulate", "aws", "blame"],
     &["statistical", "correlation", "anomaly", "health", "telemetry"],
     &["ml", "validation", "publish", "report"],
     &["settings", "pipeline", "api"],

@@ -131,6 +131,8 @@ struct LocalShard {
     /// Where the checkpoint is kept.
     kept: Option<PathBuf>,
     checkpoint: Checkpoint,
+    /// Whether the file has not got it yet.
+    unsaved: bool,
     updates: Updates,
     waiting: Option<Box<Follower>>,
     batches: Option<mpsc::Receiver<Result<Batch, IngestError>>>,
@@ -163,6 +165,16 @@ struct Checkpoint {
     /// Number of the last batch that is done with.
     batch: u64,
     files: BTreeMap<String, Known>,
+}
+
+impl Checkpoint {
+    /// A file stands somewhere else now, or is forgotten.
+    fn apply(&mut self, name: String, known: Option<Known>) {
+        match known {
+            Some(known) => self.files.insert(name, known),
+            None => self.files.remove(&name),
+        };
+    }
 }
 
 /// How far a file was read.
@@ -236,6 +248,7 @@ impl LocalShard {
             kept,
             begun: (checkpoint.batch, failures),
             checkpoint,
+            unsaved: false,
             paths,
             troubles,
             released: false,
@@ -271,6 +284,27 @@ impl Shard for LocalShard {
         (self.checkpoint.batch > 0).then(|| position(self.checkpoint.batch))
     }
 
+    fn bookmark(&self, position: &Position) -> Position {
+        let Ok(batch) = position.0.parse() else { return position.clone() };
+        let mut checkpoint = self.checkpoint.clone();
+        let updates = self.updates.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = updates.iter().take_while(|(number, ..)| *number <= batch);
+        until.for_each(|(_, name, known)| checkpoint.apply(name.clone(), known.clone()));
+        checkpoint.batch = checkpoint.batch.max(batch);
+        serde_json::to_string(&checkpoint).map_or_else(|_| position.clone(), Position)
+    }
+
+    /// Snapshots of earlier versions have no places with them, and can be used only at the checkpoint. Where there is none, all is to
+    /// be read again.
+    fn resume_at(&mut self, position: &Position) -> bool {
+        let (Some(follower), true) = (&mut self.waiting, self.checkpoint.batch > 0) else { return false };
+        let Ok(checkpoint) = serde_json::from_str::<Checkpoint>(&position.0) else { return false };
+        follower.known.clone_from(&checkpoint.files);
+        follower.batch = checkpoint.batch;
+        self.checkpoint = checkpoint;
+        true
+    }
+
     fn adopt_interfaces(&mut self, known: &[Interface]) {
         if let Some(follower) = &mut self.waiting {
             follower.decoder.interfaces.adopt(known);
@@ -298,28 +332,21 @@ impl Shard for LocalShard {
 
     async fn checkpoint(&mut self, position: &Position) -> Result<(), IngestError> {
         let batch: u64 = position.0.parse().map_err(|error| fatal("read a position of a local shard", error))?;
-        if batch <= self.checkpoint.batch {
-            return Ok(());
-        }
-        {
+        if batch > self.checkpoint.batch {
             let mut updates = self.updates.lock().unwrap_or_else(PoisonError::into_inner);
             while updates.front().is_some_and(|(number, ..)| *number <= batch) {
-                match updates.pop_front() {
-                    Some((_, name, Some(known))) => {
-                        self.checkpoint.files.insert(name, known);
-                    }
-                    Some((_, name, None)) => {
-                        self.checkpoint.files.remove(&name);
-                    }
-                    None => {}
+                if let Some((_, name, known)) = updates.pop_front() {
+                    self.checkpoint.apply(name, known);
                 }
             }
+            self.checkpoint.batch = batch;
+            self.unsaved = true;
         }
-        self.checkpoint.batch = batch;
-        match &self.kept {
-            Some(file) => save(file, &self.checkpoint),
-            None => Ok(()),
+        if let (Some(file), true) = (&self.kept, self.unsaved) {
+            save(file, &self.checkpoint)?;
         }
+        self.unsaved = false;
+        Ok(())
     }
 
     async fn release(&mut self) -> Result<(), IngestError> {

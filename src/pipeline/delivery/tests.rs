@@ -101,9 +101,12 @@ impl World {
         let judge = Judge::new(&settings.validation, &common.tiers.network);
         let courier = Courier {
             common,
-            store: self.store.clone(),
-            announcer: Arc::new(LineAnnouncer::to(Box::new(self.heard.clone()))),
-            incidents: incidents.clone(),
+            places: Places {
+                store: self.store.clone(),
+                announcer: Arc::new(LineAnnouncer::to(Box::new(self.heard.clone()))),
+                incidents: incidents.clone(),
+                letters: Arc::new(Letters::in_file(self.folder.path().join("dead-letters.ndjson"))),
+            },
             ids: BTreeMap::new(),
             settled: BTreeSet::new(),
         };
@@ -156,7 +159,7 @@ impl Task {
 
     async fn deliver(&mut self, incidents: &[Incident]) {
         for incident in incidents.iter().filter(|incident| !self.judge.knows(incident.id)).collect::<Vec<_>>() {
-            if let Some(anomaly) = self.courier.store.get(incident.id).await.unwrap() {
+            if let Some(anomaly) = self.courier.places.store.get(incident.id).await.unwrap() {
                 self.judge.remember(&anomaly);
             }
         }
@@ -216,7 +219,7 @@ async fn what_was_announced_by_a_life_that_died_before_it_noted_that_is_announce
     world.task().record_and_die(&[scan(1, 10)], 0).await;
     let recorded = world.recorded().await;
     let dying = world.task();
-    let results = dying.courier.announcer.announce(&[(Announcement::Detected, recorded[0].clone())]).await;
+    let results = dying.courier.places.announcer.announce(&[(Announcement::Detected, recorded[0].clone())]).await;
     assert!(results.iter().all(Result::is_ok));
     world.task().courier.announce_leftovers().await.unwrap();
     world.task().courier.announce_leftovers().await.unwrap();

@@ -1,5 +1,8 @@
 //! What a judge knows goes with the shards that it came from, to whichever task reads them next.
 
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{Rng, SeedableRng};
+
 use super::*;
 use crate::anomaly::{Anomaly, Status};
 use crate::correlation::local::LocalIncidents;
@@ -8,6 +11,8 @@ use crate::flow::Address;
 use crate::pipeline::tests::common;
 use crate::publish::local::SqliteStore;
 use crate::settings::Settings;
+use crate::simulate::{Scenario, Simulation};
+use crate::statistical::{Engine, Output};
 
 /// Several tasks without a shared correlation backend.
 struct World {
@@ -186,4 +191,87 @@ async fn what_others_closed_is_forgotten_in_time() {
     assert!(task.judge.knows(id));
     assert_eq!(task.passes("a", END).await, vec![]);
     assert!(task.parts[&name("a")].is_empty() && !task.judge.knows(id));
+}
+
+/// A simulated hour under attack.
+struct Log {
+    interfaces: Vec<crate::flow::Interface>,
+    records: Vec<crate::flow::FlowRecord>,
+}
+
+impl Log {
+    fn simulated(seed: u64, threats: &str) -> Log {
+        let scenario = Scenario {
+            seed,
+            duration_seconds: 2_400,
+            hosts: 14,
+            demand: 0.15,
+            threats: threats.parse().unwrap(),
+            ..Scenario::default()
+        };
+        let simulation = Simulation::new(scenario);
+        let interfaces = simulation.interfaces().to_vec();
+        Log { interfaces, records: simulation.flat_map(|step| step.records).collect() }
+    }
+}
+
+/// What stands at the end of a log that comes in batches as `cut` says: how many records, and whether open windows are looked into
+/// behind them.
+async fn end_of(log: &Log, mut cut: impl FnMut() -> (usize, bool)) -> BTreeMap<Uuid, Anomaly> {
+    let world = World::new();
+    let mut task = world.task();
+    let shard = name("a");
+    task.enter(shard.clone(), Fence::default(), Vec::new()).await;
+    let tiers = task.common.tiers.clone();
+    let mut engine = Engine::with_seed(&tiers.statistical, &tiers.network, 7);
+    engine.name_interfaces(&log.interfaces);
+    let mut stands = BTreeMap::new();
+    let mut rest = &log.records[..];
+    let mut ended = false;
+    while !ended {
+        let mut out = Output::default();
+        let (size, look) = cut();
+        let (batch, behind) = rest.split_at(size.clamp(1, rest.len().max(1)).min(rest.len()));
+        rest = behind;
+        let mut watermark = None;
+        if batch.is_empty() {
+            ended = true;
+            engine.finish(&mut out);
+            watermark = Some(EventTime(u32::MAX));
+        } else {
+            engine.observe(batch);
+            engine.advance(&mut out);
+            if look {
+                engine.peek(&mut out);
+            }
+        }
+        let (findings, watermark) = (out.findings, watermark.or_else(|| Some(engine.watermark())));
+        let step = Step { findings, vectors: Vec::new(), watermark, journey: Journey::untraced(), barrier: None };
+        let Delivery { outcomes, closings, .. } = task.step(shard.clone(), step).await;
+        for anomaly in told(outcomes).into_iter().chain(told(closings)) {
+            stands.insert(anomaly.anomaly_id, anomaly);
+        }
+    }
+    stands
+}
+
+#[tokio::test]
+async fn what_stands_at_the_end_does_not_depend_on_how_records_came_in() {
+    for (seed, threats) in [(1, "port_scan,ddos"), (2, "ddos,crypto_mining,tor"), (3, "port_scan,c2_beacon")] {
+        let log = Log::simulated(seed, threats);
+        let whole = end_of(&log, || (usize::MAX, false)).await;
+        assert!(whole.len() >= 2 && whole.values().all(|anomaly| anomaly.status == Status::Closed), "{whole:#?}");
+        for run in 0..8 {
+            let mut random = Xoshiro256PlusPlus::seed_from_u64(seed * 100 + run);
+            let sizes = [50, 700, 6_000][run as usize % 3];
+            let cut =
+                end_of(&log, || (1 + random.next_u64() as usize % sizes, random.next_u64().is_multiple_of(2))).await;
+            let same = |id: &&Uuid| cut.get(*id) == whole.get(*id);
+            let other: BTreeSet<&Uuid> = whole.keys().chain(cut.keys()).filter(|id| !same(id)).collect();
+            for id in &other {
+                println!("whole: {:#?}\ncut: {:#?}", whole.get(*id), cut.get(*id));
+            }
+            assert!(other.is_empty(), "seed {seed}, run {run}: {} of {} differ", other.len(), whole.len());
+        }
+    }
 }

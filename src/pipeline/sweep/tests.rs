@@ -17,6 +17,7 @@ use crate::pipeline::judgement::{Judgement, Message};
 use crate::pipeline::shard::{Barrier, State, Step};
 use crate::pipeline::tests::common;
 use crate::pipeline::{PipelineError, delivery};
+use crate::publish::dead_letter::Letters;
 use crate::publish::local::{LineAnnouncer, SqliteStore};
 use crate::publish::rules::{Rule, Rules};
 use crate::settings::Settings;
@@ -101,7 +102,10 @@ impl World {
         let announcer = Arc::new(LineAnnouncer::to(Box::new(self.heard.clone())));
         let mut stages = JoinSet::new();
         stages.spawn(judgement.run(messages, to_delivery));
-        stages.spawn(delivery::run(common, self.store.clone(), announcer, self.incidents.clone(), deliveries));
+        let letters = Arc::new(Letters::in_file(self.folder.path().join("dead-letters.ndjson")));
+        let (store, incidents) = (self.store.clone(), self.incidents.clone());
+        let places = delivery::Places { store, announcer, incidents, letters };
+        stages.spawn(delivery::run(common, places, deliveries));
         for shard in shards {
             let (shard, fence) = (name(shard), Fence::default());
             let enter = Message::Enter { shard, fence, siblings: Vec::new(), judgements: Vec::new() };

@@ -5,6 +5,7 @@ use aws_sdk_dynamodb::types::ReturnValue;
 
 use super::{DynamoStore, Row, text, word};
 use crate::aws::Fault;
+use crate::blame::Backend;
 use crate::publish::PublishError;
 use crate::publish::rules::{Rule, Rules};
 
@@ -24,7 +25,7 @@ impl Rules for DynamoStore {
             .item("rule", text(&rule.body))
             .send()
             .await
-            .map_err(|e| PublishError::of("keep a rule", Fault::of(&e)))?;
+            .map_err(|e| PublishError::of(Backend::DynamoDb, "keep a rule", Fault::of(&e)))?;
         Ok(())
     }
 
@@ -38,7 +39,7 @@ impl Rules for DynamoStore {
             .return_values(ReturnValue::AllOld)
             .send()
             .await
-            .map_err(|e| PublishError::of("forget a rule", Fault::of(&e)))?;
+            .map_err(|e| PublishError::of(Backend::DynamoDb, "forget a rule", Fault::of(&e)))?;
         Ok(gone.attributes.is_some_and(|row| !row.is_empty()))
     }
 
@@ -56,7 +57,7 @@ impl Rules for DynamoStore {
                 .set_exclusive_start_key(after)
                 .send()
                 .await
-                .map_err(|e| PublishError::of("list the rules", Fault::of(&e)))?;
+                .map_err(|e| PublishError::of(Backend::DynamoDb, "list the rules", Fault::of(&e)))?;
             let read = |row: &Row| Some(Rule { name: word(row, "name")?, body: word(row, "rule")? });
             rules.extend(page.items().iter().filter_map(read));
             after = page.last_evaluated_key;

@@ -17,6 +17,7 @@ use aws_sdk_dynamodb::types::{
 
 use super::Settings;
 use crate::aws::{Fault, deadlines};
+use crate::blame::Backend;
 use crate::publish::PublishError;
 
 /// A table as it should be.
@@ -138,7 +139,7 @@ impl Schema {
                 match made {
                     Ok(_) => {}
                     Err(error) if error.as_service_error().is_some_and(|e| e.is_resource_in_use_exception()) => {}
-                    Err(error) => return Err(PublishError::of(context, Fault::of(&error))),
+                    Err(error) => return Err(PublishError::of(Backend::DynamoDb, context, Fault::of(&error))),
                 }
             }
             Step::AddIndex(table, name) => {
@@ -151,7 +152,7 @@ impl Schema {
                     .global_secondary_index_updates(update)
                     .send()
                     .await
-                    .map_err(|e| PublishError::of(&context, Fault::of(&e)))?;
+                    .map_err(|e| PublishError::of(Backend::DynamoDb, &context, Fault::of(&e)))?;
             }
             Step::ExpireBy(table, attribute) => {
                 let specification = TimeToLiveSpecification::builder().enabled(true).attribute_name(*attribute).build();
@@ -161,7 +162,7 @@ impl Schema {
                     .time_to_live_specification(built(&context, specification)?)
                     .send()
                     .await
-                    .map_err(|e| PublishError::of(&context, Fault::of(&e)))?;
+                    .map_err(|e| PublishError::of(Backend::DynamoDb, &context, Fault::of(&e)))?;
             }
         }
         let (Step::CreateTable(table) | Step::AddIndex(table, _) | Step::ExpireBy(table, _)) = step;
@@ -172,7 +173,7 @@ impl Schema {
         match self.client.describe_table().table_name(name).send().await {
             Ok(told) => Ok(told.table),
             Err(error) if error.as_service_error().is_some_and(|e| e.is_resource_not_found_exception()) => Ok(None),
-            Err(error) => Err(PublishError::of(format!("look at table {name}"), Fault::of(&error))),
+            Err(error) => Err(PublishError::of(Backend::DynamoDb, format!("look at table {name}"), Fault::of(&error))),
         }
     }
 
@@ -183,7 +184,7 @@ impl Schema {
             .table_name(name)
             .send()
             .await
-            .map_err(|e| PublishError::of(format!("look at table {name}"), Fault::of(&e)))?;
+            .map_err(|e| PublishError::of(Backend::DynamoDb, format!("look at table {name}"), Fault::of(&e)))?;
         let status = told.time_to_live_description().and_then(|d| d.time_to_live_status());
         Ok(matches!(status, Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)))
     }

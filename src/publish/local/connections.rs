@@ -8,7 +8,9 @@
 //! ends early when nobody waits for it any more (a request whose deadline has passed, a client that has gone), and in
 //! any case after `read_timeout`.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +19,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::retention::Retention;
-use super::{Settings, classify};
+use super::{Settings, classify, prepare};
 use crate::publish::PublishError;
 
 /// Reads that look up rows by key at once; each takes a fraction of a millisecond.
@@ -52,6 +54,58 @@ pub(super) struct Connections {
 struct Writer {
     connection: Connection,
     retention: Retention,
+    /// Where it can be opened again; `None` in memory.
+    path: Option<PathBuf>,
+    /// The file that is open, to look at it. It stays open for as long as there are connections: closing any handle of a file
+    /// lets go of the locks that SQLite has on it (sqlite.org/howtocorrupt.html, 2.2).
+    file: Option<File>,
+    /// Whether the last write failed for what is wrong with the file: it is opened anew before the next.
+    suspect: bool,
+}
+
+/// What every file of SQLite begins with (sqlite.org/fileformat.html).
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+impl Writer {
+    /// Opens the file again where it can be opened. A connection keeps what it found: one that was opened while the file could
+    /// only be read stays like that, and one whose file was damaged may go on with what it remembers of it.
+    fn reopen(&mut self) {
+        let Some(path) = &self.path else { return };
+        // Who waits for a lock waits with the connection that is open.
+        let probe = |path: &Path| {
+            let connection = Connection::open(path)?;
+            connection.busy_timeout(Duration::ZERO)?;
+            connection.query_row("SELECT COUNT(*) FROM sqlite_schema", [], |_| Ok(()))?;
+            Ok::<_, rusqlite::Error>(connection)
+        };
+        if self.is_in_place(path)
+            && let Ok(probed) = probe(path)
+            && let Ok(connection) = prepare(probed)
+        {
+            self.connection = connection;
+        }
+    }
+
+    /// Whether the file that is open is the one under its name, and a database.
+    fn stands(&self) -> std::io::Result<()> {
+        let (Some(path), Some(file)) = (&self.path, &self.file) else { return Ok(()) };
+        let remedy = "put it back, or start the service again: it goes on from its last checkpoint";
+        let gone = |what: &str| std::io::Error::other(format!("{} {what}; {remedy}", path.display()));
+        if !self.is_in_place(path) {
+            return Err(gone("was removed or replaced"));
+        }
+        let mut magic = [0; MAGIC.len()];
+        match file.read_exact_at(&mut magic, 0) {
+            Ok(()) if &magic == MAGIC => Ok(()),
+            _ => Err(gone("was written over and is no database any more")),
+        }
+    }
+
+    fn is_in_place(&self, path: &Path) -> bool {
+        let identity = |about: std::fs::Metadata| (about.dev(), about.ino());
+        let here = std::fs::metadata(path).map(identity).ok();
+        here.is_some() && here == self.file.as_ref().and_then(|file| file.metadata().map(identity).ok())
+    }
 }
 
 #[derive(Debug)]
@@ -71,21 +125,29 @@ impl Connections {
             inner: Arc::new(Semaphore::new(INNER)),
             lists: Arc::new(Semaphore::new(settings.readers.max(1))),
         };
+        let writer = Writer {
+            connection,
+            retention: Retention::new(settings.retention),
+            path: Some(settings.path.clone()),
+            file: File::open(&settings.path).ok(),
+            suspect: false,
+        };
         Connections {
             readers: Some(readers),
             read_timeout: Duration::try_from(settings.read_timeout).unwrap_or_default(),
-            ..Connections::around(connection, Retention::new(settings.retention))
+            ..Connections::around(writer)
         }
     }
 
     /// To a database that only this connection sees: it reads and writes.
     pub(super) fn to_memory(connection: Connection) -> Connections {
-        Connections::around(connection, Retention::new(jiff::SignedDuration::ZERO))
+        let retention = Retention::new(jiff::SignedDuration::ZERO);
+        Connections::around(Writer { connection, retention, path: None, file: None, suspect: false })
     }
 
-    fn around(connection: Connection, retention: Retention) -> Connections {
+    fn around(writer: Writer) -> Connections {
         Connections {
-            writer: Arc::new(Mutex::new(Writer { connection, retention })),
+            writer: Arc::new(Mutex::new(writer)),
             turn: Arc::new(Semaphore::new(1)),
             readers: None,
             read_timeout: Duration::from_secs(10),
@@ -106,14 +168,32 @@ impl Connections {
             let _turn = turn;
             // Every change is one transaction, which a panic rolls back; the connection is whole.
             let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-            let Writer { connection, retention } = &mut *writer;
+            if writer.suspect {
+                writer.reopen();
+            }
+            let Writer { connection, retention, suspect, .. } = &mut *writer;
             let result = work(connection, &of);
+            *suspect = matches!(result, Err(PublishError::Retry { .. }));
             if result.is_ok() {
                 retention.remove_some(connection);
             }
             result
         });
         done.await.unwrap_or_else(|error| Err(broken_off(context, &error)))
+    }
+
+    /// Whether the file that is written to is still the one under its name.
+    pub(super) async fn stands(&self, context: String) -> Result<(), PublishError> {
+        let turn = acquire(&self.turn, &context).await?;
+        let writer = self.writer.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            writer.lock().unwrap_or_else(PoisonError::into_inner).stands()
+        });
+        match looked.await {
+            Ok(looked) => looked.map_err(|error| PublishError::Retry { context, cause: error.to_string() }),
+            Err(error) => Err(broken_off(context, &error)),
+        }
     }
 
     /// Reads on a connection of the lane, within the deadline.
