@@ -191,7 +191,7 @@ def the_service_takes_the_settings_of_the_task(flowvigil):
     """With every reference replaced by its default, the settings are checked by the binary itself."""
     compute = templates()["compute"]
     given = {"IsolationForestEndpointName": "isolation-forest-endpoint", "LstmEndpointName": "lstm-model-endpoint"}
-    default = {name: given.get(name) or str(p.get("Default", "x")) for name, p in compute["Parameters"].items()}
+    default = {name: given.get(name) or str(p.get("Default", "x" * 20)) for name, p in compute["Parameters"].items()}
     environment = {"PATH": os.environ["PATH"]}
     for one in task_environment():
         value = one["Value"]
