@@ -8,7 +8,7 @@
 //! | `{`, `[` | JSON objects, one after another, with or without line ends between them |
 //! | anything else | lines |
 //!
-//! A byte-order mark before any of these is passed over. What a JSON object holds is told in [`objects`]. Nearly all of a
+//! A byte-order mark before any of these is passed over. What a JSON object holds is told in `envelope/objects.rs`. Nearly all of a
 //! subscription event is its messages. They are cut out by searching for their key, which is four times as fast as reading
 //! all of the JSON, and is right as long as nothing in them is escaped; where something is, serde reads it.
 
