@@ -53,6 +53,12 @@
 //!   never by adding up, for two shards may have seen the same ([`statistical::merge`]). What the judge knows of a shard's
 //!   incidents is in the shard's snapshot, so that whoever reads the shard next goes on with all of it, and nobody else does.
 //! - Hosts of ours and outsiders have tables of their own: an eviction rule within one table would have to know who matters.
+//! - Whose an address is follows from the interface that logs it, beside the settings ([`statistical::owner`]); whoever never
+//!   spoke is nobody's host, so that a scan of empty space makes none.
+//! - Who asks whom hangs on flags, ports, amounts and times, never on the order of two addresses. A record counts once, by its
+//!   interval and amounts, however often it is delivered.
+//! - A sweep that succeeds is judged by what its host did before; where the log is too young to know, it is held back until it was
+//!   repeated, as jobs are, or two hours are over ([`statistical::port_scan::sweep`]).
 //! - Where the log has no packet addresses, NAT gateways are found by what they repeat, and who is behind them by the two legs of
 //!   each conversation that a gateway's own interface logs ([`statistical::translation`]).
 //! - The sequence model and its trainer are our own: a library would bring more than a hundred crates and be slower at one window.
