@@ -57,7 +57,7 @@ enum Wrong {
     RedisReadOnly,
 }
 
-/// Every backend with every error; the first of each line are the slice for every change.
+/// Every backend with every error; what says `true` is the slice for every change.
 const MATRIX: [(&str, Wrong, bool); 33] = [
     ("sqlite-read-only", Wrong::ReadOnly, true),
     ("sqlite-damaged-pages", Wrong::DamagedPages, true),
