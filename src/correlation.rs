@@ -3,8 +3,8 @@
 //! Shards are judged apart, and a crash replays some of their records, so findings arrive in any order and more than
 //! once. Folding is therefore *commutative and idempotent by construction*: everything an incident knows is a set, an
 //! extreme, HyperLogLog registers, or a number kept per (shard, window) and overwritten; see [`incident`]. What does
-//! depend on the order of arrival is the id alone: it is derived from the start of the episode as it was *first known*,
-//! and kept for life.
+//! depend on the order of arrival is the id alone: it is derived from the first window that spoke of the episode when it closed,
+//! and kept for life. What looks at open windows say serves an early report alone ([`incident`]).
 //!
 //! Findings of one [`IncidentKey`] are one episode while they overlap or lie within the
 //! threat's episode gap ([`Settings::episode_gap`]). Incidents that share an actor, or of which one's target is the

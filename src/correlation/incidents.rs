@@ -124,9 +124,14 @@ impl Incidents {
         let apart = if finding.provisional { parts.split_off(parts.len().min(1)) } else { Vec::new() };
         episodes.extend(apart);
         episodes.sort_by_key(|incident| incident.span().0);
-        let mut parts = parts.into_iter();
-        let mut incident = match parts.next() {
-            Some(incident) => incident,
+        // The first closed window of an episode gives it its id, whatever looks said before: where a look was into another window,
+        // its early report becomes part of this.
+        let whole = match parts.first() {
+            Some(first) if first.is_firm() || finding.provisional => Some(0),
+            _ => parts.iter().position(|part| part.known_from == finding.window),
+        };
+        let mut incident = match whole {
+            Some(at) => parts.remove(at),
             None => {
                 self.count += 1;
                 Incident::new(key, finding.window)
@@ -135,11 +140,13 @@ impl Incidents {
         // A closed one is only met where a shared backend still keeps it: a repeat leaves it closed, news opens it again.
         let before = incident.closed.then(|| incident.clone());
         for mut part in parts {
-            incident.absorb(&part);
-            incident.relate(part.id, Relation::SameActor);
+            if part.is_firm() {
+                incident.absorb(&part);
+                incident.relate(part.id, Relation::SameActor);
+                part.relate(incident.id, Relation::SameActor);
+            }
             part.closed = true;
             part.absorbed_by = Some(incident.id);
-            part.relate(incident.id, Relation::SameActor);
             self.keys.remove(&part.id);
             self.count -= 1;
             absorbed.push(part);
@@ -150,7 +157,10 @@ impl Incidents {
         let at = episodes.partition_point(|other| other.span().0 < incident.span().0);
         episodes.insert(at, incident);
         self.keys.insert(id, key);
-        self.index(key, finding);
+        // Where a look saw it is no company of its own.
+        if !finding.provisional {
+            self.index(key, finding);
+        }
         id
     }
 

@@ -174,6 +174,7 @@ impl Courier {
             last_seen: anomaly.last_seen,
             gap: self.common.tiers.episode_gap.seconds(anomaly.threat),
             detected: anomaly.detection_timestamp,
+            early: anomaly.updates == 0,
         };
         self.insist("claim", || self.places.store.claim(&claim)).await.ok()
     }

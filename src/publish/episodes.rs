@@ -10,6 +10,9 @@
 //! fall to the smaller id: a rule on content, the same as in [`crate::correlation`]), and every later claim names the
 //! others as merged, so that whoever hears it closes them: a crash in between only makes somebody hear it again.
 //!
+//! An episode that was told early, from a look at a window that was still open, has an id that depends on when was looked. What its
+//! windows say when they close is told under an id of their own where that differs, and the early report is closed as part of it.
+//!
 //! The first claim also settles when the episode was detected, which is part of its key where anomalies are kept: two tasks
 //! that tell it at once, each with what it has seen by then, write one row and not two.
 
@@ -39,6 +42,9 @@ pub struct Claim {
     pub gap: u32,
     /// When it was detected, as far as the claimant knows.
     pub detected: EventTime,
+    /// Whether it is told early, from a look at an open window: which id that gives is a matter of when was looked, and so what is told
+    /// once a window has closed goes under its own.
+    pub early: bool,
 }
 
 /// The answer to a [`Claim`].
@@ -67,6 +73,9 @@ struct Told {
     merged_into: Option<Uuid>,
     #[serde(default)]
     detected: Option<EventTime>,
+    /// Whether it was told early alone.
+    #[serde(default)]
+    early: bool,
 }
 
 impl Episodes {
@@ -85,19 +94,22 @@ impl Episodes {
             span = (span.0.min(self.0[at].first), span.1.max(self.0[at].last));
             parts.push(at);
         }
-        let first = parts.iter().copied().min_by_key(|&at| (self.0[at].known_from, self.0[at].id));
-        let Some(first) = first else {
-            let (first, last) = span;
-            let detected = Some(claim.detected);
-            self.0.push(Told { id: claim.id, known_from: claim.known_from, first, last, merged_into: None, detected });
-            self.bound();
-            return Claimed { id: claim.id, detected, merged: Vec::new() };
-        };
+        let rank = |&at: &usize| (self.0[at].early, self.0[at].known_from, self.0[at].id);
+        // What was told early goes on as what its windows say, under that id.
+        let goes_on = |&at: &usize| claim.early || !self.0[at].early || self.0[at].id == claim.id;
+        let first = parts.iter().copied().filter(goes_on).min_by_key(rank).unwrap_or_else(|| {
+            let (id, known_from, early) = (claim.id, claim.known_from, claim.early);
+            let ((first, last), detected) = (span, Some(claim.detected));
+            self.0.push(Told { id, known_from, first, last, merged_into: None, detected, early });
+            self.0.len() - 1
+        });
         let (id, detected) = (self.0[first].id, self.0[first].detected);
         for &part in parts.iter().filter(|&&part| part != first) {
             self.0[part].merged_into = Some(id);
         }
         (self.0[first].first, self.0[first].last) = span;
+        self.0[first].early &= claim.early;
+        self.bound();
         let merged = self.0.iter().map(|told| told.id).filter(|&part| part != id && self.whole_of(part) == Some(id));
         Claimed { id, detected, merged: merged.collect() }
     }
@@ -144,6 +156,7 @@ mod tests {
             last_seen,
             gap: GAP,
             detected: last_seen,
+            early: false,
         }
     }
 
@@ -167,6 +180,24 @@ mod tests {
         assert_eq!(episodes.claim(&claim(500, 240, 510)), whole);
         assert_eq!(episodes.claim(&claim(500, 500, 510)), whole);
         assert_eq!(episodes.claim(&claim(100, 100, 150)), whole);
+    }
+
+    #[test]
+    fn what_was_told_early_goes_on_as_what_its_windows_say() {
+        let early = |from| Claim { early: true, ..claim(from, from, from + 10) };
+        let mut episodes = Episodes::default();
+        let look = episodes.claim(&early(160)).id;
+        assert_eq!(episodes.claim(&early(140)).id, look, "another look at it");
+        let whole = episodes.claim(&claim(100, 100, 170));
+        assert_eq!((whole.id, whole.merged), (KEY.episode(EventTime(100)), vec![look]));
+        assert_eq!(episodes.claim(&early(160)).id, whole.id, "a late look");
+        assert_eq!(episodes.claim(&claim(90, 90, 100)).id, whole.id, "what was told of closed windows keeps its id");
+        let mut same = Episodes::default();
+        let look = same.claim(&early(100)).id;
+        assert_eq!(
+            same.claim(&claim(100, 100, 170)),
+            Claimed { id: look, detected: Some(EventTime(110)), merged: vec![] }
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ use flowvigil::ingest::snapshot::local::{Folder, Settings as FolderSettings};
 use flowvigil::ingest::snapshot::s3::{Bucket, Settings as BucketSettings};
 use flowvigil::ingest::snapshot::{Snapshot, SnapshotError, SnapshotStore};
 use flowvigil::ingest::{Position, ShardId};
-use flowvigil::publish::dead_letter::{DeadLetters, WithDeadLetters};
+use flowvigil::publish::dead_letter::{DeadLetters, Letters, WithDeadLetters};
 use flowvigil::publish::dynamodb::{DynamoStore, schema::Schema};
 use flowvigil::publish::episodes::{Claim, Claimed};
 use flowvigil::publish::eventbridge::EventBridge;
@@ -77,7 +77,16 @@ async fn claims(store: &dyn AnomalyStore) {
     let claim = |known_from: u32, first: u32, last: u32| {
         let (first_seen, last_seen) = (EventTime(first), EventTime(last));
         let known_from = EventTime(known_from);
-        Claim { key, id: key.episode(known_from), known_from, first_seen, last_seen, gap: 3600, detected: last_seen }
+        Claim {
+            key,
+            id: key.episode(known_from),
+            known_from,
+            first_seen,
+            last_seen,
+            gap: 3600,
+            detected: last_seen,
+            early: false,
+        }
     };
     let first = store.claim(&claim(10_000, 10_000, 10_100)).await.unwrap();
     let detected = Some(EventTime(10_100));
@@ -102,7 +111,7 @@ async fn tellings_at_once(store: &dyn AnomalyStore) {
     let tell = async |task: u32| {
         let (known_from, last_seen) = (EventTime(200_000), EventTime(200_100 + 60 * task));
         let (id, detected) = (key.episode(known_from), last_seen.plus(60));
-        let claim = Claim { key, id, known_from, first_seen: known_from, last_seen, gap: 3600, detected };
+        let claim = Claim { key, id, known_from, first_seen: known_from, last_seen, gap: 3600, detected, early: false };
         let claimed = store.claim(&claim).await.unwrap();
         let detection_timestamp = claimed.detected.unwrap();
         let told = Anomaly {
@@ -493,6 +502,12 @@ async fn what_cannot_be_announced_waits_in_the_queue_until_a_sweep_announces_it(
     waits_until_a_sweep_announces_it(aws).await;
 }
 
+/// An announcer before a queue of dead letters. Nothing here is for the file, which could not even be made.
+fn with_letters(announcer: Arc<dyn Announcer>, queue: DeadLetters) -> WithDeadLetters {
+    let letters = Letters::in_file("/dev/null/dead-letters.ndjson").before(queue.clone());
+    WithDeadLetters::new(announcer, queue, Arc::new(letters), Arc::default())
+}
+
 #[tokio::test]
 async fn another_server_keeps_what_cannot_be_announced_as_well() {
     let Some(aws) = moto().await else { return };
@@ -513,15 +528,15 @@ async fn waits_until_a_sweep_announces_it(aws: SdkConfig) {
     let nowhere = flowvigil::aws::load_at("http://127.0.0.1:1").await;
     let broken = Arc::new(EventBridge::new(&nowhere, &bus_settings("away")));
     let batch: Vec<_> = (0..12).map(|n| (Announcement::Detected, anomaly(n))).collect();
-    let results = WithDeadLetters::new(broken.clone(), DeadLetters::new(&aws, &settings)).announce(&batch).await;
+    let results = with_letters(broken.clone(), DeadLetters::new(&aws, &settings)).announce(&batch).await;
     assert!(results.iter().all(Result::is_ok), "the queue has them: {results:?}");
 
     let both_away = dead_letter::Settings { queue_url: "http://127.0.0.1:1/0/q".to_owned(), ..settings.clone() };
-    let results = WithDeadLetters::new(broken, DeadLetters::new(&nowhere, &both_away)).announce(&batch[..1]).await;
+    let results = with_letters(broken, DeadLetters::new(&nowhere, &both_away)).announce(&batch[..1]).await;
     assert!(matches!(results[..], [Err(PublishError::Retry { .. })]), "{results:?}");
 
     let (bus, queue) = bus(&aws).await;
-    let sweeper = WithDeadLetters::new(Arc::new(bus), DeadLetters::new(&aws, &settings));
+    let sweeper = with_letters(Arc::new(bus), DeadLetters::new(&aws, &settings));
     let mut announced = 0;
     assert!(
         eventually(Duration::from_secs(10), async || {

@@ -252,6 +252,8 @@ async fn end_of(log: &Log, mut cut: impl FnMut() -> (usize, bool)) -> BTreeMap<U
             stands.insert(anomaly.anomaly_id, anomaly);
         }
     }
+    // An early report that was not to be: what its windows said goes under another id, and it is closed as part of that.
+    stands.retain(|_, anomaly: &mut Anomaly| anomaly.updates > 0);
     stands
 }
 
@@ -269,7 +271,10 @@ async fn what_stands_at_the_end_does_not_depend_on_how_records_came_in() {
             let same = |id: &&Uuid| cut.get(*id) == whole.get(*id);
             let other: BTreeSet<&Uuid> = whole.keys().chain(cut.keys()).filter(|id| !same(id)).collect();
             for id in &other {
-                println!("whole: {:#?}\ncut: {:#?}", whole.get(*id), cut.get(*id));
+                let lines = |stands: &BTreeMap<Uuid, Anomaly>| format!("{:#?}", stands.get(*id));
+                let (expected, found) = (lines(&whole), lines(&cut));
+                let expected: Vec<&str> = expected.lines().filter(|line| !found.contains(line)).collect();
+                println!("{id}: {expected:#?} are not in\n{found}");
             }
             assert!(other.is_empty(), "seed {seed}, run {run}: {} of {} differ", other.len(), whole.len());
         }

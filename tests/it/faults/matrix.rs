@@ -57,7 +57,7 @@ enum Wrong {
     RedisReadOnly,
 }
 
-/// Every backend with every error; the first of each line are the slice for every change.
+/// Every backend with every error; what says `true` is the slice for every change.
 const MATRIX: [(&str, Wrong, bool); 33] = [
     ("sqlite-read-only", Wrong::ReadOnly, true),
     ("sqlite-damaged-pages", Wrong::DamagedPages, true),
@@ -394,8 +394,9 @@ impl World {
             // Byte 18 is the version that is needed to write (sqlite.org/fileformat.html, 1.3).
             Wrong::ReadOnly => self.overwrite(18, &[3]),
             Wrong::DamagedPages => self.overwrite(4096, &vec![0xa5; self.before.len() - 4096]),
-            // Two blocks of 512 bytes more than it has: the signal that says so is ignored, so that the write fails.
-            Wrong::DiskFull => prefix = "trap '' XFSZ; ulimit -S -f 8;",
+            // 64 blocks of 512 bytes are what SQLite shares between processes; the log written ahead soon needs more. The signal
+            // that says so is ignored, so that the write fails.
+            Wrong::DiskFull => prefix = "trap '' XFSZ; ulimit -S -f 64;",
             _ => {}
         }
         let life = Life::start(self.folder.path(), &self.environment, prefix);
@@ -534,9 +535,8 @@ async fn undisturbed(text: &str) -> BTreeMap<String, String> {
     let world = World::new(Wrong::Locked, None).await;
     let mut life = Life::start(world.state(), &world.environment, "");
     world.feed(text);
-    let mut found = BTreeMap::new();
     for _ in 0..600 {
-        found = world.recorded().await;
+        let found = world.recorded().await;
         if found.len() >= 3 && found.values().all(|anomaly| anomaly.status == Status::Closed) {
             break;
         }
@@ -580,6 +580,8 @@ async fn whatever_a_backend_refuses_is_held_and_told_once_it_takes_it() {
         let seen = soon(|| life.degraded().contains_key(part));
         assert!(seen, "{name}: `{part}` is not degraded: {:?}\n{}", life.degraded(), life.said());
         let reason = life.degraded().remove(part).unwrap_or_default();
+        // What was delivered before may still be on its way there.
+        tokio::time::sleep(A_WHILE).await;
         let at = world.checkpoints();
         tokio::time::sleep(A_WHILE).await;
         if !wrong.stands_in() {
@@ -610,12 +612,10 @@ async fn a_service_that_is_stopped_while_it_holds_says_so_and_loses_nothing() {
         let mut life = world.begin();
         world.feed(&text);
         assert!(soon(|| life.degraded().contains_key("publish")), "{wrong:?}: {}", life.said());
-        let at = world.checkpoints();
         life.signal("TERM");
         assert_eq!(life.code(), Some(1), "{wrong:?}: {}", life.said());
         let said = life.said();
         assert!(said.contains("the grace period is over") && said.contains("publish: "), "{wrong:?}: {said}");
-        assert_eq!(at, world.checkpoints(), "{wrong:?}");
         world.mend(None);
         let mut next = Life::start(world.state(), &world.environment, "");
         world.all_told(&expected, &[&life, &next]).await;
