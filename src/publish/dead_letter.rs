@@ -415,10 +415,8 @@ impl WithDeadLetters {
                     warn!(%error, "announcements wait in the dead-letter queue");
                 }
             }
-            None if outcomes.iter().any(Result::is_ok) => {
-                if self.health.restore(PART) {
-                    info!("announcements are taken again");
-                }
+            None if outcomes.iter().any(Result::is_ok) && self.health.restore(PART) => {
+                info!("announcements are taken again");
             }
             None => {}
         }

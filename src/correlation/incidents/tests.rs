@@ -133,9 +133,12 @@ fn a_look_leaves_no_trace_whatever_the_method_that_speaks_when_the_window_closes
     for window in [0, 60] {
         let mut looked = Incidents::new(&settings());
         looked.fold(&shard(), &[look(window)]);
-        let after = looked.fold(&shard(), &[closed(60)]).remove(0);
+        // What an early look at another window made goes on as part of the episode that its closed window begins.
+        let of_episode = |touched: Vec<Incident>| touched.into_iter().find(|i| !i.closed).expect("an open episode");
+        let after = of_episode(looked.fold(&shard(), &[closed(60)]));
         assert_eq!(after.account(), expected.account(), "a look at {window}");
-        assert_eq!(looked.fold(&shard(), &[look(window)]).remove(0).account(), expected.account(), "late, {window}");
+        let late = of_episode(looked.fold(&shard(), &[look(window)]));
+        assert_eq!(late.account(), expected.account(), "late, {window}");
     }
     let later = straight.fold(&shard(), &[look(120)]).remove(0);
     assert_eq!(later.account(), expected.account(), "a look at a later window waits for that to close");

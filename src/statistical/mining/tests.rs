@@ -214,7 +214,7 @@ fn every_number_stands_beside_its_threshold() {
     );
     assert_eq!(judgement.ratio, 15.0);
     let listed = judged(&channel(UNKNOWN, &[session()]), &AROUND, true).unwrap();
-    assert_eq!((listed.evidence[6].value, listed.evidence[7].value), (0.0, 1.0));
+    assert_eq!((listed.evidence[7].value, listed.evidence[8].value), (0.0, 1.0));
     // Nothing is divided by nothing.
     let silent =
         Session { end: EventTime(1_000), sent_payload: 0, received_payload: 0, received_packets: 0, ..session() };

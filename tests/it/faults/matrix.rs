@@ -431,9 +431,9 @@ impl World {
     /// Mends it, as a person would, while the service runs.
     fn mend(&mut self, life: Option<&Life>) {
         match self.wrong {
-            Wrong::ReadOnly => self.overwrite(18, &self.before[18..19].to_vec()),
-            Wrong::DamagedPages => self.overwrite(4096, &self.before[4096..].to_vec()),
-            Wrong::DamagedHeader => self.overwrite(0, &self.before[..16].to_vec()),
+            Wrong::ReadOnly => self.overwrite(18, &self.before[18..19]),
+            Wrong::DamagedPages => self.overwrite(4096, &self.before[4096..]),
+            Wrong::DamagedHeader => self.overwrite(0, &self.before[..16]),
             Wrong::MovedAway => std::fs::rename(self.state().join("away"), self.database()).unwrap(),
             Wrong::Locked => self.lock = None,
             Wrong::DiskFull => {
