@@ -638,7 +638,7 @@ async fn says_who_is_abandoned(store: &dyn IncidentStore) {
     assert_eq!(at(over).await, [false, false, false, true, false]);
     assert_eq!(at(over + 1).await, [false, true, false, true, false]);
     let closed: Vec<Uuid> = store.expire(&passed(over + 1)).await.unwrap().iter().map(|incident| incident.id).collect();
-    assert_eq!(closed, [kept.key().episode(kept.first_seen)]);
+    assert_eq!(closed, [kept.key().episode(kept.window)]);
     store.forget(&closed).await.unwrap();
     assert_eq!(at(over + 1).await, [true, true, true, true, false]);
     assert_eq!(store.abandoned(&passed(over + 1), &[]).await.unwrap(), [] as [bool; 0]);

@@ -79,7 +79,7 @@ pub async fn incident_store(store: &dyn IncidentStore, base: u32) {
     let first = store.fold(&a, &[scan(base, 600, 100)]).await.unwrap();
     assert_eq!(first.len(), 1);
     let id = first[0].id;
-    assert_eq!(id, scan(base, 600, 100).key().episode(EventTime(601)));
+    assert_eq!(id, scan(base, 600, 100).key().episode(EventTime(600)));
     store.fold(&b, &[scan(base, 600, 7)]).await.unwrap();
     let touched = store.fold(&a, &[scan(base, 600, 100), scan(base, 660, 50)]).await.unwrap();
     assert_eq!((touched.len(), touched[0].id), (1, id));
