@@ -240,7 +240,7 @@ struct State {
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 9;
+const SNAPSHOT_VERSION: u32 = 10;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
@@ -464,9 +464,13 @@ impl Engine {
     /// Closes every window that the watermark has passed: the newest record, or how far the source was read, minus lateness.
     pub fn advance(&mut self, out: &mut Output) {
         let watermark = self.watermark();
-        while self.state.panes.front().is_some_and(|pane| pane.start.plus(self.window) <= watermark) {
+        while let Some(start) = self.state.panes.front().map(|pane| pane.start)
+            && start.plus(self.window) <= watermark
+        {
+            self.decide_sweeps(start, out);
             self.close_oldest(out);
         }
+        self.decide_sweeps(watermark, out);
         while self.open_conversations() > self.settings.tables.conversations as usize {
             self.state.statistics.early_closes += 1;
             self.close_oldest(out);
@@ -608,7 +612,7 @@ impl Engine {
         }
         touched.settle();
         let now = window.plus(self.window);
-        self.judge_scans(&touched, now, window, out);
+        touched.scanning = self.judge_scans(&touched, now, window, out);
         self.judge_sweeps(&touched, now, window, false, out);
         self.judge_channels(&touched, now, window, out);
         self.judge_tor(&touched, now, window, out);
@@ -899,7 +903,15 @@ impl Engine {
         }
     }
 
-    fn judge_scans(&mut self, touched: &Touched, now: EventTime, window: EventTime, out: &mut Output) {
+    /// Judges whoever failed, and says which hosts of ours scan many hosts.
+    fn judge_scans(
+        &mut self,
+        touched: &Touched,
+        now: EventTime,
+        window: EventTime,
+        out: &mut Output,
+    ) -> BTreeSet<Address> {
+        let mut scanning = BTreeSet::new();
         let settings = self.settings.port_scan.clone();
         self.judge_sieges(&settings, touched, now, window, out);
         for &(ours, source) in &touched.suspects {
@@ -916,13 +928,30 @@ impl Engine {
                 .then(|| (suspect.finding(&judgement, &settings, ours, window, self.window), suspect.interface));
             self.explain(source, None, Threat::PortScan, window, &judgement);
             if let Some((mut finding, interface)) = finding {
+                if ours && matches!(judgement.method.as_str(), "horizontal" | "block") {
+                    scanning.insert(source);
+                }
                 self.sign(&mut finding, interface);
                 out.findings.push(finding);
             }
         }
+        scanning
     }
 
-    /// Judges hosts of ours that use an administrative port with many others, and again those that were held back.
+    /// Judges the sweeps whose time to be held back is over by `until`, each at the end of the window in which it ran out: when
+    /// that is told must not depend on when the next record comes.
+    fn decide_sweeps(&mut self, until: EventTime, out: &mut Output) {
+        let (hold, window) = (self.settings.port_scan.sweep_hold, self.window);
+        let held = self.state.sweepers.iter().filter_map(|sweeper| sweeper.held_until(hold));
+        let ends = held.map(|over| over.plus(window - 1).window(window));
+        let due: BTreeSet<EventTime> = ends.filter(|end| *end <= until && *end > self.state.closed_until).collect();
+        for end in due {
+            self.judge_sweeps(&Touched::default(), end, end.minus(window), false, out);
+        }
+    }
+
+    /// Judges hosts of ours that use an administrative port with many others, and again those that were held back. Where most of
+    /// a sweep fails, the scan is told already.
     fn judge_sweeps(&mut self, touched: &Touched, now: EventTime, window: EventTime, ended: bool, out: &mut Output) {
         let held = self.state.sweepers.iter().filter(|sweeper| sweeper.is_held()).map(|s| (s.source, s.port));
         let mut keys: BTreeSet<(Address, u16)> = touched.sweepers.iter().copied().collect();
@@ -932,6 +961,10 @@ impl Engine {
             let Some(sweeper) = self.state.sweepers.get_mut(&self.seed, key) else { continue };
             let settings = &self.settings.port_scan;
             let judgement = sweeper.judge(settings, since, now, ended);
+            if touched.scanning.contains(&key.0) {
+                sweeper.note_scan();
+                continue;
+            }
             let finding = judgement
                 .passed
                 .then(|| (sweeper.finding(&judgement, settings, window, self.window), sweeper.interface()));
@@ -1288,6 +1321,8 @@ struct Touched {
     channels: Vec<u64>,
     suspects: Vec<(bool, Address)>,
     sweepers: Vec<(Address, u16)>,
+    /// Hosts of ours that were told to scan many hosts.
+    scanning: BTreeSet<Address>,
     tor: Vec<Address>,
 }
 

@@ -14,7 +14,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::flow::{EventTime, FlowRecord};
+use crate::flow::{EventTime, FlowRecord, InterfaceId};
 
 /// A record that is not further ahead of the newest one than this needs no confirmation, s.
 pub(super) const JUMP: u32 = 3_600;
@@ -98,10 +98,15 @@ impl Ahead {
         taken
     }
 
-    /// Takes in those of another engine.
-    pub(super) fn join(&mut self, other: Ahead) {
-        self.records.extend(other.records);
+    /// Takes in those of another engine, whose interfaces have other numbers here; `observed` are the records that either has
+    /// seen. As many others speak against all of them as against those of the one that knows more of them.
+    pub(super) fn join(&mut self, other: Ahead, observed: [u64; 2], rename: impl Fn(InterfaceId) -> InterfaceId) {
+        let others = self.others(observed[0]).max(other.others(observed[1]));
+        let renamed =
+            other.records.into_iter().map(|record| FlowRecord { interface: rename(record.interface), ..record });
+        self.records.extend(renamed);
         self.left_out += other.left_out;
+        self.since = (observed[0] + observed[1]).saturating_sub(others + self.records.len() as u64);
     }
 
     /// Records that came since the first of these and were not set aside.

@@ -123,13 +123,14 @@ impl Engine {
         let (seed, state) = (&self.seed, &mut self.state);
         let numbers = numbers(&mut state.interfaces, &interfaces);
         let rename = |id: InterfaceId| numbers.get(&id).copied().unwrap_or_default();
+        let observed = [state.statistics.records, statistics.records];
         join_statistics(&mut state.statistics, statistics);
         state.intermediaries.extend(intermediaries.into_iter().map(rename));
         for (address, gateway) in gateways {
             state.gateways.entry(address).or_default().join(&gateway);
         }
         state.newest = state.newest.max(newest);
-        state.ahead.join(ahead);
+        state.ahead.join(ahead, observed, rename);
         state.lag = state.lag.max(lag);
         state.longest = state.longest.max(longest);
         state.closed_until = state.closed_until.max(closed_until);

@@ -922,3 +922,36 @@ fn the_end_of_a_session_with_a_served_port_is_no_attempt() {
     all.sort_by_key(|record| (record.end, record.start));
     assert_eq!(run(&mut engine(), &all, 100).findings, vec![]);
 }
+
+/// What the engine says of a sweep of port 445, answered or refused, and of the records that follow.
+fn told_of_sweep(refused: bool, after: &[u32]) -> Vec<(String, EventTime)> {
+    let mut engine = engine();
+    let mut out = Output::default();
+    let mut records = Exchange::new("10.0.7.1", 40_000, "10.0.7.2", 443, 0).records();
+    for n in 0..60 {
+        let exchange = Exchange::new("10.0.2.4", 40_000 + n, &format!("10.0.3.{n}"), 445, 600 + u32::from(n));
+        records.extend(if refused { exchange.refused() } else { exchange }.records());
+    }
+    engine.observe(&records);
+    engine.advance(&mut out);
+    for &at in after {
+        engine.observe(&Exchange::new("10.0.7.1", 40_000, "10.0.7.2", 443, at).records());
+        engine.advance_to(EventTime(START + at), &mut out);
+    }
+    engine.finish(&mut out);
+    out.findings.iter().map(|finding| (finding.method.clone(), finding.window)).collect()
+}
+
+#[test]
+fn a_sweep_that_was_held_back_is_told_when_its_time_is_over_whenever_the_next_record_comes() {
+    let over = [("sweep".to_owned(), EventTime(START + 600 + 7_200 - 60).window(60))];
+    assert_eq!(told_of_sweep(false, &[172_800]), over, "the next record comes two days later");
+    assert_eq!(told_of_sweep(false, &[7_000, 9_000, 172_800]), over);
+    assert_eq!(told_of_sweep(false, &[3_000, 7_860, 7_920, 7_980, 86_400]), over);
+}
+
+#[test]
+fn a_sweep_of_which_most_fails_is_told_as_a_scan_alone() {
+    let told = told_of_sweep(true, &[7_000, 172_800]);
+    assert!(!told.is_empty() && told.iter().all(|(method, _)| method == "horizontal"), "{told:?}");
+}

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
@@ -30,6 +31,8 @@ pub struct Sweeper {
     habit: bool,
     /// Whether the sweep under way was reported.
     reported: bool,
+    /// Whether it was reported as a scan that fails, which needs no second report.
+    scans: bool,
     last_seen: EventTime,
     latest: Place,
     interface: InterfaceId,
@@ -77,6 +80,7 @@ impl Sweeper {
             began: EventTime(0),
             habit: false,
             reported: false,
+            scans: false,
             last_seen: at,
             latest: Place::default(),
             interface: InterfaceId(0),
@@ -126,6 +130,7 @@ impl Sweeper {
         }
         self.habit |= other.habit;
         self.reported |= other.reported;
+        self.scans |= other.scans;
         self.began = self.began.max(other.began);
         self.last_seen = self.last_seen.max(other.last_seen);
         if other.latest > self.latest {
@@ -145,15 +150,25 @@ impl Sweeper {
 
     /// Whether a sweep is held back, so that it must be judged again although nothing new is seen of it.
     pub fn is_held(&self) -> bool {
-        self.began != EventTime(0) && !self.reported && !self.habit
+        self.began != EventTime(0) && !self.reported && !self.habit && !self.scans
+    }
+
+    /// Until when it is held back at most; `None` where nothing is.
+    pub fn held_until(&self, hold: SignedDuration) -> Option<EventTime> {
+        self.is_held().then(|| self.began.plus(hold.as_secs() as u32))
+    }
+
+    /// Notes that the sweep under way was told as a scan that fails.
+    pub fn note_scan(&mut self) {
+        self.scans = self.began != EventTime(0);
     }
 
     /// Judges the host at the end of a window, or of the log. `watched_since` is when the log began.
     pub fn judge(&mut self, settings: &Settings, watched_since: EventTime, now: EventTime, ended: bool) -> Judgement {
         let span = settings.sweep_span.as_secs() as u32;
         let since = now.minus(span);
-        if self.began != EventTime(0) && self.reported && self.last_seen < since {
-            (self.began, self.reported) = (EventTime(0), false);
+        if self.began != EventTime(0) && (self.reported || self.scans) && self.last_seen < since {
+            (self.began, self.reported, self.scans) = (EventTime(0), false, false);
         }
         let new = self.targets.values().filter(|target| target.first >= since).count() as u32;
         if self.began == EventTime(0) && new >= settings.hosts {
@@ -183,6 +198,7 @@ impl Sweeper {
         let passed = self.began != EventTime(0)
             && hosts >= f64::from(settings.hosts)
             && !self.habit
+            && !self.scans
             && hosts > habit_limit
             && decided;
         Judgement { method: "sweep".to_owned(), passed, evidence, ratio: hosts / f64::from(settings.hosts) }
