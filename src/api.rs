@@ -33,6 +33,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 
+use crate::explainers::Explainers;
 use crate::health::Health;
 use crate::ml::watch::Watch;
 use crate::publish::AnomalyStore;
@@ -147,6 +148,8 @@ pub struct Parts {
     pub store: Arc<dyn AnomalyStore>,
     /// How the service is.
     pub health: Arc<Health>,
+    /// Who can be asked why an address did or did not alert.
+    pub explainers: Arc<Explainers>,
     /// What was counted.
     pub metrics: Arc<Metrics>,
     /// The models of tier 2, unless they are switched off.
@@ -164,6 +167,8 @@ pub struct Context {
     pub store: Arc<dyn AnomalyStore>,
     /// How the service is.
     pub health: Arc<Health>,
+    /// Who can be asked why an address did or did not alert.
+    pub explainers: Arc<Explainers>,
     /// What was counted.
     pub metrics: Arc<Metrics>,
     /// The models of tier 2, unless they are switched off.
@@ -224,7 +229,7 @@ impl Server {
         let listen = |cause| ApiError::Listen { address: settings.listen, cause };
         let listener = TcpListener::bind(settings.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let Parts { store, health, metrics, models, internal, suppressions } = parts;
+        let Parts { store, health, explainers, metrics, models, internal, suppressions } = parts;
         let of = |duration| Duration::try_from(duration).unwrap_or_default();
         let hsts =
             settings.hsts.is_positive().then(|| format!("max-age={}; includeSubDomains", settings.hsts.as_secs()));
@@ -233,6 +238,7 @@ impl Server {
         let context = Context {
             store,
             health,
+            explainers,
             metrics: metrics.clone(),
             models,
             page_max: settings.page_max.max(1),

@@ -125,6 +125,9 @@ pub struct Evidence {
     pub value: f64,
     /// What it was held against; `None` where the number only informs.
     pub threshold: Option<f64>,
+    /// On which side of the threshold the number must be; `None` where it only informs.
+    #[serde(default)]
+    pub bound: Option<Bound>,
     /// `ports`, `hosts`, `s`, `bytes/packet`, `ratio`, …
     pub unit: String,
     /// How it joins with the same number of other windows.
@@ -132,16 +135,66 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// A tier-1 number that was held against a threshold.
-    pub fn judged(name: &str, value: f64, threshold: f64, unit: &str, merge: Merge) -> Evidence {
+    fn new(name: &str, value: f64, unit: &str, merge: Merge) -> Evidence {
         let (name, unit) = (name.to_owned(), unit.to_owned());
-        Evidence { tier: Tier::Statistical, name, value, threshold: Some(threshold), unit, merge }
+        Evidence { tier: Tier::Statistical, name, value, threshold: None, bound: None, unit, merge }
+    }
+
+    /// A tier-1 number that must reach a threshold.
+    pub fn at_least(name: &str, value: f64, threshold: f64, unit: &str, merge: Merge) -> Evidence {
+        Evidence { threshold: Some(threshold), bound: Some(Bound::AtLeast), ..Evidence::new(name, value, unit, merge) }
+    }
+
+    /// A tier-1 number that may not exceed a threshold.
+    pub fn at_most(name: &str, value: f64, threshold: f64, unit: &str, merge: Merge) -> Evidence {
+        Evidence { threshold: Some(threshold), bound: Some(Bound::AtMost), ..Evidence::new(name, value, unit, merge) }
+    }
+
+    /// A tier-1 number that must stay below a threshold.
+    pub fn below(name: &str, value: f64, threshold: f64, unit: &str, merge: Merge) -> Evidence {
+        Evidence { threshold: Some(threshold), bound: Some(Bound::Below), ..Evidence::new(name, value, unit, merge) }
     }
 
     /// A tier-1 number that only informs.
     pub fn told(name: &str, value: f64, unit: &str, merge: Merge) -> Evidence {
-        let (name, unit) = (name.to_owned(), unit.to_owned());
-        Evidence { tier: Tier::Statistical, name, value, threshold: None, unit, merge }
+        Evidence::new(name, value, unit, merge)
+    }
+
+    /// Whether the number is on the right side of its threshold; `None` where it has none.
+    pub fn holds(&self) -> Option<bool> {
+        Some(self.bound?.holds(self.value, self.threshold?))
+    }
+}
+
+/// On which side of a threshold a number must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// At the threshold or above.
+    AtLeast,
+    /// At the threshold or below.
+    AtMost,
+    /// Below the threshold.
+    Below,
+}
+
+impl Bound {
+    /// Whether a number is on the right side.
+    pub fn holds(self, value: f64, threshold: f64) -> bool {
+        match self {
+            Bound::AtLeast => value >= threshold,
+            Bound::AtMost => value <= threshold,
+            Bound::Below => value < threshold,
+        }
+    }
+
+    /// As it is written between two numbers.
+    pub const fn sign(self) -> &'static str {
+        match self {
+            Bound::AtLeast => "≥",
+            Bound::AtMost => "≤",
+            Bound::Below => "<",
+        }
     }
 }
 

@@ -10,9 +10,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::flow::{Address, EventTime};
+use crate::flow::EventTime;
 use crate::ingest::Refused;
-use crate::statistical::Explanation;
 
 /// Where the service stands in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, ToSchema)]
@@ -101,31 +100,6 @@ pub struct Report {
     pub verdicts: BTreeMap<String, Learned>,
 }
 
-/// How close a detector came to a finding about a watched address.
-#[derive(Clone, Debug, Serialize)]
-pub struct Approach {
-    /// Where it was seen.
-    pub shard: String,
-    /// What the detector thought.
-    #[serde(flatten)]
-    pub explanation: Explanation,
-}
-
-/// Addresses that are watched at once; each costs what the detectors think of it, for every peer.
-const WATCHED_MAX: usize = 8;
-
-/// Approaches that are kept of a shard and an address.
-const APPROACHES_MAX: usize = 50;
-
-/// What is watched, and what came of it.
-#[derive(Debug, Default)]
-struct Watch {
-    /// Oldest first.
-    addresses: Vec<(Address, Timestamp)>,
-    /// Of a shard and an address.
-    approaches: BTreeMap<(String, Address), Vec<Explanation>>,
-}
-
 /// The part that is away where nothing could be read.
 const INPUT: &str = "input";
 
@@ -136,7 +110,6 @@ const SAMPLES: usize = 5;
 #[derive(Debug)]
 pub struct Health {
     report: Mutex<Report>,
-    watch: Mutex<Watch>,
     /// Why nothing was read of a shard, or `None` once something was.
     unread: Mutex<BTreeMap<String, Option<String>>>,
 }
@@ -151,7 +124,7 @@ impl Default for Health {
             suppressed: BTreeMap::new(),
             verdicts: BTreeMap::new(),
         };
-        Health { report: Mutex::new(report), watch: Mutex::default(), unread: Mutex::default() }
+        Health { report: Mutex::new(report), unread: Mutex::default() }
     }
 }
 
@@ -159,47 +132,6 @@ impl Health {
     fn lock(&self) -> MutexGuard<'_, Report> {
         // A panic elsewhere is no reason to stop answering how we are.
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn watching(&self) -> MutexGuard<'_, Watch> {
-        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Watches an address from here on, if it is not watched yet; answers since when, and what is known of it.
-    pub fn watch(&self, address: Address) -> (Timestamp, Vec<Approach>) {
-        let mut watch = self.watching();
-        let known = watch.addresses.iter().find(|(watched, _)| *watched == address).map(|(_, since)| *since);
-        let since = known.unwrap_or_else(|| {
-            if watch.addresses.len() >= WATCHED_MAX {
-                let (forgotten, _) = watch.addresses.remove(0);
-                watch.approaches.retain(|(_, watched), _| *watched != forgotten);
-            }
-            let now = Timestamp::now();
-            watch.addresses.push((address, now));
-            now
-        });
-        let of_address = watch.approaches.iter().filter(|((_, watched), _)| *watched == address);
-        let approach = |shard: &str, explanation: &Explanation| Approach {
-            shard: shard.to_owned(),
-            explanation: explanation.clone(),
-        };
-        let approaches = of_address.flat_map(|((shard, _), all)| all.iter().map(|e| approach(shard, e))).collect();
-        (since, approaches)
-    }
-
-    /// The addresses that are watched.
-    pub fn watched(&self) -> Vec<Address> {
-        self.watching().addresses.iter().map(|(address, _)| *address).collect()
-    }
-
-    /// Keeps how close the detectors of a shard came to an address: found ones first, then the newest.
-    pub fn approach(&self, shard: &str, address: Address, mut explanations: Vec<Explanation>) {
-        explanations.sort_by_key(|e| (!e.found, std::cmp::Reverse(e.window)));
-        explanations.truncate(APPROACHES_MAX);
-        let mut watch = self.watching();
-        if watch.addresses.iter().any(|(watched, _)| *watched == address) {
-            watch.approaches.insert((shard.to_owned(), address), explanations);
-        }
     }
 
     /// A copy of all that is known.

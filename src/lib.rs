@@ -87,6 +87,7 @@ pub mod aws;
 pub mod blame;
 pub mod cli;
 pub mod correlation;
+pub mod explainers;
 pub mod finding;
 pub mod flow;
 pub mod health;

@@ -45,6 +45,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::correlation::IncidentStore;
+use crate::explainers::Explainers;
 use crate::flow::network::Network;
 use crate::health::{Health, Phase};
 use crate::ingest::snapshot::SnapshotStore;
@@ -191,6 +192,7 @@ struct Common {
     settings: Arc<Settings>,
     tiers: Arc<Tiers>,
     health: Arc<Health>,
+    explainers: Arc<Explainers>,
     metrics: Arc<Metrics>,
     snapshots: Arc<dyn SnapshotStore>,
     stop: watch::Receiver<bool>,
@@ -206,6 +208,7 @@ pub async fn run(
     tiers: Tiers,
     backends: Backends,
     health: Arc<Health>,
+    explainers: Arc<Explainers>,
     metrics: Arc<Metrics>,
     stop: watch::Receiver<bool>,
 ) -> Result<Outcome, PipelineError> {
@@ -215,6 +218,7 @@ pub async fn run(
         settings,
         tiers: Arc::new(tiers),
         health,
+        explainers,
         metrics,
         snapshots,
         stop,

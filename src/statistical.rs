@@ -44,7 +44,7 @@ pub mod translation;
 
 use ahead::Ahead;
 use conversation::Conversation;
-use explain::Judgement;
+use explain::{Approach, Explained, Explanations, Judgement, Seen};
 use host::Host;
 use merge::Inherited;
 use owner::Owners;
@@ -181,25 +181,6 @@ impl Statistics {
     }
 }
 
-/// What one detector thought of a watched address at its closest approach to a finding.
-#[derive(Clone, Debug, Serialize)]
-pub struct Explanation {
-    /// Which threat was judged.
-    pub threat: Threat,
-    /// Which method of its.
-    pub method: String,
-    /// On or with whom, where it is about a pair.
-    pub peer: Option<Address>,
-    /// The window.
-    pub window: EventTime,
-    /// Whether a finding came of it.
-    pub found: bool,
-    /// The numbers, each beside its threshold.
-    pub evidence: Vec<crate::finding::Evidence>,
-    /// In words: which threshold was or was not reached.
-    pub verdict: String,
-}
-
 /// All that an engine knows; a snapshot is this and nothing else.
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
@@ -232,6 +213,7 @@ struct State {
     besieged: Table<Besieged>,
     sweepers: Table<Sweeper>,
     owners: Owners,
+    explanations: Explanations,
     tor: BTreeMap<Address, tor::Contacts>,
     /// Start of the open feature window.
     feature_window: EventTime,
@@ -251,8 +233,6 @@ pub struct Engine {
     window: u32,
     seed: foldhash::fast::FixedState,
     state: State,
-    watched: BTreeSet<Address>,
-    explanations: BTreeMap<(Address, Threat, Option<Address>), (f64, Explanation)>,
     // Memory that is used again by every window.
     conversations: Vec<Conversation>,
     spare: Vec<Pane>,
@@ -292,6 +272,7 @@ impl Engine {
             besieged: Table::new(caps.besieged),
             sweepers: Table::new(caps.sweepers),
             owners: Owners::default(),
+            explanations: Explanations::new(),
             tor: BTreeMap::new(),
             feature_window: EventTime(0),
             features: Map::default(),
@@ -308,8 +289,6 @@ impl Engine {
             lists: Arc::default(),
             seed: foldhash::fast::FixedState::with_seed(state.hash_seed),
             state,
-            watched: BTreeSet::new(),
-            explanations: BTreeMap::new(),
             conversations: Vec::new(),
             spare: Vec::new(),
         }
@@ -722,14 +701,20 @@ impl Engine {
             let (ours, theirs, start) = (c.ours, c.theirs, c.start());
             // An outsider that is never called is nobody's service; whoever floods us with spoofed addresses finds no
             // room here to fill.
+            let bytes = c.sent.bytes + c.received.bytes;
             if ours {
-                state.internal.entry(&self.seed, c.opener, || Host::new(c.opener, start)).touch(start);
+                let opener = state.internal.entry(&self.seed, c.opener, || Host::new(c.opener, start));
+                opener.touch(start);
+                opener.note_talk(c.responder, bytes);
             }
+            state.explanations.note_seen(c.opener, c.responder, ours, start, bytes);
+            state.explanations.note_seen(c.responder, c.opener, theirs, start, bytes);
             // Whoever never spoke is nobody's host, though the address be ours: a scan of empty space makes no hosts.
             let spoke = c.received.seen() || theirs && state.internal.get(&self.seed, c.responder).is_some();
             let table = if theirs && spoke { &mut state.internal } else { &mut state.external };
             let responder = table.entry(&self.seed, c.responder, || Host::new(c.responder, start));
             responder.touch(start);
+            responder.note_talk(c.opener, bytes);
             if c.protocol == protocol::TCP && c.outcome == conversation::Outcome::Answered {
                 responder.note_served(c.port);
             }
@@ -915,11 +900,16 @@ impl Engine {
         let settings = self.settings.port_scan.clone();
         self.judge_sieges(&settings, touched, now, window, out);
         for &(ours, source) in &touched.suspects {
-            let watched = self.watched.contains(&source);
+            let asked = self.state.explanations.is_asked(source);
             let table = if ours { &mut self.state.internal_suspects } else { &mut self.state.external_suspects };
             let Some(suspect) = table.get_mut(&self.seed, source) else { continue };
             // A source is looked at again when it has failed anew; below a handful of failures no rule can hold.
-            if suspect.fresh == 0 || suspect.known() < settings.least() && !watched {
+            if suspect.fresh == 0 || suspect.known() < settings.least() {
+                if suspect.fresh > 0 && (asked || ours && suspect.known() >= FEW_FAILURES) {
+                    // For whoever asks; on a copy, since judging forgets what is old.
+                    let judgement = suspect.clone().judge(&settings, ours, now);
+                    self.explain(source, None, Threat::PortScan, window, &judgement);
+                }
                 continue;
             }
             let judgement = suspect.judge(&settings, ours, now);
@@ -1017,8 +1007,7 @@ impl Engine {
         let mut held: BTreeMap<Address, Vec<Held>> = BTreeMap::new();
         for &fingerprint in &touched.channels {
             let Some(channel) = self.state.channels.get(&self.seed, fingerprint) else { continue };
-            let watched = self.watched.contains(&channel.opener) || self.watched.contains(&channel.responder);
-            if !channel.due(now) && !watched {
+            if !channel.due(now) {
                 continue;
             }
             let internal = self.is_ours(channel.responder);
@@ -1138,46 +1127,29 @@ impl Engine {
         window: EventTime,
         judgement: &Judgement,
     ) {
-        if !self.watched.contains(&address) {
-            return;
-        }
-        let kept = self.explanations.get(&(address, threat, peer));
-        if kept.is_some_and(|(ratio, e)| (e.found, *ratio) >= (judgement.passed, judgement.ratio)) {
-            return;
-        }
-        let verdict = verdict(judgement);
-        let explanation = Explanation {
-            threat,
-            method: judgement.method.clone(),
-            peer,
-            window,
-            found: judgement.passed,
-            evidence: judgement.evidence.clone(),
-            verdict,
+        let ours = self.is_ours(address);
+        let approach = Approach { address, peer, threat, window, judgement, ours };
+        self.state.explanations.note(&self.seed, &approach);
+    }
+
+    /// Keeps more about an address from here on than is kept of everybody: every peer, and whoever it is.
+    pub fn ask(&mut self, address: Address) {
+        self.state.explanations.ask(address);
+    }
+
+    /// What was seen of an address, and how close detectors came to a finding about it.
+    pub fn explained(&self, address: Address) -> Explained {
+        let state = &self.state;
+        let known = |ours: bool| {
+            let table = if ours { &state.internal } else { &state.external };
+            table.get(&self.seed, address).map(|host| Seen::of(host, ours))
         };
-        self.explanations.insert((address, threat, peer), (judgement.ratio, explanation));
+        state.explanations.explain(&self.seed, address, known(true).or_else(|| known(false)))
     }
 
-    /// Collects explanations about an address from here on.
-    pub fn watch(&mut self, address: Address) {
-        self.watched.insert(address);
-    }
-
-    /// What was collected about watched addresses: each detector at its closest approach to a finding.
-    pub fn explanations(&self) -> Vec<Explanation> {
-        self.explanations.values().map(|(_, explanation)| explanation.clone()).collect()
-    }
-
-    /// The same, of one address.
-    pub fn explanations_of(&self, address: Address) -> Vec<Explanation> {
-        let of_address = self.explanations.iter().filter(|((watched, _, _), _)| *watched == address);
-        of_address.map(|(_, (_, explanation))| explanation.clone()).collect()
-    }
-
-    /// Collects no more explanations about an address, and forgets those it has.
-    pub fn unwatch(&mut self, address: Address) {
-        self.watched.remove(&address);
-        self.explanations.retain(|(watched, _, _), _| *watched != address);
+    /// Goes on with the questions of the engine that this one replaces.
+    pub fn take_over_questions(&mut self, from: &mut Engine) {
+        self.state.explanations.take_over_questions(&mut from.state.explanations);
     }
 
     /// Counts so far.
@@ -1247,6 +1219,7 @@ impl Engine {
         state.external_suspects.reindex(&seed);
         state.besieged.reindex(&seed);
         state.sweepers.reindex(&seed);
+        state.explanations.reindex(&seed);
         state.inherited.iter_mut().for_each(Inherited::reindex);
         for pane in &mut state.panes {
             pane.reindex(&seed);
@@ -1315,6 +1288,9 @@ fn fingerprint_of(
     hasher.finish()
 }
 
+/// Failures from which on it is worth knowing how close a host of ours came to a scan.
+const FEW_FAILURES: u32 = 5;
+
 /// What a window's conversations touched, each in its own order.
 #[derive(Default)]
 struct Touched {
@@ -1362,19 +1338,6 @@ impl Held {
         let meets = |other: &&Held| other.end >= session.start && other.start <= session.end;
         held.iter().filter(meets).map(|other| other.with).collect::<BTreeSet<_>>().len()
     }
-}
-
-/// Which numbers did and did not reach their thresholds, in words.
-fn verdict(judgement: &Judgement) -> String {
-    if judgement.passed {
-        return format!("{}: every condition holds", judgement.method);
-    }
-    let short: Vec<String> = judgement
-        .evidence
-        .iter()
-        .filter_map(|e| e.threshold.map(|t| format!("{} {:.4} against {:.4} {}", e.name, e.value, t, e.unit)))
-        .collect();
-    format!("{}: not all conditions hold ({})", judgement.method, short.join("; "))
 }
 
 /// The order of findings within a window, which nothing about hashing or arrival can change.

@@ -617,7 +617,15 @@ fn told_evidence(case: &Case<'_>) -> Vec<Evidence> {
     let mut told = |name: &str, value: f64, unit: &str| {
         let tier = Tier::Correlation;
         let (name, unit) = (name.to_owned(), unit.to_owned());
-        evidence.push(Evidence { tier, name, value, threshold: None, unit, merge: crate::finding::Merge::Max });
+        evidence.push(Evidence {
+            tier,
+            name,
+            value,
+            threshold: None,
+            bound: None,
+            unit,
+            merge: crate::finding::Merge::Max,
+        });
     };
     told("windows", f64::from(case.incident.windows().max(1)), "windows");
     if case.incident.actors_on_target > 1 {

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use ipnet::IpNet;
 
+use self::explain::Why;
 use super::SettingsArgs;
 use crate::finding::Severity;
 use crate::flow::network::Network;
@@ -119,7 +120,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Err(error) => return Ok(unusable(&error)),
     }
     for &address in &args.explain {
-        tiers.engine.watch(address);
+        tiers.engine.ask(address);
     }
     if args.report.is_some() {
         tiers.traffic = Some(report::Traffic::default());
@@ -240,7 +241,8 @@ fn tell(args: &Args, tiers: &Tiers, truth: Option<&truth::Truth>) -> anyhow::Res
     let score = truth.map(|truth| truth.score(&anomalies, &tiers.host_windows));
     let format = args.format.unwrap_or_else(Format::for_stdout);
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let written = output::write(&mut out, format, &anomalies, tiers, score.as_ref()).and_then(|()| out.flush());
+    let whys: Vec<_> = args.explain.iter().map(|&address| Why::of(address, tiers, &anomalies)).collect();
+    let written = output::write(&mut out, format, &anomalies, tiers, score.as_ref(), &whys).and_then(|()| out.flush());
     // A reader that has seen enough (`| head`) closes the pipe; that is no failure.
     if let Err(error) = written
         && error.kind() != std::io::ErrorKind::BrokenPipe
@@ -248,8 +250,8 @@ fn tell(args: &Args, tiers: &Tiers, truth: Option<&truth::Truth>) -> anyhow::Res
         return Err(error).context("write anomalies");
     }
     output::summary(tiers, &anomalies);
-    for &address in &args.explain {
-        explain::tell(address, tiers, &anomalies);
+    if format == Format::Ndjson {
+        whys.iter().try_for_each(|why| why.tell(&mut std::io::stderr().lock())).context("write explanations")?;
     }
     if let Some(score) = &score {
         eprint!("{score}");

@@ -12,6 +12,7 @@ use super::live::Live;
 use super::{SettingsArgs, backends, observe, state};
 use crate::api::cloud_map::Instance;
 use crate::api::{Parts, Server};
+use crate::explainers::Explainers;
 use crate::flow::network::Network;
 use crate::health::Health;
 use crate::ml::watch::Watch;
@@ -123,9 +124,11 @@ pub(super) async fn with_api(
     linger: bool,
 ) -> anyhow::Result<Outcome> {
     let Service { settings, backends, health, metrics, models, changes } = service;
+    let explainers: Arc<Explainers> = Arc::default();
     let parts = Parts {
         store: backends.store.clone(),
         health: health.clone(),
+        explainers: explainers.clone(),
         metrics: metrics.clone(),
         models: models.clone(),
         internal: settings.network.internal.clone(),
@@ -162,7 +165,7 @@ pub(super) async fn with_api(
         let watching = models::watch_drift(models, every, metrics.clone(), backends.announcer.clone());
         AbortOnDropHandle::new(tokio::spawn(watching))
     });
-    let outcome = pipeline::run(settings.pipeline, tiers, backends, health, metrics, told.clone()).await;
+    let outcome = pipeline::run(settings.pipeline, tiers, backends, health, explainers, metrics, told.clone()).await;
     if linger && outcome.is_ok() {
         // An error means that nobody is left to tell.
         let _ = told.wait_for(|&stop| stop).await;

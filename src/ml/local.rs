@@ -13,7 +13,9 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use crate::finding::{Actor, Evidence, Finding, Merge, MlContribution, MlFeature, Severity, Subject, Threat, Tier};
+use crate::finding::{
+    Actor, Bound, Evidence, Finding, Merge, MlContribution, MlFeature, Severity, Subject, Threat, Tier,
+};
 use crate::flow::{Address, EventTime};
 use crate::ml::agreement::{Habit, Ranks};
 use crate::ml::features::{NAMES, RAW_NAMES, WINDOW_SECONDS, Z_COUNT};
@@ -222,6 +224,7 @@ fn finding(vector: &FeatureVector, score: &Score, settings: &Settings, first: Ev
         name: name.to_owned(),
         value,
         threshold,
+        bound: threshold.map(|_| if name == "p_value" { Bound::AtMost } else { Bound::AtLeast }),
         unit: unit.to_owned(),
         merge: Merge::Latest,
     };

@@ -11,8 +11,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::{Common, Ending, Tiers, duration, judgement};
+use crate::explainers::Question;
 use crate::finding::Finding;
-use crate::flow::{Address, EventTime};
+use crate::flow::EventTime;
 use crate::health::Health;
 use crate::ingest::snapshot::{Snapshot, SnapshotError};
 use crate::ingest::{Batch, IngestError, Position, Read, Refused, Shard, ShardId};
@@ -70,6 +71,8 @@ enum Work {
     /// Nothing has come; for so many seconds, once that is long enough for event time to move on with the clock.
     Quiet(u32),
     Barrier(Barrier),
+    /// Why did an address alert or not?
+    Question(Question),
     /// Nothing will follow: all windows close.
     Finish,
 }
@@ -135,12 +138,12 @@ pub(super) async fn live(
         id: id.clone(),
         unseen: 0,
         looked: EventTime::default(),
-        watched: Vec::new(),
         punctuality: Punctuality::default(),
         strange: false,
     };
     let body = move || observer.run(said, work, &to_score);
     thread::Builder::new().name(format!("engine {}", id.0)).spawn(body).map_err(ShardError::Thread)?;
+    tokio::spawn(pass_on(common.explainers.enter(&id.0), to_engine.downgrade()));
     let (fence, siblings) = (shard.fence(), shard.siblings());
     let enter = judgement::Message::Enter { shard: id.clone(), fence, siblings, judgements };
     let mut scoring = tokio::spawn(score(common.clone(), id.clone(), behavior, steps, enter, to_judgement.clone()));
@@ -181,6 +184,14 @@ pub(super) async fn live(
         let _ = to_judgement.send(judgement::Message::Continued(id, children)).await;
     }
     result
+}
+
+/// Passes questions on to the engine for as long as it is there.
+async fn pass_on(mut questions: mpsc::Receiver<Question>, to_engine: mpsc::WeakSender<Work>) {
+    while let Some(question) = questions.recv().await {
+        let Some(to_engine) = to_engine.upgrade() else { return };
+        let _ = to_engine.send(Work::Question(question)).await;
+    }
 }
 
 /// What a shard goes on from.
@@ -598,8 +609,6 @@ struct Observer {
     unseen: usize,
     /// Newest event time when they were.
     looked: EventTime,
-    /// Addresses about which somebody has asked.
-    watched: Vec<Address>,
     punctuality: Punctuality,
     /// Whether most of what this shard has read touches no host of ours.
     strange: bool,
@@ -674,7 +683,6 @@ impl Observer {
             }
         }
         while let Some(item) = work.blocking_recv() {
-            self.keep_watch();
             if let Some(thresholds) = Tiers::changed(&mut changes) {
                 self.set_thresholds(&thresholds.statistical);
                 lists = self.open_lists();
@@ -692,16 +700,17 @@ impl Observer {
                 Work::Batch(batch) => self.observe(&batch, &mut out),
                 Work::Quiet(seconds) => self.wait(seconds, &mut out),
                 Work::Finish => self.engine.finish(&mut out),
+                Work::Question(Question { address, answer }) => {
+                    // Whoever does not wait any more needs no answer.
+                    let _ = answer.send(self.engine.explained(address));
+                    continue;
+                }
                 Work::Barrier(mut mark) => {
                     mark.state.engine = self.engine.snapshot();
                     barrier = Some(mark);
                 }
             }
-            let closed = self.counted.windows;
             self.count();
-            if self.counted.windows > closed {
-                self.tell_approaches();
-            }
             // When nothing will follow, nothing is waited for.
             let watermark = if finished { EventTime(u32::MAX) } else { self.engine.watermark() };
             let watermark = (self.counted.records > 0).then_some(watermark);
@@ -713,28 +722,6 @@ impl Observer {
         }
     }
 
-    /// Watches the addresses about which somebody has asked, and no others.
-    fn keep_watch(&mut self) {
-        let wanted = self.common.health.watched();
-        if wanted == self.watched {
-            return;
-        }
-        for address in self.watched.iter().filter(|address| !wanted.contains(address)) {
-            self.engine.unwatch(*address);
-        }
-        for address in wanted.iter().filter(|address| !self.watched.contains(address)) {
-            self.engine.watch(*address);
-        }
-        self.watched = wanted;
-    }
-
-    fn tell_approaches(&self) {
-        for &address in &self.watched {
-            let explanations = self.engine.explanations_of(address);
-            self.common.health.approach(&self.id.0, address, explanations);
-        }
-    }
-
     /// Goes on under the detectors' other thresholds, as after a restart. The window, the lateness and the tables stay: they
     /// shape the state.
     fn set_thresholds(&mut self, thresholds: &statistical::Settings) {
@@ -743,10 +730,7 @@ impl Observer {
         let settings =
             statistical::Settings { port_scan, ddos, c2_beacon, crypto_mining, tor, ..tiers.statistical.clone() };
         match Engine::restore(&self.engine.snapshot(), &settings, &tiers.network) {
-            Ok(engine) => {
-                self.engine = engine;
-                self.watched.clear();
-            }
+            Ok(engine) => self.engine = engine,
             Err(error) => tracing::error!(%error, "the thresholds stay as they were; this is a defect in flowvigil"),
         }
     }

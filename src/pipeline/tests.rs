@@ -28,6 +28,7 @@ pub(super) fn common(settings: &crate::settings::Settings, folder: &Path) -> Com
         settings: Arc::new(settings.pipeline.clone()),
         tiers: Arc::new(tiers),
         health: Arc::new(Health::default()),
+        explainers: Arc::default(),
         metrics: Arc::new(Metrics::new()),
         snapshots: Arc::new(Folder::open(&FolderSettings { folder: folder.to_owned() }).unwrap()),
         stop: watch::channel(false).1,

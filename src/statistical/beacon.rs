@@ -232,15 +232,15 @@ fn needed(around: &Surroundings, settings: &Settings) -> f64 {
 
 fn rarity(around: &Surroundings, settings: &Settings, evidence: &mut Vec<Evidence>) -> bool {
     let Some(prevalence) = around.prevalence(settings) else { return true };
-    evidence.push(Evidence::judged("prevalence", prevalence, settings.prevalence_max, "ratio", Merge::Latest));
+    evidence.push(Evidence::at_most("prevalence", prevalence, settings.prevalence_max, "ratio", Merge::Latest));
     // A proxy is used by everyone; the controller behind it is not to be seen.
     around.internal || prevalence <= settings.prevalence_max
 }
 
 fn timing_evidence(t: &Timing, needed: f64, settings: &Settings) -> Vec<Evidence> {
     vec![
-        Evidence::judged("timing_log_likelihood_ratio", t.nats, needed, "nats", Merge::Max),
-        Evidence::judged("regular_intervals", t.regular, settings.regular, "ratio", Merge::Latest),
+        Evidence::at_least("timing_log_likelihood_ratio", t.nats, needed, "nats", Merge::Max),
+        Evidence::at_least("regular_intervals", t.regular, settings.regular, "ratio", Merge::Latest),
         Evidence::told("period", t.period, "s", Merge::Latest),
         Evidence::told("jitter", t.jitter, "ratio", Merge::Latest),
         Evidence::told("calls", f64::from(t.bursts), "calls", Merge::Max),
@@ -268,9 +268,9 @@ fn periodic(channel: &Channel, around: &Surroundings, settings: &Settings) -> Op
     let measured = t.bursts >= settings.size_calls;
     let alike_enough = alike.same >= settings.same_exchange || measured && alike.dispersion <= dispersion_max;
     let mut evidence = timing_evidence(&t, needed, settings);
-    evidence.push(Evidence::judged("same_exchange", alike.same, settings.same_exchange, "ratio", Merge::Latest));
-    evidence.push(Evidence::judged("size_dispersion", alike.dispersion, dispersion_max, "ratio", Merge::Latest));
-    evidence.push(Evidence::judged("payload", alike.payload, settings.payload_max as f64, "bytes", Merge::Latest));
+    evidence.push(Evidence::at_least("same_exchange", alike.same, settings.same_exchange, "ratio", Merge::Latest));
+    evidence.push(Evidence::at_most("size_dispersion", alike.dispersion, dispersion_max, "ratio", Merge::Latest));
+    evidence.push(Evidence::at_most("payload", alike.payload, settings.payload_max as f64, "bytes", Merge::Latest));
     let rare = rarity(around, settings, &mut evidence);
     let regular = t.nats >= needed && t.bursts >= settings.bursts_min && t.regular >= settings.regular;
     let passed = regular && alike_enough && rare && alike.payload <= settings.payload_max as f64 && alike.payload > 0.0;
@@ -282,7 +282,7 @@ fn failing(channel: &Channel, around: &Surroundings, settings: &Settings) -> Opt
     let t = timing(&starts)?;
     let needed = needed(around, settings);
     let mut evidence = timing_evidence(&t, needed, settings);
-    evidence.push(Evidence::judged(
+    evidence.push(Evidence::at_least(
         "failed_calls",
         f64::from(t.bursts),
         f64::from(settings.failing_min),
@@ -318,9 +318,9 @@ fn long_channel(channel: &Channel, around: &Surroundings, settings: &Settings) -
     let presence = session.presence(session.windows);
     let wanted = settings.long_span.as_secs() as f64;
     let mut evidence = vec![
-        Evidence::judged("session_length", f64::from(session.duration()), wanted, "s", Merge::Max),
-        Evidence::judged("payload_rate", rate, settings.long_rate, "bytes/min", Merge::Latest),
-        Evidence::judged("presence", presence, 0.3, "ratio", Merge::Latest),
+        Evidence::at_least("session_length", f64::from(session.duration()), wanted, "s", Merge::Max),
+        Evidence::at_most("payload_rate", rate, settings.long_rate, "bytes/min", Merge::Latest),
+        Evidence::at_least("presence", presence, 0.3, "ratio", Merge::Latest),
     ];
     let rare = rarity(around, settings, &mut evidence);
     let passed = f64::from(session.duration()) >= wanted

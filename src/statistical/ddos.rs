@@ -340,8 +340,9 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
     ];
     let (method, ratio) = rules.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("there are nine rules");
     let told = |name: &str, value: f64, unit: &str| Evidence::told(name, value, unit, Merge::Max);
-    let judged =
-        |name: &str, value: f64, threshold: f64, unit: &str| Evidence::judged(name, value, threshold, unit, Merge::Max);
+    let judged = |name: &str, value: f64, threshold: f64, unit: &str| {
+        Evidence::at_least(name, value, threshold, unit, Merge::Max)
+    };
     let mut evidence = match method {
         "syn_flood" => vec![
             judged("unanswered_packets_per_second", syn_rate, settings.syn_packets_per_second, "packets/s"),

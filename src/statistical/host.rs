@@ -25,6 +25,12 @@ pub struct Host {
     asked_packets: u32,
     /// TCP ports at which it has answered, by hash: one bit of 64 each.
     served: u64,
+    /// Conversations that it had, at most 2^32.
+    pub conversations: u32,
+    /// Their bytes, of both directions.
+    pub bytes: u64,
+    /// With whom: a linear counter as `clients` is.
+    with: u64,
 }
 
 impl Entry for Host {
@@ -52,6 +58,9 @@ impl Host {
             asked: 0,
             asked_packets: 0,
             served: 0,
+            conversations: 0,
+            bytes: 0,
+            with: 0,
         }
     }
 
@@ -69,6 +78,13 @@ impl Host {
     pub fn touch(&mut self, at: EventTime) {
         self.first_seen = self.first_seen.min(at);
         self.last_seen = self.last_seen.max(at);
+    }
+
+    /// Notes a conversation, whoever opened it, and its bytes.
+    pub fn note_talk(&mut self, peer: Address, bytes: u64) {
+        self.conversations = self.conversations.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.with |= 1 << (mix(peer) & 63);
     }
 
     /// Notes that one of our hosts opened a conversation with it.
@@ -90,6 +106,9 @@ impl Host {
     /// Takes over what another engine knows of the same address.
     pub fn join(&mut self, other: &Host) {
         self.served |= other.served;
+        self.conversations = self.conversations.max(other.conversations);
+        self.bytes = self.bytes.max(other.bytes);
+        self.with |= other.with;
         self.first_seen = self.first_seen.min(other.first_seen);
         self.last_seen = self.last_seen.max(other.last_seen);
         self.clients |= other.clients;
@@ -105,12 +124,21 @@ impl Host {
 
     /// How many of our hosts talk to it, estimated: −64·ln(zero bits / 64).
     pub fn clients(&self) -> f64 {
-        match self.clients.count_ones() {
-            0 => 0.0,
-            1 => 1.0,
-            64 => 64.0 * 64f64.ln(),
-            set => -64.0 * (f64::from(64 - set) / 64.0).ln(),
-        }
+        estimate(self.clients)
+    }
+
+    /// How many others it has had conversations with, estimated in the same way.
+    pub fn peers(&self) -> f64 {
+        estimate(self.with)
+    }
+}
+
+fn estimate(bits: u64) -> f64 {
+    match bits.count_ones() {
+        0 => 0.0,
+        1 => 1.0,
+        64 => 64.0 * 64f64.ln(),
+        set => -64.0 * (f64::from(64 - set) / 64.0).ln(),
     }
 }
 

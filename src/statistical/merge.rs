@@ -115,6 +115,7 @@ impl Engine {
             besieged,
             sweepers,
             owners,
+            explanations,
             tor,
             feature_window,
             features,
@@ -141,6 +142,7 @@ impl Engine {
         sweepers.change_all(seed, |sweeper| sweeper.rename(rename));
         state.sweepers.absorb(seed, sweepers, Sweeper::join);
         state.owners.join(owners, rename);
+        state.explanations.join(seed, explanations);
         for (host, contacts) in tor {
             state.tor.entry(host).or_default().join(&contacts, rename);
         }

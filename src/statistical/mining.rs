@@ -75,13 +75,13 @@ pub fn judge(
     let shape = Shape::of(session);
     let prevalence = if around.hosts >= 5.0 { around.clients / around.hosts } else { 0.0 };
     let evidence = vec![
-        Evidence::judged("session_length", shape.seconds, age.as_secs() as f64, "s", Merge::Max),
-        Evidence::judged("steadiness", shape.steadiness, steadiness, "ratio", Merge::Latest),
-        Evidence::judged("payload_rate", shape.rate, settings.rate_min, "bytes/min", Merge::Latest),
-        Evidence::judged("message_size", shape.message, message_max, "bytes/packet", Merge::Latest),
-        Evidence::judged("mean_message", shape.mean, message_min, "bytes/packet", Merge::Latest),
-        Evidence::judged("balance", shape.balance, settings.balance_max, "ratio", Merge::Latest),
-        Evidence::judged(
+        Evidence::at_least("session_length", shape.seconds, age.as_secs() as f64, "s", Merge::Max),
+        Evidence::at_least("steadiness", shape.steadiness, steadiness, "ratio", Merge::Latest),
+        Evidence::at_least("payload_rate", shape.rate, settings.rate_min, "bytes/min", Merge::Latest),
+        Evidence::at_most("message_size", shape.message, message_max, "bytes/packet", Merge::Latest),
+        Evidence::at_least("mean_message", shape.mean, message_min, "bytes/packet", Merge::Latest),
+        Evidence::at_most("balance", shape.balance, settings.balance_max, "ratio", Merge::Latest),
+        Evidence::at_most(
             "sent_to_received",
             shape.sent,
             if hinted { settings.balance_max } else { settings.sent_max },
@@ -90,7 +90,7 @@ pub fn judge(
         ),
         Evidence::told("pool_port", f64::from(u8::from(settings.ports.contains(&channel.port))), "yes=1", Merge::Max),
         Evidence::told("pool_list", f64::from(u8::from(listed)), "yes=1", Merge::Max),
-        Evidence::judged("prevalence", prevalence, prevalence_max, "ratio", Merge::Latest),
+        Evidence::at_most("prevalence", prevalence, prevalence_max, "ratio", Merge::Latest),
     ];
     let passed = shape.seconds >= age.as_secs() as f64
         && shape.steadiness >= steadiness

@@ -400,14 +400,14 @@ impl Suspect {
         let (method, Kind { count: value, share }, threshold) = closest;
         let unit = if method.starts_with("horizontal") || (method == "block" && !ours) { "hosts" } else { "ports" };
         let evidence = vec![
-            Evidence::judged(
+            Evidence::at_least(
                 if unit == "hosts" { "distinct_hosts" } else { "distinct_ports" },
                 f64::from(value),
                 f64::from(threshold),
                 unit,
                 Merge::Max,
             ),
-            Evidence::judged("success_ratio", share, settings.success_max, "ratio", Merge::Latest),
+            Evidence::at_most("success_ratio", share, settings.success_max, "ratio", Merge::Latest),
             Evidence::told("first_contact_failures", f64::from(failures), "targets", Merge::Max),
             Evidence::told(
                 "refused_ratio",

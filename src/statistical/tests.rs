@@ -706,20 +706,23 @@ fn what_the_log_leaves_out_is_counted_in_seconds_by_kind() {
 }
 
 #[test]
-fn an_address_is_explained_while_it_is_watched() {
+fn a_host_of_ours_is_explained_whoever_asks_and_an_outsider_if_asked_before() {
     let mut engine = engine();
-    let (scanner, caller) = (address("10.0.0.8"), address("10.0.0.10"));
-    engine.watch(scanner);
-    engine.watch(caller);
+    let outsider = address("203.0.113.5");
     run(&mut engine, &records(&busy(0)), 100);
-    let threats = |engine: &Engine, of| engine.explanations_of(of).iter().map(|e| e.threat).collect::<Vec<_>>();
-    assert!(threats(&engine, scanner).contains(&Threat::PortScan));
-    assert!(threats(&engine, caller).contains(&Threat::C2Beacon));
-    assert!(!threats(&engine, caller).contains(&Threat::PortScan), "that was the other");
-    assert_eq!(threats(&engine, address("10.0.0.7")), [], "nobody has asked");
-    engine.unwatch(scanner);
-    assert_eq!(threats(&engine, scanner), []);
-    assert!(threats(&engine, caller).contains(&Threat::C2Beacon), "that one is watched still");
+    let threats = |engine: &Engine, of: &str| {
+        let explained = engine.explained(address(of));
+        explained.approaches.iter().map(|e| e.threat).collect::<BTreeSet<_>>()
+    };
+    assert!(threats(&engine, "10.0.0.8").contains(&Threat::PortScan));
+    assert!(threats(&engine, "10.0.0.10").contains(&Threat::C2Beacon));
+    assert!(!threats(&engine, "10.0.0.10").contains(&Threat::PortScan), "that was the other");
+    let called = engine.explained(outsider);
+    assert_eq!(called.approaches[0].peer, Some(address("10.0.0.10")), "by whom it was called");
+    assert!(!called.seen.expect("it was called").ours);
+    let restored = Engine::restore(&engine.snapshot(), &settings().0, &settings().1).expect("a snapshot");
+    assert_eq!(restored.explained(outsider), called, "the past outlives the process");
+    assert_eq!(engine.explained(address("192.0.2.200")).seen, None);
 }
 
 #[test]
@@ -954,4 +957,35 @@ fn a_sweep_that_was_held_back_is_told_when_its_time_is_over_whenever_the_next_re
 fn a_sweep_of_which_most_fails_is_told_as_a_scan_alone() {
     let told = told_of_sweep(true, &[7_000, 172_800]);
     assert!(!told.is_empty() && told.iter().all(|(method, _)| method == "horizontal"), "{told:?}");
+}
+
+#[test]
+fn asking_about_everybody_changes_nothing_of_what_is_told() {
+    for seed in 0..4 {
+        let exchanges = busy(seed);
+        let records = records(&exchanges);
+        let told = |ask: bool| {
+            let mut engine = engine();
+            let mut out = Output::default();
+            for piece in records.chunks(100) {
+                if ask {
+                    piece.iter().for_each(|record| engine.ask(record.source));
+                }
+                engine.observe(piece);
+                engine.advance(&mut out);
+                if ask {
+                    engine.explained(piece[0].source);
+                }
+            }
+            engine.finish(&mut out);
+            let explained = engine.explained(address("10.0.0.8"));
+            (out.findings, out.vectors.len(), explained)
+        };
+        let ((findings, vectors, explained), (with, vectors_with, _)) = (told(false), told(true));
+        assert_eq!((findings, vectors), (with, vectors_with));
+        let seen = explained.seen.expect("it was seen, though nobody asked");
+        assert_eq!((seen.ours, seen.conversations, seen.peers), (true, 59, 1));
+        let nearest = explained.approaches.first().expect("a scan was judged");
+        assert_eq!((nearest.threat, nearest.found), (Threat::PortScan, true));
+    }
 }

@@ -127,9 +127,9 @@ impl Contacts {
         ];
         let (method, ratio) = rules.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("there are three rules");
         let evidence = vec![
-            Evidence::judged("directory_authorities", authorities, 1.0, "addresses", Merge::Max),
-            Evidence::judged("listed_relays", listed, f64::from(settings.relays), "addresses", Merge::Max),
-            Evidence::judged("or_port_peers", or_ports, f64::from(settings.or_port_peers), "addresses", Merge::Max),
+            Evidence::at_least("directory_authorities", authorities, 1.0, "addresses", Merge::Max),
+            Evidence::at_least("listed_relays", listed, f64::from(settings.relays), "addresses", Merge::Max),
+            Evidence::at_least("or_port_peers", or_ports, f64::from(settings.or_port_peers), "addresses", Merge::Max),
         ];
         Judgement { method: method.to_owned(), passed: ratio >= 1.0, evidence, ratio }
     }

@@ -123,6 +123,7 @@ impl Storms {
             name: "held_back".to_owned(),
             value: f64::from(count),
             threshold: None,
+            bound: None,
             unit: "anomalies".to_owned(),
             merge: Merge::Max,
         }];

@@ -81,7 +81,7 @@ pub(super) fn finding(threat: Threat, actor: &str, target: &str, port: u16, wind
         window_seconds: 60,
         score,
         severity: Severity::Medium,
-        evidence: vec![Evidence::judged("amount", 200.0, 100.0, "things", Merge::Max)],
+        evidence: vec![Evidence::at_least("amount", 200.0, 100.0, "things", Merge::Max)],
         summary: "it did something".to_owned(),
         interfaces: Vec::new(),
         account: String::new(),

@@ -41,6 +41,7 @@ impl Api {
         let parts = Parts {
             store: store.clone(),
             health: health.clone(),
+            explainers: Arc::default(),
             metrics,
             models: None,
             internal: Settings::defaults().network.internal,
@@ -105,7 +106,7 @@ pub fn anomaly(id: u128, detected: u32) -> Anomaly {
         detection_timestamp: EventTime(detected),
         window_seconds: 60,
         summary: "203.0.113.9 tried 1022 ports of 10.0.0.5 in 40 s without success".to_owned(),
-        evidence: vec![flowvigil::finding::Evidence::judged(
+        evidence: vec![flowvigil::finding::Evidence::at_least(
             "distinct_ports",
             1022.0,
             25.0,

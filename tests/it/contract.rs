@@ -58,7 +58,7 @@ fn anomaly(number: u32) -> Anomaly {
         detection_timestamp: at.plus(60),
         window_seconds: 60,
         summary: format!("anomaly {number}"),
-        evidence: vec![Evidence::judged("distinct_ports", 1022.0, 100.0, "ports", Merge::Max)],
+        evidence: vec![Evidence::at_least("distinct_ports", 1022.0, 100.0, "ports", Merge::Max)],
         tiers: Tiers::default(),
         mitre: vec!["T1046".to_owned()],
         account_id: "123456789012".to_owned(),

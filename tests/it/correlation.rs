@@ -46,7 +46,7 @@ pub fn scan(actor: u32, window: u32, ports: u16) -> Finding {
         score: 0.9,
         severity: Severity::Medium,
         evidence: vec![
-            Evidence::judged("distinct_ports", f64::from(ports), 100.0, "ports", Merge::Max),
+            Evidence::at_least("distinct_ports", f64::from(ports), 100.0, "ports", Merge::Max),
             Evidence::told("attempts", f64::from(ports), "attempts", Merge::Sum),
         ],
         summary: format!("{actor} tried {ports} ports of 10.0.0.5"),

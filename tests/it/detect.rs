@@ -134,7 +134,37 @@ fn an_explanation_names_numbers_thresholds_and_stages() {
     for words in ["threshold", "corroboration passed", "port_scan/"] {
         assert!(told.contains(words), "`{words}` is missing in:\n{told}");
     }
-    assert!(text(&detect(&[&log, "--explain", "192.0.2.1"]).stderr).contains("no detector had anything to judge"));
+    assert!(text(&detect(&[&log, "--explain", "192.0.2.1"]).stderr).contains("not in this log"));
+}
+
+#[test]
+fn explaining_is_in_json_and_in_the_table_keeps_addresses_apart_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("simulated.log").display().to_string();
+    let made = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
+        .args(["simulate", "--seed", "61", "--duration", "40m", "--hosts", "20", "-o", &log])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let plain = detect(&[&log]);
+    let lines = text(&std::fs::read(&log).unwrap());
+    let sources = lines.lines().filter_map(|line| line.split(' ').nth(3)).filter(|address| address.starts_with("10."));
+    let hosts: std::collections::BTreeSet<&str> = sources.collect();
+    assert!(hosts.len() > 20, "{hosts:?}");
+    let asked: Vec<&str> = hosts.iter().flat_map(|host| ["--explain", host]).collect();
+    let explained = detect(&[&[log.as_str()][..], &asked].concat());
+    assert_eq!(text(&explained.stdout), text(&plain.stdout));
+    let two = ["--explain", "10.0.0.250", "--explain", *hosts.first().unwrap()];
+    let json = detect(&[&[log.as_str(), "--format", "json"][..], &two].concat());
+    let document: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let of = |n: usize| &document["explanations"][n];
+    assert_eq!((of(0)["address"].as_str(), of(0)["seen"].is_null()), (Some("10.0.0.250"), true), "{}", of(0));
+    assert_eq!((of(1)["address"].as_str(), of(1)["seen"]["ours"].as_bool()), (Some(two[3]), Some(true)), "{}", of(1));
+    let table = text(&detect(&[&[log.as_str(), "--format", "table"][..], &two].concat()).stdout);
+    assert!(
+        table.contains("10.0.0.250\n  not in this log")
+            && table.contains(&format!("{}\n  seen: a host of ours", two[3]))
+    );
 }
 
 #[test]

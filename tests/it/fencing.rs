@@ -154,7 +154,7 @@ async fn run(file: &Path, lose: bool) -> (usize, usize) {
     };
     let (_stop, told) = watch::channel(false);
     let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
-    pipeline::run(settings.pipeline, tiers, backends, health, metrics, told).await.unwrap();
+    pipeline::run(settings.pipeline, tiers, backends, health, Arc::default(), metrics, told).await.unwrap();
     let recorded = store.query(&Query { limit: 1000, ..Query::default() }).await.unwrap().anomalies.len();
     let announced = announcer.told.lock().unwrap().len();
     (recorded, announced)

@@ -144,15 +144,20 @@ fn a_suppression_made_over_the_api_counts_within_seconds_and_why_not_can_be_aske
     let folder = tempfile::tempdir().unwrap();
     let service = Service::start(folder.path(), &[("FLOWVIGIL__API__CACHE", "0s")]);
     let some = |answer: &Value| !answer["anomalies"].as_array().unwrap().is_empty();
-    let watched = service.get("/v1/explain?address=10.0.1.2");
-    assert_eq!(watched["approaches"], json!([]), "nothing was judged yet");
-    // Below the threshold: nothing is told, and the watch says how close it came.
+    let before = service.get("/v1/explain?address=10.0.1.2");
+    assert_eq!((&before["approaches"], &before["seen"]), (&json!([]), &json!([])), "nothing was seen yet");
+    // Below the threshold: nothing is told, and how close it came is known though nobody asked before.
     service.scan("10.0.1.2", 0, 9);
     service.quiet_until(10);
     let judged = |answer: &Value| !answer["approaches"].as_array().unwrap().is_empty();
     let explained = service.wait_until("/v1/explain?address=10.0.1.2", judged);
     let approach = &explained["approaches"][0];
     assert_eq!((&approach["threat"], &approach["found"]), (&json!("port_scan"), &json!(false)), "{explained:#}");
+    let condition = |words: &str| approach["conditions"].as_array().unwrap().iter().any(|c| c == words);
+    assert!(condition("distinct_ports 9 ≥ 15 ports: no"), "{explained:#}");
+    assert_eq!((&explained["seen"][0]["ours"], &explained["seen"][0]["conversations"]), (&json!(true), &json!(9)));
+    let never = service.get("/v1/explain?address=10.0.77.7");
+    assert!(never["note"].as_str().unwrap().starts_with("no record of what this task reads"), "{never:#}");
     let ports = approach["evidence"].as_array().unwrap().iter().find(|e| e["name"] == "distinct_ports").unwrap();
     assert_eq!((&ports["value"], &ports["threshold"]), (&json!(9.0), &json!(15.0)));
 

@@ -40,7 +40,7 @@ fn name(path: &Path) -> String {
 const FLOORS: &[&[&str]] = &[
     &["flow"],
     &["finding", "ingest", "simulate", "aws", "blame"],
-    &["statistical", "correlation", "anomaly", "health", "telemetry"],
+    &["statistical", "correlation", "anomaly", "health", "explainers", "telemetry"],
     &["ml", "validation", "publish", "report"],
     &["settings", "pipeline", "api"],
     &["cli"],

@@ -1,63 +1,94 @@
 //! Why an address did or did not alert.
 
-use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use serde::Serialize;
 
 use super::tiers::Tiers;
 use crate::anomaly::Anomaly;
-use crate::finding::{Actor, Evidence};
+use crate::finding::Actor;
 use crate::flow::Address;
+use crate::publish::Silence;
+use crate::statistical::explain::{Explained, Explanation, condition};
+use crate::validation::spoken_span;
 
-/// Tells on standard error what each tier thought of an address.
-pub(super) fn tell(address: Address, tiers: &Tiers, anomalies: &[Anomaly]) {
-    eprintln!("\n{address}");
-    let concerns = |a: &Anomaly| a.actor == Actor::One(address) || a.targets.iter().any(|t| t.address == address);
-    for anomaly in anomalies.iter().filter(|a| concerns(a)) {
-        let (severity, threat, confidence) = (anomaly.severity, anomaly.threat, anomaly.confidence);
-        eprintln!("  told: {severity} {threat}, confidence {confidence:.2}: {}", anomaly.summary);
-        for evidence in &anomaly.evidence {
-            eprintln!("    {}", number(evidence));
+/// Approaches of an address that are shown to people.
+const SHOWN: usize = 10;
+
+/// All that the tiers know of an address.
+#[derive(Serialize)]
+pub(super) struct Why<'a> {
+    #[serde(flatten)]
+    explained: Explained,
+    /// The anomalies that name it, by their ids.
+    told: Vec<uuid::Uuid>,
+    /// What was judged and not told, with the stage that refused and its reason.
+    not_told: Vec<&'a Silence>,
+    #[serde(skip)]
+    anomalies: Vec<&'a Anomaly>,
+}
+
+impl<'a> Why<'a> {
+    pub(super) fn of(address: Address, tiers: &'a Tiers, anomalies: &'a [Anomaly]) -> Why<'a> {
+        let concerns = |a: &&Anomaly| a.actor == Actor::One(address) || a.targets.iter().any(|t| t.address == address);
+        let anomalies: Vec<&Anomaly> = anomalies.iter().filter(concerns).collect();
+        Why {
+            explained: tiers.engine.explained(address),
+            told: anomalies.iter().map(|anomaly| anomaly.anomaly_id).collect(),
+            not_told: tiers.silences.values().filter(|s| s.actor == Actor::One(address)).collect(),
+            anomalies,
         }
-        for stage in &anomaly.tiers.validation.stages {
-            eprintln!("    {} passed: {}", stage.name, stage.reason);
+    }
+
+    /// Tells people: what was seen, what was told, what was not, and how close the detectors came.
+    pub(super) fn tell(&self, out: &mut impl Write) -> io::Result<()> {
+        let Explained { address, seen, approaches } = &self.explained;
+        writeln!(out, "\n{address}")?;
+        match seen {
+            Some(seen) => writeln!(
+                out,
+                "  seen: {}, {} conversations with {} others, {} bytes, over {} from {} on",
+                if seen.ours { "a host of ours" } else { "no host of ours" },
+                seen.conversations,
+                seen.peers,
+                seen.bytes,
+                spoken_span(seen.first_seen, seen.last_seen),
+                seen.first_seen,
+            )?,
+            None => writeln!(out, "  not in this log: no record names it")?,
         }
-    }
-    for silence in tiers.silences.values().filter(|s| s.actor == Actor::One(address)) {
-        eprintln!("  not told: {}: {}", silence.threat, silence.summary);
-        eprintln!("    {} refused: {}", silence.stage, silence.reason);
-    }
-    // One line of each method and peer: the engine keeps the closest approach.
-    let explanations = tiers.engine.explanations();
-    let mut by_method: BTreeMap<(&str, &str), Vec<_>> = BTreeMap::new();
-    for explanation in &explanations {
-        by_method.entry((explanation.threat.name(), &explanation.method)).or_default().push(explanation);
-    }
-    for ((threat, method), approaches) in by_method {
-        eprintln!("  {threat}/{method}");
-        for approach in approaches.iter().take(5) {
-            let peer = approach.peer.map_or(String::new(), |peer| format!(" with {peer}"));
-            let found = if approach.found { "found" } else { "not found" };
-            eprintln!("    window {}{peer}: {found}: {}", approach.window, approach.verdict);
-            for evidence in &approach.evidence {
-                eprintln!("      {}", number(evidence));
+        for anomaly in &self.anomalies {
+            let Anomaly { severity, threat, confidence, summary, .. } = anomaly;
+            writeln!(out, "  told: {severity} {threat}, confidence {confidence:.2}: {summary}")?;
+            for evidence in &anomaly.evidence {
+                writeln!(out, "    {}", condition(evidence))?;
+            }
+            for stage in &anomaly.tiers.validation.stages {
+                writeln!(out, "    {} passed: {}", stage.name, stage.reason)?;
             }
         }
-        if approaches.len() > 5 {
-            eprintln!("    and {} more", approaches.len() - 5);
+        for silence in &self.not_told {
+            writeln!(out, "  not told: {}: {}", silence.threat, silence.summary)?;
+            writeln!(out, "    {} refused: {}", silence.stage, silence.reason)?;
         }
-    }
-    if explanations.is_empty() {
-        eprintln!("  no detector had anything to judge about it");
+        for approach in approaches.iter().take(SHOWN) {
+            tell_approach(approach, out)?;
+        }
+        if approaches.len() > SHOWN {
+            writeln!(out, "  and {} more that were farther from a finding", approaches.len() - SHOWN)?;
+        }
+        if approaches.is_empty() && seen.is_some() {
+            writeln!(out, "  no detector had anything to judge about it")?;
+        }
+        Ok(())
     }
 }
 
-fn number(evidence: &Evidence) -> String {
-    let Evidence { name, value, unit, .. } = evidence;
-    match evidence.threshold {
-        Some(threshold) => format!("{name} {} {unit}, threshold {}", short(*value), short(threshold)),
-        None => format!("{name} {} {unit}", short(*value)),
+fn tell_approach(approach: &Explanation, out: &mut impl Write) -> io::Result<()> {
+    let peer = approach.peer.map_or(String::new(), |peer| format!(" with {peer}"));
+    writeln!(out, "  {}/{}{peer}, window {}", approach.threat, approach.verdict(), approach.window)?;
+    for evidence in &approach.evidence {
+        writeln!(out, "    {}", condition(evidence))?;
     }
-}
-
-fn short(value: f64) -> String {
-    if value == value.trunc() && value.abs() < 1e15 { format!("{value:.0}") } else { format!("{value:.3}") }
+    Ok(())
 }

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
 
+use super::explain::Why;
 use super::tiers::Tiers;
 use super::truth::Score;
 use crate::anomaly::Anomaly;
@@ -38,6 +39,8 @@ struct Document<'a> {
     blind: &'a super::Blind,
     #[serde(skip_serializing_if = "Option::is_none")]
     score: Option<&'a Score>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    explanations: &'a [Why<'a>],
 }
 
 /// Writes the anomalies.
@@ -47,9 +50,13 @@ pub(super) fn write(
     anomalies: &[Anomaly],
     tiers: &Tiers,
     score: Option<&Score>,
+    whys: &[Why<'_>],
 ) -> std::io::Result<()> {
     match format {
-        Format::Table => table(out, anomalies, std::io::stdout().is_terminal()),
+        Format::Table => {
+            table(out, anomalies, std::io::stdout().is_terminal())?;
+            whys.iter().try_for_each(|why| why.tell(out))
+        }
         Format::Ndjson => {
             for anomaly in anomalies {
                 serde_json::to_writer(&mut *out, anomaly)?;
@@ -65,6 +72,7 @@ pub(super) fn write(
                 refused: &tiers.refused,
                 blind: &tiers.blind,
                 score,
+                explanations: whys,
             };
             serde_json::to_writer_pretty(&mut *out, &document)?;
             out.write_all(b"\n")

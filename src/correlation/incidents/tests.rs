@@ -40,7 +40,7 @@ fn scan(window: u32, ports: u16) -> Finding {
         score: 0.9,
         severity: Severity::Medium,
         evidence: vec![
-            Evidence::judged("distinct_ports", f64::from(ports), 100.0, "ports", Merge::Max),
+            Evidence::at_least("distinct_ports", f64::from(ports), 100.0, "ports", Merge::Max),
             Evidence::told("attempts", f64::from(ports), "attempts", Merge::Sum),
         ],
         summary: format!("203.0.113.9 tried {ports} ports of 10.0.0.5"),
@@ -269,8 +269,8 @@ fn any_finding() -> impl Strategy<Value = Finding> {
         interfaces: vec![format!("eni-{target}")],
         severity: if score > 50 { Severity::High } else { Severity::Low },
         evidence: vec![
-            Evidence::judged("distinct_ports", f64::from(ports), f64::from(target), "ports", Merge::Max),
-            Evidence::judged("failure_ratio", f64::from(score), 0.5, "ratio", Merge::Min),
+            Evidence::at_least("distinct_ports", f64::from(ports), f64::from(target), "ports", Merge::Max),
+            Evidence::at_least("failure_ratio", f64::from(score), 0.5, "ratio", Merge::Min),
             Evidence::told("attempts", f64::from(ports) * 0.1, "attempts", Merge::Sum),
             Evidence::told("rate", f64::from(ports), "1/s", Merge::Latest),
         ],

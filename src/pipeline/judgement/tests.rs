@@ -88,7 +88,7 @@ fn scan(scanner: u32, minute: u32) -> Finding {
         window_seconds: 60,
         score: 0.99,
         severity: Severity::High,
-        evidence: vec![Evidence::judged("distinct_ports", 500.0, 100.0, "ports", Merge::Max)],
+        evidence: vec![Evidence::at_least("distinct_ports", 500.0, 100.0, "ports", Merge::Max)],
         summary: "a scan".to_owned(),
         interfaces: vec!["eni-1".to_owned()],
         account: String::new(),

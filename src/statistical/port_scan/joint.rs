@@ -128,9 +128,9 @@ impl Siege {
         let sources = f64::from(self.sources);
         let wanted = (f64::from(settings.joint), f64::from(settings.joint_sources));
         let evidence = vec![
-            Evidence::judged("distinct_ports", ports, wanted.0, "ports", Merge::Max),
-            Evidence::judged("sources", sources, wanted.1, "addresses", Merge::Max),
-            Evidence::judged("sources_per_port", repeats, settings.joint_repeats, "ratio", Merge::Latest),
+            Evidence::at_least("distinct_ports", ports, wanted.0, "ports", Merge::Max),
+            Evidence::at_least("sources", sources, wanted.1, "addresses", Merge::Max),
+            Evidence::at_most("sources_per_port", repeats, settings.joint_repeats, "ratio", Merge::Latest),
         ];
         let passed = ports >= wanted.0 && sources >= wanted.1 && repeats <= settings.joint_repeats;
         Judgement { method: "joint".to_owned(), passed, evidence, ratio: ports / wanted.0 }

@@ -189,8 +189,8 @@ impl Sweeper {
         let decided = watch >= wanted || ended || now.since(began) >= hold;
         let answered = swept.iter().filter(|target| target.answered).count() as f64;
         let evidence = vec![
-            Evidence::judged("distinct_hosts", hosts, settings.hosts.into(), "hosts", Merge::Max),
-            Evidence::judged("hosts_before", before, hosts / 4.0, "hosts", Merge::Latest),
+            Evidence::at_least("distinct_hosts", hosts, settings.hosts.into(), "hosts", Merge::Max),
+            Evidence::at_most("hosts_before", before, hosts / 4.0, "hosts", Merge::Latest),
             Evidence::told("hosts_that_answered", answered, "hosts", Merge::Max),
             Evidence::told("hosts_visited_again", again, "hosts", Merge::Latest),
             Evidence::told("watched_before", watch.into(), "s", Merge::Latest),
