@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::finding::{Actor, Evidence, IncidentKey, Severity, Subject, Target, Threat};
+use crate::finding::{Actor, Evidence, IncidentKey, Origin, Severity, Subject, Target, Threat};
 pub use crate::finding::{MlContribution, MlFeature};
 use crate::flow::EventTime;
 
@@ -38,10 +38,16 @@ pub struct Anomaly {
     pub status: Status,
     /// How bad.
     pub severity: Severity,
+    /// Why it is as bad as that, in words.
+    #[serde(default)]
+    pub severity_reason: String,
     /// Calibrated probability that it is true, 0 to 1.
     pub confidence: f64,
     /// Who did it; `many` for a distributed flood or scan.
     pub actor: Actor,
+    /// Where it comes from, where `actor` is `many`: the largest so many, the largest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Origin>,
     /// On whom, bounded; see `target_count`.
     pub targets: Vec<Target>,
     /// How many distinct targets in all.

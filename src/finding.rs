@@ -234,6 +234,24 @@ impl<'de> Deserialize<'de> for Actor {
     }
 }
 
+/// One of many addresses that something comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Origin {
+    /// The address.
+    pub address: Address,
+    /// How much it did in the window in which it did most: packets of a flood, ports of a joint scan.
+    pub amount: u64,
+}
+
+impl Origin {
+    /// The largest of these, equals by address.
+    pub fn largest(mut all: Vec<Origin>) -> Vec<Origin> {
+        all.sort_unstable_by_key(|source| (std::cmp::Reverse(source.amount), source.address));
+        all.truncate(Finding::SOURCES_MAX);
+        all
+    }
+}
+
 /// One address that was acted upon, and on which ports.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Target {
@@ -266,10 +284,13 @@ pub struct Finding {
     pub targets: Vec<Target>,
     /// How many distinct targets there were in all.
     pub target_count: u32,
-    /// HyperLogLog registers of the whole target set, joined by maximum, for a target set that one shard cannot list. Empty
-    /// from the present detectors: shards then join the listed targets and keep the largest count.
+    /// Where it comes from, where that is more than one address: those that did most, up to [`Finding::SOURCES_MAX`], the
+    /// largest first.
     #[serde(default)]
-    pub target_sketch: Vec<u8>,
+    pub sources: Vec<Origin>,
+    /// Why it is as bad as `severity` says, as a sentence without its end.
+    #[serde(default)]
+    pub severity_reason: String,
     /// First moment of what is stated.
     pub first_seen: EventTime,
     /// Last moment of what is stated.
@@ -284,7 +305,8 @@ pub struct Finding {
     pub severity: Severity,
     /// The numbers, each beside its threshold.
     pub evidence: Vec<Evidence>,
-    /// The sentence, when this finding is all that is known: subject, verb, numbers, span.
+    /// The sentence: subject, verb, numbers, span. `{name}` stands for the evidence of that name and `{targets}` for how many
+    /// targets there are ([`fill`]), so that the sentence of an episode says what its numbers say.
     pub summary: String,
     /// Names of the interfaces that saw it (bounded).
     pub interfaces: Vec<String>,
@@ -336,10 +358,42 @@ impl Finding {
     /// How many targets a finding lists; more are only counted.
     pub const TARGETS_MAX: usize = 32;
 
+    /// How many sources a finding lists.
+    pub const SOURCES_MAX: usize = 20;
+
+    /// The sentence, when this finding is all that is known.
+    pub fn sentence(&self) -> String {
+        let number = |name: &str| match name {
+            "targets" => Some(f64::from(self.target_count)),
+            _ => self.evidence.iter().find(|e| e.name == name).map(|e| e.value),
+        };
+        fill(&self.summary, number)
+    }
+
     /// The key that findings of one story share.
     pub fn key(&self) -> IncidentKey {
         IncidentKey { threat: self.threat, subject: self.subject }
     }
+}
+
+/// Puts numbers, rounded to whole ones, in the place of `{name}`; what has no number stays as it is.
+pub fn fill(sentence: &str, number: impl Fn(&str) -> Option<f64>) -> String {
+    let mut filled = String::with_capacity(sentence.len());
+    let mut rest = sentence;
+    while let Some((before, behind)) = rest.split_once('{') {
+        filled.push_str(before);
+        match behind.split_once('}').and_then(|(name, after)| Some((number(name)?, after))) {
+            Some((value, after)) => {
+                filled.push_str(&format!("{value:.0}"));
+                rest = after;
+            }
+            None => {
+                filled.push('{');
+                rest = behind;
+            }
+        }
+    }
+    filled + rest
 }
 
 /// What an episode is about.
@@ -393,5 +447,22 @@ mod tests {
         let key = IncidentKey { threat: Threat::Tor, subject: Subject::Actor(Address::v4(7)) };
         assert_eq!(key.episode(EventTime(60)), key.episode(EventTime(60)));
         assert_ne!(key.episode(EventTime(60)), key.episode(EventTime(61)));
+    }
+
+    #[test]
+    fn a_sentence_says_the_numbers_of_its_evidence_and_keeps_what_has_none() {
+        let number = |name: &str| [("ports", 12.4), ("hosts", 3.0)].into_iter().find(|(n, _)| *n == name).map(|n| n.1);
+        assert_eq!(fill("tried {ports} ports on {hosts} hosts", number), "tried 12 ports on 3 hosts");
+        assert_eq!(fill("{unknown} of {ports}", number), "{unknown} of 12");
+        assert_eq!(fill("a { that stays, {hosts", number), "a { that stays, {hosts");
+        assert_eq!(fill("nothing", number), "nothing");
+    }
+
+    #[test]
+    fn the_largest_sources_are_named_and_equals_by_address() {
+        let source = |n: u32| Origin { address: Address::v4(n), amount: u64::from(n / 2) };
+        let largest = Origin::largest((0..50).map(source).collect());
+        assert_eq!(largest.len(), Finding::SOURCES_MAX);
+        assert_eq!(largest[..3], [source(48), source(49), source(46)]);
     }
 }

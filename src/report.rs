@@ -269,8 +269,9 @@ fn evidence(html: &mut String, evidence: &[Evidence]) {
     html.push_str(
         "<table><tr><th>Evidence</th><th class=\"n\">measured</th><th class=\"n\">threshold</th><th>unit</th></tr>",
     );
-    for Evidence { name, value, threshold, unit, .. } in evidence {
-        let threshold = threshold.map_or(String::new(), number);
+    for Evidence { name, value, threshold, bound, unit, .. } in evidence {
+        let sign = bound.map_or(String::new(), |bound| format!("{} ", escaped(bound.sign())));
+        let threshold = threshold.map_or(String::new(), |threshold| format!("{sign}{}", number(threshold)));
         let _ = write!(
             html,
             "<tr><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{threshold}</td><td>{}</td></tr>",
@@ -294,6 +295,14 @@ fn targets(html: &mut String, anomaly: &Anomaly) {
         let _ = write!(html, " and {} more", anomaly.target_count - 8);
     }
     html.push_str("</p>");
+    if !anomaly.sources.is_empty() {
+        let shown = anomaly.sources.iter().map(|source| format!("{} ({})", source.address, source.amount));
+        let shown = shown.collect::<Vec<_>>().join(", ");
+        let _ = write!(html, "<p>Largest sources, with their packets or ports: {}</p>", escaped(&shown));
+    }
+    if !anomaly.severity_reason.is_empty() {
+        let _ = write!(html, "<p>{}: {}</p>", anomaly.severity, escaped(&anomaly.severity_reason));
+    }
 }
 
 fn silences(html: &mut String, silences: &[&Silence]) {

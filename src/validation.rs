@@ -163,6 +163,8 @@ struct Told {
     anomaly: Anomaly,
     /// Its severity before the company it keeps was looked at.
     own_severity: Severity,
+    /// Why it was that.
+    own_reason: String,
 }
 
 impl Told {
@@ -307,7 +309,12 @@ impl Judge {
         let own_severity =
             case.account.severity.unwrap_or(Severity::Low).max(before.map_or(Severity::Low, |t| t.own_severity));
         let mut anomaly = self.anomaly(case, validation, before);
-        self.keep_company(&mut anomaly, own_severity, case.incident.related.keys(), before.map(|told| &told.anomaly));
+        let own_reason = match before {
+            Some(told) if told.own_severity > case.account.severity.unwrap_or(Severity::Low) => told.own_reason.clone(),
+            _ => case.account.severity_reason.clone(),
+        };
+        let own = (own_severity, own_reason.as_str());
+        self.keep_company(&mut anomaly, own, case.incident.related.keys(), before.map(|told| &told.anomaly));
         let interval = u32::try_from(self.settings.update_interval.as_secs()).unwrap_or(0);
         let news = before.is_none_or(|told| is_news(&told.anomaly, &anomaly, interval));
         if known.is_none() {
@@ -316,10 +323,11 @@ impl Judge {
         }
         if news {
             outcomes.push(Outcome::Told(Box::new(anomaly.clone())));
-            self.told.insert(id, Told { anomaly, own_severity });
+            self.told.insert(id, Told { anomaly, own_severity, own_reason });
         } else if let Some(told) = self.told.get_mut(&id) {
             // Whether this was worth telling must not decide what is told at the end.
             (told.anomaly.confidence, told.own_severity) = (anomaly.confidence, own_severity);
+            told.own_reason = own_reason;
         }
     }
 
@@ -337,8 +345,10 @@ impl Judge {
             threat: case.threat(),
             status: if case.incident.closed { Status::Closed } else { Status::Open },
             severity: account.severity.unwrap_or(Severity::Low),
+            severity_reason: account.severity_reason.clone(),
             confidence: before.map_or(confidence, |told| told.anomaly.confidence.max(confidence)),
             actor: case.actor,
+            sources: account.sources(),
             targets: case.targets.clone(),
             target_count: account.target_count(),
             first_seen: account.first_seen,
@@ -369,7 +379,7 @@ impl Judge {
     fn keep_company<'i>(
         &self,
         anomaly: &mut Anomaly,
-        own: Severity,
+        (own, own_reason): (Severity, &str),
         related: impl Iterator<Item = &'i Uuid>,
         before: Option<&Anomaly>,
     ) {
@@ -397,7 +407,15 @@ impl Judge {
             2 => own.max(Severity::High),
             _ => Severity::Critical,
         };
-        anomaly.severity = before.map_or(severity, |anomaly| anomaly.severity.max(severity));
+        let others: Vec<&str> = threats.iter().filter(|t| **t != anomaly.threat).map(|threat| threat.name()).collect();
+        let reason = match severity > own {
+            true => format!("{own_reason}; raised, since the same actor is told of {} too", others.join(" and ")),
+            false => own_reason.to_owned(),
+        };
+        (anomaly.severity, anomaly.severity_reason) = match before {
+            Some(before) if before.severity > severity => (before.severity, before.severity_reason.clone()),
+            _ => (severity, reason),
+        };
     }
 
     /// Tells the relatives of what was just confirmed about it: they may now be worse.
@@ -416,7 +434,8 @@ impl Judge {
             let mut anomaly = told.anomaly.clone();
             anomaly.updates -= anomaly.related.len() as u32;
             let company: BTreeSet<Uuid> = new.into_iter().chain(told.anomaly.related.iter().copied()).collect();
-            self.keep_company(&mut anomaly, told.own_severity, company.iter(), Some(&told.anomaly));
+            let own = (told.own_severity, told.own_reason.as_str());
+            self.keep_company(&mut anomaly, own, company.iter(), Some(&told.anomaly));
             outcomes.push(Outcome::Told(Box::new(anomaly.clone())));
             self.told.insert(id, Told { anomaly, ..told });
         }
@@ -509,7 +528,8 @@ impl Judge {
 
     /// Takes note of an anomaly that the store knows from before, so that it goes on under its first timestamp.
     pub fn remember(&mut self, anomaly: &Anomaly) {
-        let mut told = Told { anomaly: anomaly.clone(), own_severity: anomaly.severity };
+        let own_reason = anomaly.severity_reason.clone();
+        let mut told = Told { anomaly: anomaly.clone(), own_severity: anomaly.severity, own_reason };
         // Which of two ids goes on is decided where they are told; here its incident is what it is.
         if told.anomaly.merged_into.take().is_some() {
             told.anomaly.status = Status::Open;

@@ -8,7 +8,8 @@
 //! | methods and scores, severity, span, counts | extreme |
 //! | actor | itself; two different ones are `many` |
 //! | targets, ports, interfaces | union, the smallest so many kept |
-//! | target sketch | register-wise maximum |
+//! | sources | the largest so many of the larger amounts of each |
+//! | why it is so severe | the reason of the most severe |
 //! | what the models said | the louder |
 //! | evidence | its [`Merge`]; sums are kept per window, shard and method and overwritten |
 //!
@@ -25,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::pairs;
-use crate::finding::{Actor, Evidence, Finding, IncidentKey, Merge, MlContribution, Severity, Target, Tier};
+use crate::finding::{Actor, Evidence, Finding, IncidentKey, Merge, MlContribution, Origin, Severity, Target, Tier};
 use crate::flow::{Address, EventTime};
 
 /// How many windows' own numbers are kept before the oldest are added up for good: two hours of one-minute windows of one
@@ -303,7 +304,12 @@ pub struct Account {
     pub ml: Option<MlContribution>,
     target_count: u32,
     targets: BTreeMap<Address, Ports>,
-    sketch: Vec<u8>,
+    /// What the largest sources did.
+    #[serde(default, with = "pairs")]
+    sources: BTreeMap<Address, u64>,
+    /// Why it is as bad as `severity`.
+    #[serde(default)]
+    pub severity_reason: String,
     #[serde(with = "pairs")]
     numbers: BTreeMap<NumberName, Number>,
     /// Sums of the recent windows, by window.
@@ -394,7 +400,8 @@ impl Account {
             ml: finding.ml.clone(),
             target_count: finding.target_count,
             targets: finding.targets.iter().map(|t| (t.address, ports(t))).collect(),
-            sketch: finding.target_sketch.clone(),
+            sources: finding.sources.iter().map(|source| (source.address, source.amount)).collect(),
+            severity_reason: finding.severity_reason.clone(),
             numbers,
             windows: BTreeMap::from([(source, sums)]),
             headline: Some(Headline {
@@ -426,6 +433,10 @@ impl Account {
         }
         if self.actor != other.actor {
             self.actor = Some(Actor::Many);
+        }
+        let reason = |account: &Account| std::cmp::Reverse(account.severity_reason.clone());
+        if (other.severity, reason(other)) > (self.severity, reason(self)) {
+            self.severity_reason.clone_from(&other.severity_reason);
         }
         self.severity = self.severity.max(other.severity);
         self.first_seen = self.first_seen.min(other.first_seen);
@@ -483,12 +494,9 @@ impl Account {
             mine.count = mine.count.max(ports.count);
         }
         self.target_count = self.target_count.max(other.target_count);
-        if self.sketch.len() == other.sketch.len() {
-            for (mine, &theirs) in self.sketch.iter_mut().zip(&other.sketch) {
-                *mine = (*mine).max(theirs);
-            }
-        } else if self.sketch.len() < other.sketch.len() {
-            self.sketch.clone_from(&other.sketch);
+        for (&address, &amount) in &other.sources {
+            let mine = self.sources.entry(address).or_default();
+            *mine = amount.max(*mine);
         }
     }
 
@@ -502,6 +510,9 @@ impl Account {
                 ports.listed.pop_last();
             }
             ports.count = ports.count.max(ports.listed.len() as u32);
+        }
+        if self.sources.len() > Finding::SOURCES_MAX {
+            self.sources = self.sources().into_iter().map(|source| (source.address, source.amount)).collect();
         }
         while self.interfaces.len() > INTERFACES_MAX {
             self.interfaces.pop_last();
@@ -575,9 +586,14 @@ impl Account {
         self.targets.iter().map(target).collect()
     }
 
-    /// How many distinct targets: the most that any of the listed set, one window's count, and the joined sketch say.
+    /// The largest sources, the largest first; none where it comes from one.
+    pub fn sources(&self) -> Vec<Origin> {
+        Origin::largest(self.sources.iter().map(|(&address, &amount)| Origin { address, amount }).collect())
+    }
+
+    /// How many distinct targets: the most that any of the listed set and one finding's count say.
     pub fn target_count(&self) -> u32 {
-        self.target_count.max(self.targets.len() as u32).max(estimate(&self.sketch))
+        self.target_count.max(self.targets.len() as u32)
     }
 
     /// The sentence of the finding that was surest, and what that finding spans, s.
@@ -600,23 +616,4 @@ fn total(windows: &BTreeMap<Source, BTreeMap<String, f64>>) -> BTreeMap<String, 
         *totals.entry(name.to_owned()).or_insert(0.0) += value;
     }
     totals
-}
-
-/// How many distinct things HyperLogLog registers have seen (Flajolet et al. 2007, with linear counting below 2.5 m);
-/// 0 for no registers.
-fn estimate(registers: &[u8]) -> u32 {
-    let m = registers.len() as f64;
-    if registers.len() < 16 {
-        return 0;
-    }
-    let alpha = match registers.len() {
-        16 => 0.673,
-        32 => 0.697,
-        64 => 0.709,
-        _ => 0.7213 / (1.0 + 1.079 / m),
-    };
-    let raw = alpha * m * m / registers.iter().map(|&r| (-f64::from(r)).exp2()).sum::<f64>();
-    let empty = registers.iter().filter(|&&r| r == 0).count();
-    let estimate = if raw <= 2.5 * m && empty > 0 { m * (m / empty as f64).ln() } else { raw };
-    estimate.round().min(f64::from(u32::MAX)) as u32
 }

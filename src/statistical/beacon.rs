@@ -343,11 +343,22 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
     let last = channel.sessions.iter().map(|s| s.end).max().unwrap_or(window);
     let number = |name: &str| judgement.evidence.iter().find(|e| e.name == name).map_or(0.0, |e| e.value);
     let (opener, responder, port) = (channel.opener, channel.responder, channel.port);
+    let (severity, reason) = match judgement.method.as_str() {
+        "periodic" => (Severity::High, "somebody who answers a program at its own beat may command the host"),
+        "failing" => (Severity::Medium, "nobody answers, so nobody commands the host at present"),
+        _ => (Severity::Medium, "a thin session may as well be that of a service nobody named"),
+    };
+    // A call may be several connections at once.
+    let sessions = channel.sessions.iter().filter(|s| s.failed == (judgement.method == "failing")).count() as f64;
+    let each = sessions / number("calls").max(1.0);
+    let calls = match each >= 1.5 {
+        true => format!("{:.0} bursts of about {each:.0} connections", number("calls")),
+        false => format!("{:.0} calls", number("calls")),
+    };
     let summary = match judgement.method.as_str() {
         "failing" => format!(
-            "{opener} keeps trying {responder} port {port} every {:.0} s and is never answered: {:.0} calls in {}",
+            "{opener} keeps trying {responder} port {port} every {:.0} s and is never answered: {calls} in {}",
             number("period"),
-            number("calls"),
             span(last.since(first))
         ),
         "long_channel" => format!(
@@ -356,15 +367,13 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
             number("payload_rate")
         ),
         _ => format!(
-            "{opener} calls {responder} port {port} every {:.0} s (± {:.0} %) with {} exchange: {:.0} calls in {}",
+            "{opener} calls {responder} port {port} every {:.0} s (± {:.0} %) with {} exchange: {calls} in {}",
             number("period"),
             number("jitter") * 100.0,
             if judgement.holds("same_exchange") { "the same" } else { "nearly the same" },
-            number("calls"),
             span(last.since(first))
         ),
     };
-    let severity = if judgement.method == "periodic" { Severity::High } else { Severity::Medium };
     Finding {
         threat: Threat::C2Beacon,
         method: judgement.method.clone(),
@@ -372,7 +381,8 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
         subject: Subject::Pair(opener, responder),
         targets: vec![Target { address: responder, ports: vec![port], port_count: 1 }],
         target_count: 1,
-        target_sketch: Vec::new(),
+        sources: Vec::new(),
+        severity_reason: reason.to_owned(),
         first_seen: first,
         last_seen: last,
         window,

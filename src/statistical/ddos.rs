@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use hashbrown::{HashMap, HashSet};
 use serde::Deserialize;
 
-use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
+use crate::finding::{Actor, Evidence, Finding, Merge, Origin, Severity, Subject, Target, Threat};
 use crate::flow::{Address, EventTime, Marks, protocol, tcp_flags};
 use crate::statistical::conversation::{Conversation, Outcome, Place, has_ports};
 use crate::statistical::explain::Judgement;
@@ -412,13 +412,27 @@ pub fn finding(
     let ports: Vec<u16> = victim.ports.keys().copied().take(Target::PORTS_MAX).collect();
     let port_count = victim.ports.len() as u32;
     let sources = victim.sources.len();
+    let counted = judgement.evidence.iter().any(|e| e.name == "distinct_sources");
     let who = match actor {
         Actor::One(source) => source.to_string(),
+        Actor::Many if counted => "{distinct_sources} sources".to_owned(),
         Actor::Many => format!("{sources} sources"),
     };
     let leading = &judgement.evidence[0];
     let what = judgement.method.replace('_', " ");
+    let seconds = victim.last.saturating_sub(victim.first).max(1);
+    let summary = match leading.name.as_str() {
+        "distinct_sources" => format!("connections that carry nothing from {who} on {address} within {seconds} s"),
+        name => format!("{what} from {who} on {address}: {{{name}}} {} within {seconds} s", name.replace('_', " ")),
+    };
     let (first_seen, last_seen) = (EventTime(victim.first), EventTime(victim.last));
+    let (severity, reason) = match ours {
+        true => (Severity::High, "a host of ours is flooded"),
+        false if judgement.ratio >= 10.0 => {
+            (Severity::High, "hosts of ours flood somebody, ten times over the threshold")
+        }
+        false => (Severity::Medium, "hosts of ours send somebody more than is answered"),
+    };
     Finding {
         threat: Threat::Ddos,
         method: judgement.method.clone(),
@@ -426,20 +440,22 @@ pub fn finding(
         subject: Subject::Victim(address),
         targets: vec![Target { address, ports, port_count }],
         target_count: 1,
-        target_sketch: Vec::new(),
+        sources: match actor {
+            Actor::One(_) => Vec::new(),
+            Actor::Many => {
+                let source = |(&address, &amount)| Origin { address, amount };
+                Origin::largest(victim.sources.iter().map(source).collect())
+            }
+        },
+        severity_reason: reason.to_owned(),
         first_seen,
         last_seen,
         window,
         window_seconds,
         score: 1.0 - 0.5 / judgement.ratio.max(1.0),
-        severity: if ours || judgement.ratio >= 10.0 { Severity::High } else { Severity::Medium },
+        severity,
         evidence: judgement.evidence.clone(),
-        summary: format!(
-            "{what} from {who} on {address}: {:.0} {} within {} s",
-            leading.value,
-            leading.name.replace('_', " "),
-            last_seen.since(first_seen).max(1)
-        ),
+        summary,
         interfaces: Vec::new(),
         account: String::new(),
         provisional: false,

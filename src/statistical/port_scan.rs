@@ -442,7 +442,6 @@ impl Suspect {
         }
         // What is only counted, since the list is full, moves the end as well.
         last = last.max(self.last_seen);
-        let failures = self.failures.len() as u32 + self.overflow;
         let target_count = per_target.len() as u32;
         // The hosts with the most ports are the ones to show; then by address, so that the choice is stable.
         let mut targets: Vec<(Address, Vec<u16>)> = per_target.into_iter().collect();
@@ -459,14 +458,16 @@ impl Suspect {
             })
             .collect();
         let refused = f64::from(self.refused) / f64::from(self.attempts.max(1));
-        let summary = summary(self.source, &targets, target_count, failures, refused, last.since(first));
+        let summary = summary(self.source, &targets, judgement, refused, last.since(first));
         // A source of ours has no reason to knock at closed doors, but at those of the web and of mail, which it is sent to by
         // names that others publish; an outsider does little harm by it alone.
         let sent_there = |target: &Target| target.ports.iter().all(|port| settings.client_ports.contains(port));
-        let severity = match ours {
-            true if judgement.method == "horizontal" && targets.iter().all(sent_there) => Severity::Medium,
-            true => Severity::High,
-            false => Severity::Low,
+        let (severity, reason) = match ours {
+            true if judgement.method == "horizontal" && targets.iter().all(sent_there) => {
+                (Severity::Medium, "it scans from inside, though only ports to which names lead")
+            }
+            true => (Severity::High, "it scans from inside, which hosts of ours have no reason to do"),
+            false => (Severity::Low, "it scans from outside and was refused, as happens to everybody on the internet"),
         };
         targets.sort_by_key(|t| t.address);
         Finding {
@@ -476,7 +477,8 @@ impl Suspect {
             subject: Subject::Actor(self.source),
             targets,
             target_count,
-            target_sketch: Vec::new(),
+            sources: Vec::new(),
+            severity_reason: reason.to_owned(),
             first_seen: first,
             last_seen: last,
             window,
@@ -524,13 +526,20 @@ struct Breadth {
     ports: u32,
 }
 
-fn summary(source: Address, targets: &[Target], hosts: u32, failures: u32, refused: f64, seconds: u32) -> String {
-    let what = match (targets, hosts) {
-        ([only], 1) => format!("{} ports of {}", failures.max(only.port_count), only.address),
-        ([first, ..], _) if targets.iter().all(|t| t.port_count == 1 && t.ports == first.ports) => {
-            format!("port {} on {} hosts", first.ports.first().copied().unwrap_or(0), hosts)
+/// The sentence, with the evidence's names in the place of numbers.
+fn summary(source: Address, targets: &[Target], judgement: &Judgement, refused: f64, seconds: u32) -> String {
+    let count = |name: &str| judgement.evidence.iter().find(|e| e.name == name).map_or(0.0, |e| e.value);
+    // What the rule counted is told where it is all that failed; else all that failed is.
+    let ports = match count("distinct_ports") >= count("first_contact_failures") {
+        true => "{distinct_ports}",
+        false => "{first_contact_failures}",
+    };
+    let what = match targets {
+        [only] => format!("{ports} ports of {}", only.address),
+        [first, ..] if targets.iter().all(|t| t.port_count == 1 && t.ports == first.ports) => {
+            format!("port {} on {{targets}} hosts", first.ports.first().copied().unwrap_or(0))
         }
-        _ => format!("{failures} ports on {hosts} hosts"),
+        _ => format!("{ports} ports on {{targets}} hosts"),
     };
     format!("{source} tried {what} in {seconds} s without success; {:.0} % were refused", refused * 100.0)
 }

@@ -111,6 +111,7 @@ impl Storms {
         anomaly.first_seen = anomaly.first_seen.min(case.account.first_seen);
         anomaly.last_seen = anomaly.last_seen.max(case.account.last_seen);
         anomaly.severity = anomaly.severity.max(case.account.severity.unwrap_or(anomaly.severity));
+        anomaly.severity_reason = "the worst of those that are held back".to_owned();
         add_targets(&mut anomaly, case);
         anomaly.summary = format!(
             "{count} more anomalies of {} since {}: {}",
@@ -142,7 +143,9 @@ fn first(case: &Case<'_>, start: EventTime) -> Anomaly {
         threat: case.threat(),
         status: Status::Open,
         severity: case.account.severity.unwrap_or(crate::finding::Severity::Medium),
+        severity_reason: String::new(),
         confidence: 1.0,
+        sources: Vec::new(),
         actor: Actor::Many,
         targets: Vec::new(),
         target_count: 0,

@@ -10,7 +10,7 @@ use flowvigil::correlation::fallback::WithFallback;
 use flowvigil::correlation::local::LocalIncidents;
 use flowvigil::correlation::redis::{RedisIncidents, Settings as RedisSettings};
 use flowvigil::correlation::{Incident, IncidentStore, Told, Watermarks};
-use flowvigil::finding::{Actor, Evidence, Finding, IncidentKey, Merge, Severity, Subject, Target, Threat};
+use flowvigil::finding::{Actor, Evidence, Finding, IncidentKey, Merge, Origin, Severity, Subject, Target, Threat};
 use flowvigil::flow::{Address, EventTime};
 use flowvigil::ingest::snapshot::local::{Folder, Settings as FolderSettings};
 use flowvigil::ingest::snapshot::s3::{Bucket, Settings as BucketSettings};
@@ -49,7 +49,9 @@ fn anomaly(number: u32) -> Anomaly {
         threat: Threat::ALL[number as usize % Threat::ALL.len()],
         status: Status::Open,
         severity: [Severity::Low, Severity::Medium, Severity::High][number as usize % 3],
+        severity_reason: String::new(),
         confidence: 0.9,
+        sources: Vec::new(),
         actor: Actor::One(address(number)),
         targets: vec![Target { address: address(1000 + number), ports: vec![22], port_count: 1 }],
         target_count: 1,
@@ -561,7 +563,8 @@ fn scan(actor: u32, victim: u32, window: u32) -> Finding {
         subject: Subject::Actor(actor),
         targets: vec![Target { address: address(victim), ports: vec![22, 80], port_count: 2 }],
         target_count: 1,
-        target_sketch: vec![0, 3, 1, 2],
+        sources: vec![Origin { address: "203.0.113.9".parse().unwrap(), amount: 7 }],
+        severity_reason: String::new(),
         first_seen: EventTime(window + 1),
         last_seen: EventTime(window + 50),
         window: EventTime(window),

@@ -127,6 +127,51 @@ fn time_severity_and_internal_blocks_narrow_what_is_told() {
 }
 
 #[test]
+fn a_summary_says_what_its_evidence_targets_and_sources_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("simulated.log").display().to_string();
+    let made = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
+        .args(["simulate", "--seed", "62", "--duration", "40m", "--hosts", "20", "--threats", "all", "-o", &log])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let told = text(&detect(&[&log, "--format", "ndjson"]).stdout);
+    let (mut compared, mut of_many) = (0, 0);
+    for anomaly in told.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        let summary = anomaly["summary"].as_str().unwrap();
+        assert!(!summary.contains('{'), "{summary}");
+        let number = |name: &str| {
+            let all = anomaly["evidence"].as_array().unwrap();
+            all.iter().find(|e| e["name"] == name).map(|e| e["value"].as_f64().unwrap().round())
+        };
+        let words: Vec<&str> = summary.split([' ', '(', ')']).collect();
+        for pair in words.windows(2) {
+            let Ok(said) = pair[0].parse::<f64>() else { continue };
+            let meant = match (pair[1], anomaly["threat"].as_str().unwrap()) {
+                ("sources", _) => number("distinct_sources").or(number("sources")),
+                ("hosts" | "peers", _) => anomaly["target_count"].as_f64(),
+                ("calls", "c2_beacon") => number("calls"),
+                ("ports", _) => {
+                    [number("distinct_ports"), number("first_contact_failures")].into_iter().flatten().reduce(f64::max)
+                }
+                _ => None,
+            };
+            if let Some(meant) = meant {
+                assert_eq!(said, meant, "{pair:?} in {anomaly:#}");
+                compared += 1;
+            }
+        }
+        assert!(!anomaly["severity_reason"].as_str().unwrap().is_empty(), "{anomaly:#}");
+        if anomaly["actor"] == "many" {
+            let sources = anomaly["sources"].as_array().unwrap();
+            assert!(sources.len() >= 2 && sources.len() <= 20, "{anomaly:#}");
+            of_many += 1;
+        }
+    }
+    assert!(compared >= 5 && of_many >= 2, "{compared} numbers, {of_many} of many sources:\n{told}");
+}
+
+#[test]
 fn an_explanation_names_numbers_thresholds_and_stages() {
     let folder = tempfile::tempdir().unwrap();
     let log = write(folder.path(), "vpc.log", &scan_log());
@@ -142,7 +187,19 @@ fn explaining_is_in_json_and_in_the_table_keeps_addresses_apart_and_changes_noth
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("simulated.log").display().to_string();
     let made = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
-        .args(["simulate", "--seed", "61", "--duration", "40m", "--hosts", "20", "-o", &log])
+        .args([
+            "simulate",
+            "--seed",
+            "61",
+            "--duration",
+            "40m",
+            "--hosts",
+            "20",
+            "--threats",
+            "port_scan,c2_beacon,tor,crypto_mining",
+            "-o",
+            &log,
+        ])
         .output()
         .unwrap();
     assert!(made.status.success(), "{}", text(&made.stderr));

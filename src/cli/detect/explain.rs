@@ -58,8 +58,17 @@ impl<'a> Why<'a> {
             None => writeln!(out, "  not in this log: no record names it")?,
         }
         for anomaly in &self.anomalies {
-            let Anomaly { severity, threat, confidence, summary, .. } = anomaly;
+            let Anomaly { severity, severity_reason, threat, confidence, summary, .. } = anomaly;
             writeln!(out, "  told: {severity} {threat}, confidence {confidence:.2}: {summary}")?;
+            writeln!(out, "    {severity}: {severity_reason}")?;
+            if !anomaly.sources.is_empty() {
+                let sources = anomaly.sources.iter().map(|s| format!("{} ({})", s.address, s.amount));
+                writeln!(
+                    out,
+                    "    largest sources, with their packets or ports: {}",
+                    sources.collect::<Vec<_>>().join(", ")
+                )?;
+            }
             for evidence in &anomaly.evidence {
                 writeln!(out, "    {}", condition(evidence))?;
             }

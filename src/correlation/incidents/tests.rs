@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde::Deserialize;
 
 use super::*;
-use crate::finding::{Actor, Evidence, Merge, Target};
+use crate::finding::{Actor, Evidence, Merge, Origin, Target};
 
 #[derive(Deserialize)]
 struct File {
@@ -32,7 +32,8 @@ fn scan(window: u32, ports: u16) -> Finding {
         subject: Subject::Actor(SCANNER),
         targets: vec![Target { address: HOST, ports: (1..=ports.min(16)).collect(), port_count: u32::from(ports) }],
         target_count: 1,
-        target_sketch: Vec::new(),
+        sources: Vec::new(),
+        severity_reason: String::new(),
         first_seen: EventTime(window + 1),
         last_seen: EventTime(window + 50),
         window: EventTime(window),
@@ -254,6 +255,10 @@ fn long_episodes_keep_their_sums_while_their_windows_are_added_up() {
     assert_eq!(again.account().number("attempts").unwrap().value, 10_000.0);
 }
 
+fn source(number: u32, amount: u64) -> Origin {
+    Origin { address: Address::v4(0xcb00_7100 + number), amount }
+}
+
 fn any_finding() -> impl Strategy<Value = Finding> {
     let parts = (0..10_u32, 1..200_u16, 0..100_u8, any::<bool>(), 0..4_u32, 0..3_usize);
     parts.prop_map(|(minute, ports, score, provisional, target, method)| Finding {
@@ -265,7 +270,8 @@ fn any_finding() -> impl Strategy<Value = Finding> {
             ports: (ports..ports + 10).collect(),
             port_count: u32::from(ports),
         }],
-        target_sketch: (0..16).map(|r| ((u32::from(ports) * r + target) % 7) as u8).collect(),
+        sources: (0..u32::from(ports % 30)).map(|n| source(n * 7 % 41, u64::from(n * target))).collect(),
+        severity_reason: format!("reason {}", score % 3),
         interfaces: vec![format!("eni-{target}")],
         severity: if score > 50 { Severity::High } else { Severity::Low },
         evidence: vec![

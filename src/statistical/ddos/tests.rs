@@ -282,11 +282,11 @@ fn a_source_is_named_when_four_fifths_of_the_packets_are_its_own() {
     assert_eq!(of(7_999, 2_001).actor, Actor::Many);
     assert_eq!(of(2_000, 8_000).actor, Actor::One(outsider(2)));
     assert_eq!(
-        of(8_000, 2_000).summary,
+        of(8_000, 2_000).sentence(),
         "syn flood from 198.51.0.1 on 10.0.0.11: 10000 unanswered packets per second within 1 s"
     );
     assert_eq!(
-        of(5_000, 5_000).summary,
+        of(5_000, 5_000).sentence(),
         "syn flood from 2 sources on 10.0.0.11: 10000 unanswered packets per second within 1 s"
     );
 }
@@ -301,7 +301,7 @@ fn a_flood_is_told_of_its_victim_with_its_ports_and_span() {
     let target = Target { address: victim(), ports: vec![96, 97, 98, 99, 100], port_count: 5 };
     assert_eq!(finding.targets, [target]);
     assert_eq!(finding.score, 1.0 - 0.5 / (20_000.0 / 9.0 / 1_000.0));
-    assert!(finding.summary.ends_with("2222 unanswered packets per second within 9 s"), "{}", finding.summary);
+    assert!(finding.sentence().ends_with("2222 unanswered packets per second within 9 s"), "{}", finding.summary);
     let ports: Vec<Conversation> = (1..=40).map(|port| Conversation { port, ..unanswered(1, 500) }).collect();
     let finding = finding_of(&ports, true);
     assert_eq!((finding.targets[0].ports.len(), finding.targets[0].port_count), (16, 40));

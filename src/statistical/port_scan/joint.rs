@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::{Settings, Suspect};
-use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
+use crate::finding::{Actor, Evidence, Finding, Merge, Origin, Severity, Subject, Target, Threat};
 use crate::flow::{Address, EventTime, InterfaceId, protocol};
 use crate::statistical::conversation::Place;
 use crate::statistical::explain::Judgement;
@@ -76,6 +76,7 @@ pub struct Siege {
     target: Address,
     ports: BTreeSet<u16>,
     sources: u32,
+    each: Vec<Origin>,
     /// Ports by source, added up.
     tried: u32,
     first: EventTime,
@@ -96,6 +97,7 @@ impl Siege {
             target,
             ports: BTreeSet::new(),
             sources: 0,
+            each: Vec::new(),
             tried: 0,
             first: EventTime(u32::MAX),
             last: EventTime(0),
@@ -109,6 +111,7 @@ impl Siege {
                 continue;
             }
             siege.sources += 1;
+            siege.each.push(Origin { address: source.source, amount: own.into() });
             siege.tried += own;
             if source.latest > siege.latest {
                 (siege.latest, siege.interface) = (source.latest, source.interface);
@@ -147,7 +150,8 @@ impl Siege {
             subject: Subject::Victim(self.target),
             targets: vec![Target { address: self.target, ports, port_count: count }],
             target_count: 1,
-            target_sketch: Vec::new(),
+            sources: Origin::largest(self.each.clone()),
+            severity_reason: "they scan from outside and find nothing".to_owned(),
             first_seen: self.first,
             last_seen: self.last,
             window,
@@ -156,8 +160,7 @@ impl Siege {
             severity: Severity::Low,
             evidence: judgement.evidence.clone(),
             summary: format!(
-                "{} sources together tried {count} ports of {} in {} s without success, hardly one of them twice",
-                self.sources,
+                "{{sources}} sources together tried {{distinct_ports}} ports of {} in {} s without success, hardly one of them twice",
                 self.target,
                 self.last.since(self.first)
             ),

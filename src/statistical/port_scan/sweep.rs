@@ -229,6 +229,10 @@ impl Sweeper {
         } else {
             "whether it always does that, this log is too young to tell"
         };
+        let reason = match watched {
+            true => "it looks like a way from host to host, and was never seen here before",
+            false => "it looks like a way from host to host, and the log is too young to know whether that is new",
+        };
         Finding {
             threat: Threat::PortScan,
             method: judgement.method.clone(),
@@ -236,7 +240,8 @@ impl Sweeper {
             subject: Subject::Actor(self.source),
             targets,
             target_count: count,
-            target_sketch: Vec::new(),
+            sources: Vec::new(),
+            severity_reason: reason.to_owned(),
             first_seen: first,
             last_seen: last,
             window,
@@ -245,11 +250,10 @@ impl Sweeper {
             severity: if watched { Severity::High } else { Severity::Medium },
             evidence: judgement.evidence.clone(),
             summary: format!(
-                "{} opened port {} on {count} hosts in {} s, {:.0} of which answered; {past}",
+                "{} opened port {} on {{targets}} hosts in {} s, {{hosts_that_answered}} of which answered; {past}",
                 self.source,
                 self.port,
-                begins.since(first),
-                number("hosts_that_answered")
+                begins.since(first)
             ),
             interfaces: Vec::new(),
             account: String::new(),

@@ -131,7 +131,7 @@ fn failures_beyond_the_room_are_counted_and_not_kept() {
     let judgement = suspect.judge(&settings(), true, NOW);
     let failures = judgement.evidence.iter().find(|e| e.name == "first_contact_failures").unwrap();
     assert_eq!((failures.value, suspect.fresh), (f64::from(room + 1), 0));
-    assert!(suspect.finding(&judgement, &settings(), true, START, 60).summary.contains("port 22 on 2048 hosts"));
+    assert!(suspect.finding(&judgement, &settings(), true, START, 60).sentence().contains("port 22 on 2048 hosts"));
     suspect.note(&at(40, on(room + 2, 22)));
     let judgement = suspect.judge(&settings(), true, NOW);
     assert_eq!(
@@ -279,14 +279,14 @@ fn finding(ours: bool, failures: impl IntoIterator<Item = Conversation>) -> Find
 fn a_scan_is_told_in_one_sentence_that_fits_its_kind() {
     let vertical = finding(true, ports(30).map(refused).chain([at(40, on(1, 31))]));
     let words = "10.0.0.8 tried 31 ports of 203.0.113.1 in 41 s without success; 97 % were refused";
-    assert_eq!(vertical.summary, words);
+    assert_eq!(vertical.sentence(), words);
     assert_eq!((vertical.first_seen, vertical.last_seen), (EventTime(1_000), EventTime(1_041)));
     assert_eq!((vertical.actor, vertical.subject), (Actor::One(source()), Subject::Actor(source())));
     assert_eq!((vertical.window, vertical.window_seconds, vertical.threat), (EventTime(960), 60, Threat::PortScan));
     let sweep = finding(true, hosts(30));
-    assert_eq!(sweep.summary, "10.0.0.8 tried port 22 on 30 hosts in 1 s without success; 0 % were refused");
+    assert_eq!(sweep.sentence(), "10.0.0.8 tried port 22 on 30 hosts in 1 s without success; 0 % were refused");
     let block = finding(true, square(10, 11));
-    assert_eq!(block.summary, "10.0.0.8 tried 110 ports on 10 hosts in 1 s without success; 0 % were refused");
+    assert_eq!(block.sentence(), "10.0.0.8 tried 110 ports on 10 hosts in 1 s without success; 0 % were refused");
 }
 
 #[test]
@@ -375,7 +375,7 @@ fn peers_that_are_gone_are_no_scan() {
 #[test]
 fn a_port_is_named_where_it_is_the_only_one() {
     let finding = finding(true, (0..60).map(|n| on(n, if n % 3 == 0 { 80 } else { 22 })));
-    assert_eq!(finding.summary, "10.0.0.8 tried 60 ports on 60 hosts in 1 s without success; 0 % were refused");
+    assert_eq!(finding.sentence(), "10.0.0.8 tried 60 ports on 60 hosts in 1 s without success; 0 % were refused");
 }
 
 #[test]

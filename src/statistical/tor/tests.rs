@@ -173,14 +173,14 @@ fn the_statement_names_peers_span_and_why() {
     let mut listed = several(40, Kind::Listed);
     listed[0].0 = Conversation { opener_port: 1, ..at(30, listed[0].0) };
     let finding = of(&listed);
-    assert_eq!(finding.summary, "10.0.0.5 uses Tor: it was answered by listed Tor relays (40 peers)");
+    assert_eq!(finding.sentence(), "10.0.0.5 uses Tor: it was answered by listed Tor relays (40 peers)");
     assert_eq!((finding.targets.len(), finding.target_count, finding.score), (32, 40, 0.95));
     assert_eq!((finding.first_seen, finding.last_seen), (EventTime(1_000), EventTime(1_031)));
     assert_eq!((finding.targets[0].address, &finding.targets[0].ports), (peer(200), &vec![9_001]));
     let shaped = of(&several(3, Kind::OrPort));
-    assert!(shaped.summary.contains("several addresses on the ports of Tor relays at once (3 peers)"));
+    assert!(shaped.sentence().contains("several addresses on the ports of Tor relays at once (3 peers)"));
     assert_eq!(shaped.score, 0.75);
     let authority = of(&several(1, Kind::Authority));
-    assert!(authority.summary.contains("a Tor directory authority (1 peers)"));
+    assert!(authority.sentence().contains("a Tor directory authority (1 peers)"));
     assert_eq!(authority.score, 0.95);
 }

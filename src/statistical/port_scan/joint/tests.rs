@@ -134,7 +134,7 @@ fn a_shared_scan_is_told_of_its_victim() {
     assert_eq!((finding.targets[0].ports.len(), finding.targets[0].port_count), (16, 200));
     assert_eq!(finding.score, 1.0 - 0.5 / (200.0 / 150.0));
     assert_eq!(
-        finding.summary,
+        finding.sentence(),
         "4 sources together tried 200 ports of 10.0.0.9 in 50 s without success, hardly one of them twice"
     );
     let weak = Judgement { ratio: 0.25, ..judgement };

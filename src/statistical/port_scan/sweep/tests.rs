@@ -51,7 +51,7 @@ fn a_host_that_was_watched_for_a_day_is_reported_at_once() {
     let finding = case.see(&sweep(60, DAY)).expect("it is reported");
     assert_eq!((finding.severity, finding.target_count, finding.method.as_str()), (Severity::High, 60, "sweep"));
     let words = "10.0.2.4 opened port 445 on 60 hosts in 118 s, 60 of which answered; it did not use that port before";
-    assert_eq!(finding.summary, words);
+    assert_eq!(finding.sentence(), words);
     assert_eq!(Case::new().see(&sweep(24, DAY)), None, "fewer are no sweep");
 }
 
@@ -62,7 +62,7 @@ fn what_fails_in_part_counts_as_well() {
         _ => c,
     });
     let finding = Case::new().see(&at_day(half.collect())).expect("it is reported");
-    assert!(finding.summary.contains("on 30 hosts") && finding.summary.contains("15 of which answered"));
+    assert!(finding.sentence().contains("on 30 hosts") && finding.sentence().contains("15 of which answered"));
 }
 
 /// Moves what has lost its time in a probe back to the day.
