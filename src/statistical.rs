@@ -593,8 +593,9 @@ impl Engine {
         let now = window.plus(self.window);
         touched.scanning = self.judge_scans(&touched, now, window, out);
         self.judge_sweeps(&touched, now, window, false, out);
-        self.judge_channels(&touched, now, window, out);
+        // First, since a session with a relay is neither mining nor a channel of somebody's own.
         self.judge_tor(&touched, now, window, out);
+        self.judge_channels(&touched, now, window, out);
     }
 
     /// Learns which addresses own the interfaces that log them, from conversations of which no end is known to be ours, and counts
@@ -1027,6 +1028,8 @@ impl Engine {
             let mut beacon = beacon::judge(channel, &around, &self.settings.c2_beacon);
             for judgement in [&mut mining, &mut beacon].into_iter().flatten().filter(|j| j.passed) {
                 if matches!(judgement.method.as_str(), "stratum_shape" | "long_channel") {
+                    let contacts = self.state.tor.get(&channel.opener);
+                    judgement.refuse_relay(contacts.is_some_and(|contacts| contacts.explains(channel.responder)));
                     let opener = channel.opener;
                     let held = held.entry(opener).or_insert_with(|| self.sessions_held(opener));
                     let meanwhile = channel.longest().map_or(0, |session| Held::meanwhile(held, session));

@@ -39,6 +39,12 @@ impl Judgement {
         self.evidence.push(Evidence::below("sessions_held", held as f64, peers as f64, "addresses", Merge::Latest));
     }
 
+    /// Takes back what was passed, where the host was told to use Tor and the peer is one of its relays.
+    pub fn refuse_relay(&mut self, is_relay: bool) {
+        self.passed &= !is_relay;
+        self.evidence.push(Evidence::below("tor_relay", f64::from(u8::from(is_relay)), 1.0, "yes=1", Merge::Latest));
+    }
+
     /// How close it is to a finding: one that is found, then one of which fewer conditions fail, then the larger number.
     fn closeness(&self) -> (bool, Reverse<usize>, f64) {
         (self.passed, Reverse(missed(&self.evidence)), self.ratio)

@@ -106,6 +106,11 @@ impl Contacts {
         self.latest.0 < before
     }
 
+    /// Whether the host was told to use Tor, and this is a peer with which it does.
+    pub fn explains(&self, peer: Address) -> bool {
+        self.told > 0 && self.peers.contains_key(&peer)
+    }
+
     /// Who saw it.
     pub fn interface(&self) -> InterfaceId {
         self.interface

@@ -28,3 +28,4 @@ mod servers;
 mod service;
 mod shutdown;
 mod tidy;
+mod truth;

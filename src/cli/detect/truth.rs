@@ -74,6 +74,18 @@ pub(super) struct Tenth {
     r#true: u32,
 }
 
+/// What the anomalies of one threat came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub(super) struct Told {
+    r#true: u32,
+    r#false: u32,
+    /// Of the false ones and those of unknown nature: the truth has the host, in time, under another threat.
+    wrong_threat: u32,
+    /// The truth has the host under this threat, with another peer.
+    wrong_peer: u32,
+    unknown: u32,
+}
+
 /// What a run was worth.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Score {
@@ -88,6 +100,9 @@ pub(super) struct Score {
     /// By threat, groups with under a minute of evidence, or nothing to tell them by.
     weak: BTreeMap<String, Found>,
     fp_by_threat: BTreeMap<String, u32>,
+    /// By threat, what was told.
+    told: BTreeMap<String, Told>,
+    wrong_threat: u32,
     wrong_peer: u32,
     /// By the first digit of the confidence, among those of known nature: what is told with .9 should be true nine times
     /// in ten, or more often.
@@ -121,14 +136,23 @@ impl Truth {
             match self.judge(&who, &groups, &mut found) {
                 Match::Yes => {
                     score.tp += 1;
+                    score.told_of(anomaly).r#true += 1;
                     score.note_confidence(anomaly, true);
                     continue;
                 }
-                Match::WrongPeer => score.wrong_peer += 1,
+                Match::WrongPeer => {
+                    score.wrong_peer += 1;
+                    score.told_of(anomaly).wrong_peer += 1;
+                }
                 Match::No => {}
+            }
+            if self.has_another_threat(&who) {
+                score.wrong_threat += 1;
+                score.told_of(anomaly).wrong_threat += 1;
             }
             if self.is_unknown(&who) {
                 score.unknown += 1;
+                score.told_of(anomaly).unknown += 1;
             } else {
                 score.note_false(anomaly);
                 score.note_confidence(anomaly, false);
@@ -207,6 +231,24 @@ impl Truth {
             (false, true) => Match::WrongPeer,
             (false, false) => Match::No,
         }
+    }
+
+    /// Whether the truth has whoever it is about, in time, under other threats alone.
+    fn has_another_threat(&self, who: &Who<'_>) -> bool {
+        let mut entries = self.labels.truth.iter().filter(|entry| {
+            let about = if entry.threat == "ddos" { entry.target.as_deref().unwrap_or_default() } else { &entry.actor };
+            let same = match who.anomaly.threat {
+                Threat::Ddos => who.touches(about),
+                _ => who.actor == canonical(about) || who.actor == canonical(&entry.actor),
+            };
+            same && who.overlaps(entry)
+        });
+        let mut any = false;
+        let own = entries.any(|entry| {
+            any = true;
+            entry.threat == who.anomaly.threat.name()
+        });
+        any && !own
     }
 
     /// Whether nobody knows what an anomaly that matches nothing is.
@@ -295,8 +337,13 @@ impl Score {
         counts.r#true += u32::from(is_true);
     }
 
+    fn told_of(&mut self, anomaly: &Anomaly) -> &mut Told {
+        self.told.entry(anomaly.threat.name().to_owned()).or_default()
+    }
+
     fn note_false(&mut self, anomaly: &Anomaly) {
         self.fp += 1;
+        self.told_of(anomaly).r#false += 1;
         *self.fp_by_threat.entry(anomaly.threat.name().to_owned()).or_default() += 1;
         self.false_anomalies.push(format!("{} {}: {}", anomaly.threat, anomaly.actor, anomaly.summary));
     }
@@ -340,9 +387,27 @@ impl fmt::Display for Score {
             "\nagainst the truth: {} true, {} false, {} of unknown nature; precision {:.4}",
             self.tp, self.fp, self.unknown, self.precision
         )?;
-        for (threat, found) in &self.found {
-            let recall = f64::from(found.found) / f64::from(found.of.max(1));
-            writeln!(f, "  {threat:<14} {:>3} of {:<3} found, recall {recall:.3}", found.found, found.of)?;
+        writeln!(
+            f,
+            "  {:<14} {:>10} {:>7} {:>6} {:>6} {:>13} {:>11} {:>8}",
+            "", "found", "recall", "true", "false", "wrong threat", "wrong peer", "unknown"
+        )?;
+        let threats: BTreeSet<&String> = self.found.keys().chain(self.told.keys()).collect();
+        for threat in threats {
+            let found = self.found.get(threat).copied().unwrap_or_default();
+            let told = self.told.get(threat).copied().unwrap_or_default();
+            let recall = match found.of {
+                0 => "-".to_owned(),
+                of => format!("{:.3}", f64::from(found.found) / f64::from(of)),
+            };
+            let groups = format!("{} of {}", found.found, found.of);
+            let Told { r#true, r#false, wrong_threat, wrong_peer, unknown } = told;
+            writeln!(
+                f,
+                "  {threat:<14} {groups:>10} {recall:>7} {yes:>6} {no:>6} {wrong_threat:>13} {wrong_peer:>11} {unknown:>8}",
+                yes = r#true,
+                no = r#false
+            )?;
         }
         for (threat, found) in &self.weak {
             writeln!(
