@@ -315,6 +315,9 @@ impl Channel {
     /// Enough for a test of regularity over a day of a five-minute beacon; 288 × 88 B = 25 KB at most.
     pub const SESSIONS_MAX: usize = 288;
 
+    /// Calls of longer ago are forgotten, once twice as long has passed: what was regular a month ago need not be any more.
+    const AGE_SECONDS: u32 = 30 * 86_400;
+
     /// A channel that begins with what its pair remembered.
     pub fn promote(pair: &Pair, c: &Conversation) -> Channel {
         Channel {
@@ -394,9 +397,43 @@ impl Channel {
         }
     }
 
+    /// After how long a silence the calls that follow are another story. Implants sleep overnight and are off over a weekend, so
+    /// a day at least, and three of the channel's own intervals; what has called three times at most may be rarer than that.
+    fn gap(&self) -> u32 {
+        const DAY: u32 = 86_400;
+        let mut intervals: Vec<u32> = self.sessions.windows(2).map(|pair| pair[1].start.since(pair[0].start)).collect();
+        if intervals.len() < 3 {
+            return 7 * DAY;
+        }
+        let middle = intervals.len() / 2;
+        let (_, typical, _) = intervals.select_nth_unstable(middle);
+        typical.saturating_mul(3).max(DAY)
+    }
+
+    /// Begins another story after such a silence.
+    fn begin_anew_after_silence(&mut self, at: EventTime) {
+        // The latest to begin is nearly always the latest to end, so that a look at it is enough for most calls.
+        let quiet = |end: EventTime| at.since(end) > 86_400;
+        if self.sessions.last().is_some_and(|last| quiet(last.end)) && at.since(self.last_seen()) > self.gap() {
+            self.sessions.clear();
+            (self.forgotten, self.judged_sessions, self.judged_windows) = (0, 0, 0);
+            (self.told, self.mined) = (EventTime(0), false);
+        }
+    }
+
+    /// Forgets the calls of long ago.
+    fn age(&mut self, at: EventTime) {
+        if self.sessions.first().is_some_and(|first| at.since(first.start) > 2 * Self::AGE_SECONDS) {
+            let before = self.sessions.len();
+            self.sessions.retain(|session| at.since(session.end) <= Self::AGE_SECONDS);
+            self.forgotten += (before - self.sessions.len()) as u32;
+        }
+    }
+
     /// Adds one window's conversation: to the session it continues, or as a new one.
     pub fn add(&mut self, c: &Conversation) {
         let at = c.start();
+        self.begin_anew_after_silence(at);
         let continued = self.sessions.iter_mut().rev().find(|s| {
             s.opener_port == c.opener_port
                 && at.since(s.end) <= STITCH_SECONDS
@@ -405,6 +442,7 @@ impl Channel {
         match continued {
             Some(session) => session.add(c),
             None => {
+                self.age(at);
                 if self.sessions.len() == Self::SESSIONS_MAX {
                     self.forget_oldest();
                 }

@@ -267,3 +267,59 @@ fn presence_is_measured_in_the_intervals_by_which_the_log_was_cut() {
     assert_eq!(session(6_000, 60).presence(101), 1.0, "a window more than there are intervals");
     assert_eq!((session(30, 30).presence(1), session(30, 30).presence(0)), (1.0, 0.0), "less than an interval is one");
 }
+
+/// Calls so many seconds apart, of ports of their own.
+fn calls(channel: &mut Channel, from: u32, every: u32, count: u32) {
+    for n in 0..count {
+        channel.add(&at(
+            from + n * every,
+            Conversation { opener_port: 40_000 + (from / 60 + n) as u16 % 20_000, ..call() },
+        ));
+    }
+}
+
+fn first(channel: &Channel) -> u32 {
+    channel.sessions[0].start.0
+}
+
+#[test]
+fn a_silence_longer_than_a_channels_gap_begins_another_story() {
+    const DAY: u32 = 86_400;
+    let of = |every: u32, silence: u32| {
+        let mut channel = channel();
+        channel.sessions.clear();
+        calls(&mut channel, 1_000_000, every, 10);
+        (channel.told, channel.mined, channel.judged_sessions) = (EventTime(7), true, 10);
+        let next = 1_000_000 + 9 * every + silence;
+        calls(&mut channel, next, every, 1);
+        (
+            channel.sessions.len(),
+            channel.sessions[0].start == at(next, call()).start(),
+            channel.told == EventTime(0) && !channel.mined,
+        )
+    };
+    assert_eq!(of(300, DAY - 400), (11, false, false), "overnight");
+    assert_eq!(of(300, DAY + 400), (1, true, true), "longer than a day");
+    assert_eq!(of(DAY, 2 * DAY), (11, false, false), "a daily call that was left out once");
+    assert_eq!(of(DAY, 3 * DAY + 400), (1, true, true));
+    let mut rare = channel();
+    rare.sessions.clear();
+    calls(&mut rare, 1_000_000, 6 * DAY, 3);
+    assert_eq!(rare.sessions.len(), 3, "of what is rare nothing is known yet");
+}
+
+#[test]
+fn calls_of_more_than_a_month_ago_are_forgotten() {
+    const DAY: u32 = 86_400;
+    let mut channel = channel();
+    channel.sessions.clear();
+    calls(&mut channel, 1_000_000, DAY / 2, 122);
+    assert!(
+        channel.sessions.len() <= 122 && channel.forgotten > 55,
+        "{} and {}",
+        channel.sessions.len(),
+        channel.forgotten
+    );
+    assert!(channel.last_seen().0 - first(&channel) <= 31 * DAY, "of the last month alone");
+    assert_eq!(channel.sessions.len() as u32 + channel.forgotten, 122, "they are counted all the same");
+}
