@@ -407,10 +407,11 @@ impl Judge {
             2 => own.max(Severity::High),
             _ => Severity::Critical,
         };
-        let others: Vec<&str> = threats.iter().filter(|t| **t != anomaly.threat).map(|threat| threat.name()).collect();
-        let reason = match severity > own {
-            true => format!("{own_reason}; raised, since the same actor is told of {} too", others.join(" and ")),
-            false => own_reason.to_owned(),
+        // Which others are known by now hangs on which was heard first; `related` names them in the end.
+        let reason = match (severity > own, threats.len()) {
+            (true, 2) => format!("{own_reason}; raised, since the same actor is told of another threat too"),
+            (true, _) => format!("{own_reason}; raised, since the same actor is told of several other threats too"),
+            (false, _) => own_reason.to_owned(),
         };
         (anomaly.severity, anomaly.severity_reason) = match before {
             Some(before) if before.severity > severity => (before.severity, before.severity_reason.clone()),

@@ -265,6 +265,10 @@ fn three_threats_of_one_actor_are_critical_and_the_first_is_told_again() {
     let third = bench.fold(&[finding(Threat::Behavior, host, "198.51.100.1", 443, 1_200, 0.99)]);
     assert_eq!(told(&third).len(), 3);
     assert!(told(&third).iter().all(|a| a.severity == Severity::Critical), "{third:#?}");
+    assert!(
+        told(&third).iter().all(|a| a.severity_reason.ends_with("told of several other threats too")),
+        "{third:#?}"
+    );
     assert_eq!(told(&third)[0].related.len(), 2);
     assert!(told(&third).iter().all(|a| a.updates == 3), "a window and two relatives each: {third:#?}");
 }
