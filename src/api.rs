@@ -25,6 +25,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use ipnet::IpNet;
 use jiff::SignedDuration;
+use opentelemetry_http::HeaderExtractor;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -32,12 +33,13 @@ use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tracing::Instrument;
 
 use crate::explainers::Explainers;
 use crate::health::Health;
 use crate::ml::watch::Watch;
 use crate::publish::AnomalyStore;
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::{self, Metrics, trace};
 
 pub mod anomalies;
 pub mod auth;
@@ -282,6 +284,7 @@ fn router(context: Context) -> Router {
         .route("/v1/suppressions/{name}", delete(suppressions::remove))
         .route("/v1/status", get(probes::status))
         .route("/metrics", get(probes::metrics))
+        .layer(middleware::from_fn(traced))
         .layer(middleware::from_fn_with_state(context.clone(), auth::guard));
     let open = Router::new()
         .route("/", get(dashboard::page))
@@ -357,6 +360,16 @@ async fn no_such_place(request: Request) -> Problem {
 async fn no_such_method(request: Request) -> Problem {
     let detail = format!("{} has no method {}", request.uri().path(), request.method());
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail, "GET /openapi.json lists what each path answers to")
+}
+
+/// A span for each request that is admitted, as part of the caller's trace.
+async fn traced(request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str);
+    let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let span = trace::request(request.method().as_str(), route, id, &HeaderExtractor(request.headers()));
+    let response = next.run(request).instrument(span.clone()).await;
+    trace::answered(&span, response.status().as_u16());
+    response
 }
 
 /// Counts every answer by route, never by raw path: paths are chosen by whoever asks. What we could not answer goes to the log

@@ -5,7 +5,6 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use aws_config::timeout::TimeoutConfig;
@@ -14,9 +13,6 @@ use aws_sdk_dynamodb::config::SharedHttpClient;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
-use aws_smithy_runtime::client::orchestrator::operation::Operation;
-use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse, OrchestratorError};
-use aws_smithy_types::body::SdkBody;
 use jiff::SignedDuration;
 
 pub mod calls;
@@ -45,35 +41,6 @@ fn loader() -> ConfigLoader {
 fn http() -> SharedHttpClient {
     let client = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
     SharedHttpClient::new(calls::Counting(client))
-}
-
-/// Sends a body to a program nearby that is no service of AWS, over the same HTTP stack; the cause if it is not taken.
-pub async fn post(url: &str, content_type: &'static str, body: String, timeout: Duration) -> Result<(), String> {
-    static CLIENT: LazyLock<SharedHttpClient> = LazyLock::new(http);
-    let (endpoint, path) = match url.find("://").and_then(|scheme| Some(scheme + 3 + url[scheme + 3..].find('/')?)) {
-        Some(at) => url.split_at(at),
-        None => (url, "/"),
-    };
-    let mut request = HttpRequest::new(SdkBody::from(body));
-    request.set_method("POST").map_err(|error| error.to_string())?;
-    request.set_uri(path).map_err(|error| error.to_string())?;
-    request.headers_mut().insert("content-type", content_type);
-    let read = |answer: &HttpResponse| match answer.status().is_success() {
-        true => Ok(()),
-        false => Err(OrchestratorError::operation(std::io::Error::other(format!("HTTP {}", answer.status())))),
-    };
-    let call = Operation::builder()
-        .service_name("collector")
-        .operation_name("post")
-        .http_client(CLIENT.clone())
-        .endpoint_url(endpoint)
-        .no_auth()
-        .no_retry()
-        .timeout_config(TimeoutConfig::builder().operation_timeout(timeout).build())
-        .serializer(|request: HttpRequest| Ok(request))
-        .deserializer(read)
-        .build();
-    call.invoke(request).await.map_err(|error| chain(&error))
 }
 
 /// Deadlines of one call: `timeout` for an attempt, three times as long for the call with its retries, so that no call

@@ -1,4 +1,4 @@
-//! What the service tells about itself: the log, and one table of metrics.
+//! What the service tells about itself: the log, one table of metrics, and traces.
 //!
 //! Every metric is a constant with its name, unit and help text, and stands in [`TABLE`]; there are no others. Whoever
 //! counts names the constant, so a misspelt metric does not compile, and whatever shows metrics (`/metrics`, the
@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
-use std::sync::OnceLock;
 
 use prometheus::{Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 use serde::Deserialize;
@@ -28,7 +27,7 @@ pub struct Settings {
     /// Metrics in the Embedded Metric Format, for CloudWatch; none where it is not configured.
     pub emf: Option<emf::Settings>,
     /// Traces for a collector; none where it is not configured.
-    pub otlp: Option<trace::Settings>,
+    pub otlp: Option<trace::otlp::Settings>,
 }
 
 /// How the log is written.
@@ -68,6 +67,11 @@ impl LogLevel {
 
 /// Sends the log to standard error. Once per process; a second call changes nothing.
 pub fn log_to_stderr(settings: &Settings) -> LogLevel {
+    log_and_trace(settings, None)
+}
+
+/// The same, and the spans of [`trace`] to a collector.
+pub fn log_and_trace(settings: &Settings, traces: Option<&trace::otlp::Traces>) -> LogLevel {
     let filter = EnvFilter::builder().parse_lossy(&settings.log_level);
     let terminal = std::io::stderr().is_terminal();
     let json = match settings.log_format {
@@ -82,8 +86,9 @@ pub fn log_to_stderr(settings: &Settings) -> LogLevel {
     } else {
         fmt.with_ansi(terminal).with_target(false).boxed()
     };
+    let spans = traces.map(trace::layer);
     // The only error is that there is a subscriber already, e.g. of a test.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans).try_init();
     LogLevel(Box::new(move |filter| {
         // The only error is that the subscriber is gone.
         let _ = handle.reload(filter);
@@ -267,7 +272,7 @@ metrics! {
     AWS_THROTTLED = Counter "flowvigil_aws_throttled_calls_total" ["service"] "attempts" => CloudWatch::processing("AwsThrottles", "Count");
     /// Dead letters, by kind (announcement, refusal) and what became of them: put, failed, announced.
     DEAD_LETTERS = Counter "flowvigil_dead_letters_total" ["kind", "outcome"] "letters" => CloudWatch::service("DeadLetters", "Count").only("outcome", "put");
-    /// Traces, by what became of them: sent, failed, dropped.
+    /// Traces that are sampled, by what became of them: sent, failed, dropped.
     TRACES = Counter "flowvigil_traces_total" ["outcome"] "traces";
     /// Requests answered.
     REQUESTS = Counter "flowvigil_http_requests_total" ["route", "status"] "requests";
@@ -282,7 +287,6 @@ pub struct Metrics {
     counters: HashMap<&'static str, IntCounterVec>,
     gauges: HashMap<&'static str, GaugeVec>,
     histograms: HashMap<&'static str, HistogramVec>,
-    tracer: OnceLock<trace::Tracer>,
 }
 
 impl Default for Metrics {
@@ -317,17 +321,7 @@ impl Metrics {
                 }
             }
         }
-        Metrics { registry, counters, gauges, histograms, tracer: OnceLock::new() }
-    }
-
-    /// Traces batches from here on. Once; a second tracer changes nothing.
-    pub fn trace_with(&self, tracer: trace::Tracer) {
-        let _ = self.tracer.set(tracer);
-    }
-
-    /// A batch that arrives now, traced if there is a tracer.
-    pub fn begin(&self, shard: &str, records: usize) -> trace::Journey {
-        self.tracer.get().map_or_else(trace::Journey::untraced, |tracer| tracer.begin(shard, records))
+        Metrics { registry, counters, gauges, histograms }
     }
 
     /// Adds to a counter.

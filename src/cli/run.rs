@@ -18,7 +18,7 @@ use crate::health::Health;
 use crate::ml::watch::Watch;
 use crate::pipeline::{self, Backends, Outcome, Thresholds, Tiers};
 use crate::settings::Settings;
-use crate::telemetry::trace::Tracer;
+use crate::telemetry::trace::otlp::Traces;
 use crate::telemetry::{self, Metrics};
 
 pub(super) mod models;
@@ -57,17 +57,24 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
         settings.ingest.local.paths.clone_from(&args.paths);
     }
     settings.ingest.local.follow &= !args.once;
-    let log = telemetry::log_to_stderr(&settings.telemetry);
+    let metrics = Arc::new(Metrics::new());
+    let traces = match &settings.telemetry.otlp {
+        Some(otlp) => match Traces::start(otlp, &metrics).await {
+            Ok(traces) => Some(traces),
+            Err(error) => {
+                eprintln!("flowvigil: {error}");
+                return Ok(super::unusable());
+            }
+        },
+        None => None,
+    };
+    let log = telemetry::log_and_trace(&settings.telemetry, traces.as_ref());
     let refused = super::config::refusals(&settings);
     if !refused.is_empty() {
         refused.iter().for_each(|reason| eprintln!("flowvigil: {reason}"));
         return Ok(super::unusable());
     }
     let health = Arc::new(Health::default());
-    let metrics = Arc::new(Metrics::new());
-    if let Some(otlp) = &settings.telemetry.otlp {
-        metrics.trace_with(Tracer::start(otlp, &metrics));
-    }
     let locks = match state::lock(&settings) {
         Ok(locks) => locks,
         Err(error) => {
@@ -94,8 +101,12 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
     });
     let service = Service { settings, backends, health, metrics, models: models.watch, changes };
     let listening = |address| tracing::info!(%address, "the API listens");
-    let outcome = with_api(service, told, listening, false).await?;
+    let outcome = with_api(service, told, listening, false).await;
+    if let Some(traces) = traces {
+        traces.finish().await;
+    }
     drop(locks);
+    let outcome = outcome?;
     Ok(if outcome == Outcome::CutOff { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

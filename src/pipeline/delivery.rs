@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tracing::{Instrument, Span};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 use uuid::Uuid;
 
 use super::judgement::Delivery;
@@ -63,7 +64,7 @@ const IDS_MAX: usize = 10_000;
 impl Courier {
     async fn deliver(&mut self, delivery: Delivery) -> Result<(), PipelineError> {
         let Delivery { outcomes, fence, closings, closed, abandoned, arrived, barrier } = delivery;
-        let began = Instant::now();
+        let stage = arrived.as_ref().map_or_else(Span::none, |(_, trace)| trace.stage("publish"));
         let mut announcements = Vec::new();
         for outcome in outcomes {
             // Whoever reads the shard now finds it again and tells it.
@@ -71,29 +72,28 @@ impl Courier {
                 tracing::debug!("what came of a shard that is somebody else's now is not told");
                 break;
             }
-            self.record(outcome, &mut announcements).await;
+            self.record(outcome, &mut announcements).instrument(stage.clone()).await;
         }
         for outcome in closings {
-            self.record(outcome, &mut announcements).await;
+            self.record(outcome, &mut announcements).instrument(stage.clone()).await;
         }
         for anomaly in abandoned {
             announcements.extend(self.close_abandoned(anomaly).await);
         }
         let told = announcements.len();
-        match &arrived {
-            _ if announcements.is_empty() => {}
-            Some((_, journey)) => drop(journey.carry(self.announce(announcements)).await?),
-            None => drop(self.announce(announcements).await?),
+        if !announcements.is_empty() {
+            self.announce(announcements).instrument(stage.clone()).await?;
         }
         if !closed.is_empty()
             && let Err(error) = self.places.incidents.forget(&closed).await
         {
             tracing::warn!(%error, "what is over is not forgotten yet");
         }
-        if let Some((shard, mut journey)) = arrived {
-            self.common.metrics.observe(&telemetry::PROCESSING, &[&shard.0], journey.elapsed().as_secs_f64());
-            journey.step("publish", began, &[("announcements", told as i64)]);
-            journey.end(told);
+        stage.set_attribute("announcements", told as i64);
+        drop(stage);
+        if let Some((shard, trace)) = arrived {
+            self.common.metrics.observe(&telemetry::PROCESSING, &[&shard.0], trace.elapsed().as_secs_f64());
+            trace.end(told);
         }
         if let Some(barrier) = barrier {
             // What was recorded where nobody will find it is as good as not recorded.

@@ -8,6 +8,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tracing::Instrument;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 use uuid::Uuid;
 
 use super::delivery::insist;
@@ -22,7 +24,7 @@ use crate::health::{Hidden, Learned};
 use crate::ingest::{Fence, ShardId};
 use crate::publish::rules::Rule;
 use crate::publish::{AnomalyStore, Feedback};
-use crate::telemetry::{self, trace::Journey};
+use crate::telemetry::{self, trace::BatchTrace};
 use crate::validation::calibration::Verdicts;
 use crate::validation::suppression::{self, Suppression};
 use crate::validation::{Judge, Outcome};
@@ -73,7 +75,7 @@ pub(super) struct Delivery {
     /// Open anomalies that nobody goes on with, to be closed.
     pub abandoned: Vec<Anomaly>,
     /// Whose records it came of, and when they arrived.
-    pub arrived: Option<(ShardId, Journey)>,
+    pub arrived: Option<(ShardId, BatchTrace)>,
     /// With what the judge knows of the shard's incidents.
     pub barrier: Option<Barrier>,
 }
@@ -231,8 +233,8 @@ impl Judgement {
     /// Judges a window at a time, and first closes what was over by then: what is told must not depend on how the stream
     /// was cut into batches.
     async fn step(&mut self, shard: ShardId, step: Step) -> Delivery {
-        let Step { mut findings, watermark, mut journey, barrier, .. } = step;
-        let (began, mut validating) = (Instant::now(), Duration::ZERO);
+        let Step { mut findings, watermark, trace, barrier, .. } = step;
+        let (correlation, validation) = (trace.stage("correlation"), trace.stage("validation"));
         for finding in findings.iter().filter(|finding| !finding.provisional) {
             self.common.metrics.add(&telemetry::FINDINGS, &[finding.threat.name()], 1);
         }
@@ -242,25 +244,23 @@ impl Judgement {
             // A look at an open window says nothing of how far event time is.
             if !window[0].provisional {
                 self.watermarks.move_to(&shard, window_end(&window[0]));
-                self.expire(&mut delivery).await;
+                self.expire(&mut delivery).instrument(correlation.clone()).await;
             }
-            let touched = self.fold(&shard, window).await;
+            let touched = self.fold(&shard, window).instrument(correlation.clone()).await;
             self.note_parts(&shard, window, &touched);
             delivery.closed.extend(over(&touched));
-            let judging = Instant::now();
-            let outcomes = self.judge(&touched).await;
-            validating += judging.elapsed();
+            let outcomes = self.judge(&touched).instrument(validation.clone()).await;
             delivery.outcomes.extend(outcomes);
         }
         if let Some(watermark) = watermark {
             self.watermarks.move_to(&shard, watermark);
-            self.expire(&mut delivery).await;
-            self.sweep(&mut delivery).await;
+            self.expire(&mut delivery).instrument(correlation.clone()).await;
+            self.sweep(&mut delivery).instrument(correlation.clone()).await;
         }
-        let correlating = began.elapsed().saturating_sub(validating);
-        journey.step_of("correlation", began, correlating, &[("findings", findings.len() as i64)]);
-        journey.step_of("validation", began + correlating, validating, &[("outcomes", delivery.outcomes.len() as i64)]);
-        delivery.arrived = barrier.is_none().then(|| (shard.clone(), journey));
+        correlation.set_attribute("findings", findings.len() as i64);
+        validation.set_attribute("outcomes", delivery.outcomes.len() as i64);
+        drop((correlation, validation));
+        delivery.arrived = barrier.is_none().then(|| (shard.clone(), trace));
         delivery.barrier = match barrier {
             // What only this process knows is found again by whoever reads the shard next, so no checkpoint passes it.
             Some(barrier) if self.incidents.pending(&shard) => {

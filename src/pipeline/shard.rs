@@ -9,6 +9,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
+use tracing::Instrument;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::{Common, Ending, Tiers, duration, judgement};
 use crate::explainers::Question;
@@ -24,7 +26,7 @@ use crate::ml::{FeatureVector, Score};
 use crate::statistical;
 use crate::statistical::intel::local::Files;
 use crate::statistical::{Engine, Output, Statistics};
-use crate::telemetry::trace::Journey;
+use crate::telemetry::trace::BatchTrace;
 use crate::telemetry::{self, Metrics};
 
 /// How a shard's life ended in order.
@@ -106,7 +108,7 @@ pub(super) struct Step {
     pub findings: Vec<Finding>,
     pub vectors: Vec<FeatureVector>,
     pub watermark: Option<EventTime>,
-    pub journey: Journey,
+    pub trace: BatchTrace,
     pub barrier: Option<Barrier>,
 }
 
@@ -677,8 +679,8 @@ impl Observer {
         let mut changes = self.common.tiers.changes.clone();
         let Output { findings, vectors } = said;
         if !findings.is_empty() || !vectors.is_empty() {
-            let (watermark, journey) = (Some(self.engine.watermark()), Journey::untraced());
-            if to_score.blocking_send(Step { findings, vectors, watermark, journey, barrier: None }).is_err() {
+            let (watermark, trace) = (Some(self.engine.watermark()), BatchTrace::untraced());
+            if to_score.blocking_send(Step { findings, vectors, watermark, trace, barrier: None }).is_err() {
                 return;
             }
         }
@@ -688,11 +690,12 @@ impl Observer {
                 lists = self.open_lists();
             }
             self.refresh_lists(lists.as_mut());
-            let (began, records) = (Instant::now(), item.records());
-            let mut journey = match records {
-                0 => Journey::untraced(),
-                records => self.common.metrics.begin(&self.id.0, records),
+            let records = item.records();
+            let trace = match records {
+                0 => BatchTrace::untraced(),
+                records => BatchTrace::begin(&self.id.0, records),
             };
+            let stage = trace.stage("statistical").entered();
             let mut out = Output::default();
             let mut barrier = None;
             let finished = matches!(item, Work::Finish);
@@ -715,8 +718,10 @@ impl Observer {
             let watermark = if finished { EventTime(u32::MAX) } else { self.engine.watermark() };
             let watermark = (self.counted.records > 0).then_some(watermark);
             let Output { findings, vectors } = out;
-            journey.step("statistical", began, &[("records", records as i64), ("findings", findings.len() as i64)]);
-            if to_score.blocking_send(Step { findings, vectors, watermark, journey, barrier }).is_err() {
+            stage.set_attribute("records", records as i64);
+            stage.set_attribute("findings", findings.len() as i64);
+            drop(stage);
+            if to_score.blocking_send(Step { findings, vectors, watermark, trace, barrier }).is_err() {
                 return;
             }
         }
@@ -910,15 +915,18 @@ async fn score(
         if let Some(thresholds) = Tiers::changed(&mut changes) {
             settings = thresholds.behavior.clone();
         }
-        let began = Instant::now();
-        let scores = ask_models(&common, behavior.judge(), &step.vectors).await;
+        let stage = step.trace.stage("ml");
+        let scores = ask_models(&common, behavior.judge(), &step.vectors).instrument(stage.clone()).await;
+        let entered = stage.enter();
         let alerts = behavior.hear(&step.vectors, scores.as_deref(), &mut step.findings, &settings);
         if let (Some(models), Some(scores)) = (&common.tiers.models, &scores) {
             models.observe(&step.vectors, scores, &alerts);
             let alerted = alerts.iter().filter(|alerted| **alerted).count();
             common.metrics.add(&telemetry::MODEL_ALERTS, &[], alerted as u64);
         }
-        step.journey.step("ml", began, &[("windows", step.vectors.len() as i64)]);
+        drop(entered);
+        stage.set_attribute("windows", step.vectors.len() as i64);
+        drop(stage);
         if let Some(barrier) = &mut step.barrier {
             barrier.state.behavior = behavior.snapshot();
         }

@@ -247,6 +247,7 @@ fn a_batch_is_one_trace_through_all_tiers_and_its_id_goes_on_with_what_is_announ
     let environment = [
         ("FLOWVIGIL__TELEMETRY__OTLP__ENDPOINT", collector.as_str()),
         ("FLOWVIGIL__TELEMETRY__OTLP__SAMPLE", "0"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test"),
         ("FLOWVIGIL__PUBLISH__EVENTBRIDGE__BUS", "any"),
         ("AWS_ENDPOINT_URL_EVENTBRIDGE", &bus),
         ("AWS_ACCESS_KEY_ID", "000000000000"),
@@ -257,37 +258,126 @@ fn a_batch_is_one_trace_through_all_tiers_and_its_id_goes_on_with_what_is_announ
     service.scan("10.0.1.1", 0, 60);
     service.quiet_until(10);
     service.wait_until("/metrics", |m| m.as_str().unwrap().contains(r#"flowvigil_traces_total{outcome="sent"}"#));
-    let traced = traced.lock().unwrap();
-    let (path, request) = &traced[0];
-    assert_eq!(path, "/v1/traces");
-    assert_eq!(request["resourceSpans"][0]["resource"]["attributes"][0]["value"]["stringValue"], "flowvigil");
-    let spans = request["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap();
-    let names: Vec<&str> = spans.iter().map(|span| span["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["batch", "statistical", "ml", "correlation", "validation", "publish"]);
-    let root = &spans[0];
+    let requests = traced.lock().unwrap();
+    assert!(requests.iter().all(|(path, _)| path == "/v1/traces"));
+    let mut spans = spans(&requests);
+    // Another batch may have announced that it goes on.
+    let first = spans[0]["traceId"].clone();
+    spans.retain(|span| span["traceId"] == first);
+    let name = |span: &Value| span["name"].as_str().unwrap().to_owned();
+    let names: Vec<String> = spans.iter().map(name).collect();
+    // Each ends before the next begins, but for validation, which takes turns with correlation; the root ends last.
+    assert_eq!(names, ["statistical", "ml", "correlation", "validation", "publish", "batch"]);
+    let root = &spans[5];
     let nanos = |span: &Value, name: &str| span[name].as_str().unwrap().parse::<u64>().unwrap();
-    for span in spans {
+    for span in &spans {
         assert_eq!(span["traceId"], root["traceId"]);
         assert!(nanos(span, "startTimeUnixNano") >= nanos(root, "startTimeUnixNano"), "{span}");
         assert!(nanos(span, "endTimeUnixNano") <= nanos(root, "endTimeUnixNano"), "{span}");
     }
-    assert!(spans[1..].iter().all(|span| span["parentSpanId"] == root["spanId"]));
-    // X-Ray refuses ids whose first eight digits are not the second in which the trace began.
+    assert!(spans[..5].iter().all(|span| span["parentSpanId"] == root["spanId"]));
+    assert_eq!(root["parentSpanId"], "", "{root}");
+    assert!(attribute(root, "shard").ends_with("flow.log"), "{root}");
+    assert_eq!(attribute(root, "announcements"), "1");
+    assert_eq!(attribute(&spans[0], "records"), attribute(root, "records"));
+    assert_eq!(attribute(&spans[4], "announcements"), "1");
+    let resource = &requests[0].1["resourceSpans"][0]["resource"];
+    assert_eq!(attribute(resource, "service.name"), "flowvigil");
+    assert_eq!(attribute(resource, "service.version"), env!("CARGO_PKG_VERSION"));
+    assert_eq!(attribute(resource, "deployment.environment"), "test");
+    // X-Ray refuses ids whose first eight digits are not a second of late; it is the one in which the trace began.
     let id = root["traceId"].as_str().unwrap();
-    let second = u64::from_str_radix(&id[..8], 16).unwrap();
-    assert_eq!((id.len(), second), (32, nanos(root, "startTimeUnixNano") / 1_000_000_000));
+    let second = u64::from_str_radix(&id[..8], 16).unwrap() * 1_000_000_000;
+    assert_eq!(id.len(), 32);
+    assert!(second <= nanos(root, "endTimeUnixNano") && second + 1_000_000_000 >= nanos(root, "startTimeUnixNano"));
     let put = put.lock().unwrap();
     let header = put[0].1["Entries"][0]["TraceHeader"].as_str().unwrap();
-    let parent = root["spanId"].as_str().unwrap();
+    let parent = spans[4]["spanId"].as_str().unwrap();
     assert_eq!(header, format!("Root=1-{}-{};Parent={parent};Sampled=1", &id[..8], &id[8..]));
 }
 
+/// All spans that a collector was sent, in the order in which they came.
+fn spans(requests: &[(String, Value)]) -> Vec<Value> {
+    let list = |value: &Value, name: &str| value[name].as_array().unwrap().clone();
+    let resources = requests.iter().flat_map(|(_, request)| list(request, "resourceSpans"));
+    resources.flat_map(|of| list(&of, "scopeSpans")).flat_map(|of| list(&of, "spans")).collect()
+}
+
+/// An attribute of a span or a resource, as text.
+fn attribute(of: &Value, key: &str) -> String {
+    let found = of["attributes"].as_array().unwrap().iter().find(|attribute| attribute["key"] == key);
+    let value = &found.unwrap_or_else(|| panic!("{of:#} has no {key}"))["value"];
+    let text = |kind: &str| value[kind].as_str().map(str::to_owned);
+    text("stringValue").or_else(|| text("intValue")).unwrap_or_else(|| panic!("{value} is neither a text nor a number"))
+}
+
+#[test]
+fn a_request_is_part_of_its_callers_trace_and_only_if_that_is_sampled_and_it_is_admitted() {
+    let (collector, traced) = listener("{}");
+    let folder = tempfile::tempdir().unwrap();
+    let environment = [
+        ("FLOWVIGIL__TELEMETRY__OTLP__ENDPOINT", collector.as_str()),
+        ("FLOWVIGIL__TELEMETRY__OTLP__SAMPLE", "0"),
+        ("FLOWVIGIL__API__TOKEN", "0123456789abcdef"),
+    ];
+    let service = Service::start(folder.path(), &environment);
+    let ask = |token: &str, header: &str, value: &str| {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let asked = agent.get(format!("http://{}/v1/anomalies", service.address()));
+        asked.header("authorization", format!("Bearer {token}")).header(header, value).call().unwrap().status().as_u16()
+    };
+    let w3c = |trace: char, sampled: u8| format!("00-{}-00f067aa0ba902b7-0{sampled}", trace.to_string().repeat(32));
+    assert_eq!(ask("0123456789abcdef", "traceparent", &w3c('a', 0)), 200);
+    assert_eq!(ask("no such token, at all", "traceparent", &w3c('b', 1)), 401);
+    assert_eq!(ask("0123456789abcdef", "traceparent", "nonsense"), 200);
+    let xray =
+        |sampled: u8| format!("Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled={sampled}");
+    assert_eq!(ask("0123456789abcdef", "x-amzn-trace-id", &xray(0)), 200);
+    assert_eq!(ask("0123456789abcdef", "x-amzn-trace-id", &xray(1)), 200);
+    assert_eq!(ask("0123456789abcdef", "traceparent", &w3c('c', 1)), 200);
+    let sent = || spans(&traced.lock().unwrap());
+    assert!(soon(|| sent().len() >= 2), "{:#?}", sent());
+    let spans = sent();
+    let of = |name: &str| spans.iter().map(|span| span[name].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    assert_eq!(of("traceId"), ["5759e988bd862e3fe1be46a994272793".to_owned(), "c".repeat(32)]);
+    assert_eq!(of("parentSpanId"), ["53995c3f42cd8ad8", "00f067aa0ba902b7"]);
+    assert_eq!(of("name"), ["GET /v1/anomalies"; 2]);
+    assert_eq!(attribute(&spans[0], "http.response.status_code"), "200");
+}
+
+#[test]
+fn what_is_left_of_traces_is_sent_at_the_end_and_a_collector_that_is_silent_does_not_hold_it() {
+    let (collector, traced) = listener("{}");
+    let one = ("FLOWVIGIL__TELEMETRY__OTLP__SAMPLE", "1");
+    let (code, said) = ends_after(CALM, &[("FLOWVIGIL__TELEMETRY__OTLP__ENDPOINT", &collector), one]);
+    assert_eq!(code, Some(0), "{said}");
+    let traced = traced.lock().unwrap();
+    assert!(spans(&traced).iter().any(|span| span["name"] == "batch"), "{traced:#?}");
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let collector = format!("http://{}", silent.local_addr().unwrap());
+    // With a deadline of a day, the end has its own.
+    let day = ("FLOWVIGIL__TELEMETRY__OTLP__TIMEOUT", "24h");
+    let (code, said) = ends_after(CALM, &[("FLOWVIGIL__TELEMETRY__OTLP__ENDPOINT", &collector), one, day]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = ends_after(CALM, &[("FLOWVIGIL__TELEMETRY__OTLP__ENDPOINT", "no address")]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("telemetry.otlp.endpoint `no address` is no URL such as http://127.0.0.1:4318"), "{said}");
+}
+
+/// A record of nothing special.
+const CALM: &str = "2 123456789012 eni-1 10.0.0.1 10.0.0.2 40000 443 6 9 5000 1700000000 1700000001 ACCEPT OK\n";
+
 /// How `run` ends with this in its environment, and what it says.
 fn ends(environment: &[(&str, &str)]) -> (Option<i32>, String) {
+    ends_after("", environment)
+}
+
+/// The same, with records to read.
+fn ends_after(records: &str, environment: &[(&str, &str)]) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let flow_log = folder.path().join("flow.log");
-    std::fs::write(&flow_log, "").unwrap();
+    std::fs::write(&flow_log, records).unwrap();
     let ended = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
         .args(["run", "--once"])
         .arg(&flow_log)

@@ -45,7 +45,7 @@ impl Judgement {
             findings: vec![finding],
             vectors: Vec::new(),
             watermark: None,
-            journey: Journey::untraced(),
+            trace: BatchTrace::untraced(),
             barrier: None,
         };
         told(self.step(name(shard), step).await.outcomes)
@@ -53,8 +53,8 @@ impl Judgement {
 
     /// What becomes of everything when a shard's event time moves on.
     async fn passes(&mut self, shard: &str, moment: u32) -> Vec<Anomaly> {
-        let (watermark, journey) = (Some(EventTime(moment)), Journey::untraced());
-        let step = Step { findings: Vec::new(), vectors: Vec::new(), watermark, journey, barrier: None };
+        let (watermark, trace) = (Some(EventTime(moment)), BatchTrace::untraced());
+        let step = Step { findings: Vec::new(), vectors: Vec::new(), watermark, trace, barrier: None };
         told(self.step(name(shard), step).await.closings)
     }
 }
@@ -247,7 +247,7 @@ async fn end_of(log: &Log, mut cut: impl FnMut() -> (usize, bool)) -> BTreeMap<U
             }
         }
         let (findings, watermark) = (out.findings, watermark.or_else(|| Some(engine.watermark())));
-        let step = Step { findings, vectors: Vec::new(), watermark, journey: Journey::untraced(), barrier: None };
+        let step = Step { findings, vectors: Vec::new(), watermark, trace: BatchTrace::untraced(), barrier: None };
         let Delivery { outcomes, closings, .. } = task.step(shard.clone(), step).await;
         for anomaly in told(outcomes).into_iter().chain(told(closings)) {
             stands.insert(anomaly.anomaly_id, anomaly);

@@ -21,7 +21,7 @@ use crate::publish::dead_letter::Letters;
 use crate::publish::local::{LineAnnouncer, SqliteStore};
 use crate::publish::rules::{Rule, Rules};
 use crate::settings::Settings;
-use crate::telemetry::trace::Journey;
+use crate::telemetry::trace::BatchTrace;
 
 /// Incidents that all tasks share, and that can be lost.
 struct Lossy(Mutex<Arc<LocalIncidents>>);
@@ -147,11 +147,11 @@ struct Task {
 impl Task {
     /// A shard says this and its event time moves there; waits until what comes of it is delivered.
     async fn step(&self, shard: &str, findings: Vec<Finding>, watermark: u32) {
-        let (watermark, journey) = (Some(EventTime(watermark)), Journey::untraced());
+        let (watermark, trace) = (Some(EventTime(watermark)), BatchTrace::untraced());
         let (passed, mut passing) = watch::channel(None);
         let barrier =
             Barrier { shard: name(shard), number: 1, position: None, state: State::default(), passed: passed.into() };
-        let step = Step { findings, vectors: Vec::new(), watermark, journey, barrier: Some(barrier) };
+        let step = Step { findings, vectors: Vec::new(), watermark, trace, barrier: Some(barrier) };
         assert!(self.to_judgement.send(Message::Step(name(shard), step)).await.is_ok());
         passing.wait_for(Option::is_some).await.unwrap();
     }
