@@ -40,6 +40,7 @@ use crate::health::Health;
 use crate::ml::watch::Watch;
 use crate::publish::AnomalyStore;
 use crate::telemetry::{self, Metrics, trace};
+use crate::wait::positive;
 
 pub mod anomalies;
 pub mod auth;
@@ -232,7 +233,6 @@ impl Server {
         let listener = TcpListener::bind(settings.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let Parts { store, health, explainers, metrics, models, internal, suppressions } = parts;
-        let of = |duration| Duration::try_from(duration).unwrap_or_default();
         let hsts =
             settings.hsts.is_positive().then(|| format!("max-age={}; includeSubDomains", settings.hsts.as_secs()));
         let bounds =
@@ -244,13 +244,13 @@ impl Server {
             metrics: metrics.clone(),
             models,
             page_max: settings.page_max.max(1),
-            body_timeout: of(settings.body_timeout),
-            request_timeout: of(settings.request_timeout),
+            body_timeout: positive(settings.body_timeout),
+            request_timeout: positive(settings.request_timeout),
             body_max: settings.body_max,
             hsts: hsts.and_then(|value| HeaderValue::try_from(value).ok()),
             access,
             proxies: Arc::new(Proxies::new(&settings.trusted_proxies)),
-            cache: Arc::new(Cache::new(crate::aws::positive(settings.cache))),
+            cache: Arc::new(Cache::new(positive(settings.cache))),
             limiter: Arc::new(Limiter::new(&settings.rate_limit)),
             bounds: Arc::new(bounds),
             trying: Arc::new(Semaphore::new(1)),

@@ -15,6 +15,8 @@ use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use jiff::SignedDuration;
 
+use crate::wait::positive;
+
 pub mod calls;
 pub mod json;
 
@@ -52,11 +54,6 @@ pub fn deadlines(timeout: SignedDuration) -> TimeoutConfig {
         .operation_attempt_timeout(timeout)
         .operation_timeout(timeout * 3)
         .build()
-}
-
-/// A duration of the settings as the runtime wants it; what is negative counts as zero.
-pub fn positive(duration: SignedDuration) -> Duration {
-    Duration::try_from(duration).unwrap_or(Duration::ZERO)
 }
 
 /// What went wrong with a call, read once for all services.

@@ -74,7 +74,7 @@
 //!
 //! | floor | modules |
 //! | --- | --- |
-//! | what everyone speaks of | [`flow`] |
+//! | what everyone speaks of | [`flow`], [`wait`] |
 //! | where it comes from, what is said of it | [`finding`], [`ingest`], [`simulate`], [`aws`], [`blame`] |
 //! | judging, and being asked how it goes | [`statistical`], [`correlation`], [`anomaly`], [`health`], [`telemetry`] |
 //! | scoring, confirming, telling | [`ml`], [`validation`], [`publish`], [`report`] |
@@ -101,3 +101,4 @@ pub mod simulate;
 pub mod statistical;
 pub mod telemetry;
 pub mod validation;
+pub mod wait;

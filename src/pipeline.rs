@@ -54,6 +54,7 @@ use crate::publish::dead_letter::{Letters, Refusals};
 use crate::publish::{Announcer, AnomalyStore};
 use crate::telemetry::{self, Metrics};
 use crate::{correlation, ml, statistical, validation};
+use crate::wait::{backoff, positive};
 
 mod delivery;
 mod judgement;
@@ -240,7 +241,7 @@ pub async fn run(
 
     let (failures, last) = (HashMap::new(), HashMap::new());
     let shards = Shards { common: common.clone(), to_judgement, lives: JoinSet::new(), failures, last };
-    let grace = duration(common.settings.grace);
+    let grace = positive(common.settings.grace);
     let mut told = common.stop.clone();
     let mut supervising = Box::pin(async move {
         shards.supervise(source.as_mut()).await?;
@@ -483,14 +484,9 @@ const STATE: &str = "state";
 impl Settings {
     /// The pause after so many failures in a row.
     fn pause(&self, failures: u32) -> Duration {
-        let first = duration(self.retry_first).max(Duration::from_millis(1));
-        first.saturating_mul(1 << failures.min(16)).min(duration(self.retry_most))
+        let first = positive(self.retry_first).max(Duration::from_millis(1));
+        backoff(first, positive(self.retry_most), failures)
     }
-}
-
-/// A duration of the settings as the runtime wants it; what is negative counts as zero.
-fn duration(signed: SignedDuration) -> Duration {
-    Duration::try_from(signed).unwrap_or(Duration::ZERO)
 }
 
 /// Resolves once the service is told to stop; a sender that is gone counts as that.

@@ -43,6 +43,7 @@ use super::Settings;
 use super::clients::{Client, Proxies};
 use super::problem::{MEDIA_TYPE, Problem};
 use crate::telemetry::{self, Metrics};
+use crate::wait::positive;
 
 /// The largest head of a request, bytes.
 const HEAD_MAX: usize = 16 * 1024;
@@ -74,7 +75,6 @@ pub(super) struct Limits {
 impl Limits {
     /// As the settings and this process's file handles allow.
     pub(super) fn new(settings: &Settings) -> Limits {
-        let of = |duration| Duration::try_from(duration).unwrap_or_default();
         let wanted = settings.connections_max.max(1);
         let handles = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
         let free = usize::try_from(handles - HANDLES_KEPT.min(handles / 2)).unwrap_or(usize::MAX).max(1);
@@ -86,9 +86,9 @@ impl Limits {
             );
         }
         Limits {
-            header: of(settings.header_timeout),
-            body: of(settings.body_timeout),
-            idle: of(settings.idle_timeout),
+            header: positive(settings.header_timeout),
+            body: positive(settings.body_timeout),
+            idle: positive(settings.idle_timeout),
             most: wanted.min(free),
             most_by_address: settings.connections_by_address_max.max(1),
             http2: settings.http2_without_tls,

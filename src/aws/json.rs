@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Fault, chain, deadlines, retryable};
+use crate::wait::backoff;
 
 /// A service of the JSON 1.1 protocol.
 #[derive(Clone, Copy, Debug)]
@@ -90,13 +91,11 @@ impl JsonClient {
     /// # Errors
     /// The last try's fault; its cause never holds what was sent or answered.
     pub async fn call<T: DeserializeOwned>(&self, operation: &'static str, input: &Value) -> Result<T, Fault> {
-        let mut pause = PAUSE;
         let mut tried = 1;
         loop {
             match self.attempt(operation, input).await {
                 Err(fault) if fault.retry && tried < ATTEMPTS => {
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
+                    tokio::time::sleep(backoff(PAUSE, Duration::MAX, tried - 1)).await;
                     tried += 1;
                 }
                 Err(fault) => return Err(fault),

@@ -29,6 +29,7 @@ use crate::publish::local::{LineAnnouncer, SqliteStore};
 use crate::publish::{self, Announcer, AnomalyStore, PublishError};
 use crate::settings::Settings;
 use crate::telemetry::Metrics;
+use crate::wait;
 
 /// The file of dead letters.
 pub(super) const DEAD_LETTERS: &str = "dead-letters.ndjson";
@@ -160,7 +161,7 @@ async fn announcer(
     }
     let letters = Arc::new(letters.before(queue.clone()));
     let kept = Arc::new(WithDeadLetters::new(announcer, queue, letters.clone(), health.clone()));
-    tokio::spawn(sweep(kept.clone(), aws::positive(dead_letter.sweep_every)));
+    tokio::spawn(sweep(kept.clone(), wait::positive(dead_letter.sweep_every)));
     (kept, refusals, letters)
 }
 

@@ -13,7 +13,7 @@ use anyhow::Context;
 use jiff::SignedDuration;
 
 use super::SettingsArgs;
-use crate::aws;
+use crate::wait;
 
 /// Arguments of `healthcheck`.
 #[derive(Debug, clap::Args)]
@@ -41,7 +41,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         None => args.settings.load()?.api.listen,
     };
     let address = reachable(address);
-    let status = ask(address, &args.path, aws::positive(args.timeout).max(Duration::from_millis(1)))
+    let status = ask(address, &args.path, wait::positive(args.timeout).max(Duration::from_millis(1)))
         .with_context(|| format!("ask http://{address}{}", args.path))?;
     println!("http://{address}{} answers {status}", args.path);
     Ok(if (200..300).contains(&status) { ExitCode::SUCCESS } else { ExitCode::FAILURE })

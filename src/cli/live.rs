@@ -13,6 +13,7 @@ use crate::pipeline::Thresholds;
 use crate::settings::dynamic::{Change, Dynamic};
 use crate::settings::ssm::Parameters;
 use crate::settings::{Layer, Problems, Settings, SettingsError, secrets};
+use crate::wait;
 
 /// What health calls this part.
 const PART: &str = "settings";
@@ -61,7 +62,7 @@ impl Live {
         layers = layers.into_iter().map(|layer| layer.with_texts(&known)).collect();
         let (dynamic, settings) = Dynamic::begin(layers, None).map_err(SettingsError::Wrong)?;
         let parameters = Parameters::new(&aws, &ssm);
-        let every = aws::positive(ssm.interval).max(Duration::from_millis(100));
+        let every = wait::positive(ssm.interval).max(Duration::from_millis(100));
         let mut source = Source { parameters, every, dynamic, secrets: known, aws, trouble: None };
         let settings = source.begin().await.unwrap_or(settings);
         Ok(Live { settings, source: Some(source) })

@@ -10,11 +10,12 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::aws::{calls, positive};
+use crate::aws::calls;
 use crate::flow::EventTime;
 use crate::health::Health;
 use crate::publish::{AnomalyStore, Verdict};
 use crate::telemetry::{self, Metrics, emf};
+use crate::wait::positive;
 
 /// How often the service is looked at.
 const LOOK: Duration = Duration::from_secs(1);

@@ -17,6 +17,7 @@ use crate::aws::{self, Fault};
 use crate::flow::envelope::Kind;
 use crate::flow::interfaces::Interfaces;
 use crate::flow::text::{Decoded, Format, Lines};
+use crate::wait::backoff;
 
 /// Arguments of `replay`.
 #[derive(Debug, clap::Args)]
@@ -192,7 +193,7 @@ impl Sender {
     async fn send(&mut self) -> anyhow::Result<()> {
         let mut waiting = std::mem::take(&mut self.full);
         self.bytes = 0;
-        let mut pause = Duration::from_millis(50);
+        let mut pauses = 0;
         while !waiting.is_empty() {
             let rest = waiting.split_off(waiting.len().min(RECORDS_PER_REQUEST));
             let request = self.client.put_records().stream_name(&self.stream).set_records(Some(waiting.clone()));
@@ -203,8 +204,8 @@ impl Sender {
             let refused = waiting.into_iter().zip(answer.records()).filter(|(_, told)| told.error_code().is_some());
             waiting = refused.map(|(entry, _)| entry).collect();
             if !waiting.is_empty() {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(2));
+                tokio::time::sleep(backoff(Duration::from_millis(50), Duration::from_secs(2), pauses)).await;
+                pauses += 1;
             }
             waiting.extend(rest);
         }

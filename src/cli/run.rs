@@ -172,7 +172,7 @@ pub(super) async fn with_api(
     };
     // Ends with this future, whichever way it ends.
     let _watching = models.map(|models| {
-        let every = crate::aws::positive(settings.ml.drift.check_every);
+        let every = crate::wait::positive(settings.ml.drift.check_every);
         let watching = models::watch_drift(models, every, metrics.clone(), backends.announcer.clone());
         AbortOnDropHandle::new(tokio::spawn(watching))
     });

@@ -559,7 +559,7 @@ enum Connection {
 
 impl Connection {
     async fn open(settings: &Settings) -> Result<Connection, RedisError> {
-        let timeout = crate::aws::positive(settings.timeout);
+        let timeout = crate::wait::positive(settings.timeout);
         let authority = match settings.authority.as_os_str().is_empty() {
             true => None,
             false => Some(std::fs::read(&settings.authority)?),

@@ -25,13 +25,14 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use crate::aws::{Fault, deadlines, positive};
+use crate::aws::{Fault, deadlines};
 use crate::flow::Interface;
 use crate::ingest::kinesis::coordinator::{Coordinator, Held, hashes};
 use crate::ingest::kinesis::fan_out::{Consumer, Subscription};
 use crate::ingest::kinesis::payload::Decoder;
 use crate::ingest::lease::{Checkpoint, ShardInfo, Start};
 use crate::ingest::{self, Fence, FlowSource, IngestError, Position, Read, Shard, ShardId};
+use crate::wait::{backoff, positive};
 
 pub mod coordinator;
 mod fan_out;
@@ -164,7 +165,7 @@ impl FlowSource for Kinesis {
             subscription: self.consumer.as_ref().map(|consumer| consumer.subscription(held.key())),
             iterator: None,
             next_read: Instant::now(),
-            backoff: Duration::ZERO,
+            pauses: 0,
             ended: false,
             children: None,
             coordinator: self.coordinator.clone(),
@@ -195,7 +196,8 @@ pub struct KinesisShard {
     iterator: Option<String>,
     /// Not before this moment.
     next_read: Instant,
-    backoff: Duration,
+    /// Pauses after failures in a row.
+    pauses: u32,
     ended: bool,
     children: Option<Vec<ShardInfo>>,
 }
@@ -276,13 +278,14 @@ impl KinesisShard {
     }
 
     fn back_off(&mut self) {
-        let least = positive(self.settings.read_pause);
-        self.backoff = (self.backoff * 2).clamp(least, positive(self.settings.backoff_max).max(least));
-        self.next_read = Instant::now() + self.backoff;
+        let settings = &self.settings;
+        let pause = backoff(positive(settings.read_pause), positive(settings.backoff_max), self.pauses);
+        self.pauses = self.pauses.saturating_add(1);
+        self.next_read = Instant::now() + pause;
     }
 
     fn take(&mut self, told: GetRecordsOutput, asked: Instant) -> Read {
-        self.backoff = Duration::ZERO;
+        self.pauses = 0;
         let bytes: u64 = told.records.iter().map(|r| r.data.as_ref().len() as u64 + PARTITION_KEY).sum();
         let owed = Duration::from_secs_f64(bytes as f64 / self.settings.bytes_per_second.max(1) as f64);
         let nothing_behind = told.records.is_empty() && told.millis_behind_latest.unwrap_or(0) == 0;

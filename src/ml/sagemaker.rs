@@ -30,6 +30,7 @@ use super::model::{Judge, Judgement, Part, combine};
 use super::wire::{Entry, Instance, Reply, Request};
 use super::{FeatureVector, Score, ScoreError, Scorer};
 use crate::aws;
+use crate::wait;
 
 /// Settings `[ml.sagemaker]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -74,14 +75,14 @@ pub struct BreakerSettings {
 impl BreakerSettings {
     fn resolve(&self) -> breaker::Settings {
         breaker::Settings {
-            window: aws::positive(self.window),
+            window: wait::positive(self.window),
             calls_max: 1_000,
             calls_min: self.calls_min,
             failure_rate: self.failure_rate,
-            slow_call: aws::positive(self.slow_call),
+            slow_call: wait::positive(self.slow_call),
             slow_rate: self.slow_rate,
-            pause: aws::positive(self.pause),
-            pause_max: aws::positive(self.pause_max),
+            pause: wait::positive(self.pause),
+            pause_max: wait::positive(self.pause_max),
         }
     }
 }
@@ -181,7 +182,7 @@ impl SageMaker {
         limits: canary::Limits,
         local: Arc<Slot>,
     ) -> SageMaker {
-        let deadline = aws::positive(settings.deadline);
+        let deadline = wait::positive(settings.deadline);
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(deadline / 2)
             .operation_attempt_timeout(deadline)
@@ -266,7 +267,7 @@ impl SageMaker {
                 let (calls, endpoint, instances) = (self.calls.clone(), endpoint.clone(), instances.clone());
                 let to = (from + size).min(instances.len());
                 // A task of its own: a call that is cut off by the deadline still settles its permit.
-                tasks.spawn(calls.chunk(endpoint, instances, from, to, aws::positive(self.settings.deadline)));
+                tasks.spawn(calls.chunk(endpoint, instances, from, to, wait::positive(self.settings.deadline)));
             }
         }
         let mut answers = Vec::new();
@@ -286,7 +287,7 @@ impl SageMaker {
         }
         let (calls, comparison, instances) = (self.calls.clone(), self.comparison.clone(), instances.clone());
         let size = self.settings.request_windows.max(1).min(instances.len());
-        let (deadline, level) = (aws::positive(self.settings.deadline), self.limits.level);
+        let (deadline, level) = (wait::positive(self.settings.deadline), self.limits.level);
         self.comparing.spawn(async move {
             let ask = async |variant: &str| {
                 let body = body(&instances[..size], true);

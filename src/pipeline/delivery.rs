@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::judgement::Delivery;
 use super::shard::Barrier;
-use super::{Common, Holdup, PUBLISH, PipelineError, duration, sweep};
+use super::{Common, Holdup, PUBLISH, PipelineError, sweep};
 use crate::anomaly::{Anomaly, Status};
 use crate::correlation::IncidentStore;
 use crate::ingest::snapshot::Snapshot;
@@ -21,6 +21,7 @@ use crate::publish::episodes::{Claim, Claimed};
 use crate::publish::{Announcement, Announcer, AnomalyStore, PublishError, Recorded};
 use crate::telemetry;
 use crate::validation::Outcome;
+use crate::wait::positive;
 
 /// How many unannounced anomalies of an earlier life are taken up at once.
 const LEFTOVERS: usize = 100;
@@ -282,7 +283,7 @@ impl Courier {
     async fn announce(&self, mut batch: Vec<(Announcement, Anomaly)>) -> Result<usize, PipelineError> {
         let mut holdup = Holdup::new(&self.common, PUBLISH, "announce");
         let mut told = 0;
-        let patience = duration(self.common.settings.call_timeout);
+        let patience = positive(self.common.settings.call_timeout);
         while !batch.is_empty() {
             let Ok(results) = timeout(patience, self.places.announcer.announce(&batch)).await else {
                 holdup.wait("no answer in time").await;
@@ -387,7 +388,7 @@ pub(super) async fn insist<T, F: Future<Output = Result<T, PublishError>>>(
     call: impl Fn() -> F,
 ) -> Result<T, String> {
     let mut holdup = Holdup::new(common, PUBLISH, step);
-    let patience = duration(common.settings.call_timeout);
+    let patience = positive(common.settings.call_timeout);
     loop {
         match timeout(patience, call()).await {
             Ok(Ok(done)) => {

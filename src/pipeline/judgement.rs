@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::delivery::insist;
 use super::shard::{Barrier, Step};
 use super::sweep::{Asked, Sweep};
-use super::{CORRELATION, Common, Ending, Holdup, PipelineError, Tiers, Watermarks, duration};
+use super::{CORRELATION, Common, Ending, Holdup, PipelineError, Tiers, Watermarks};
 use crate::anomaly::Anomaly;
 use crate::correlation::{self, Incident, IncidentStore};
 use crate::finding::Finding;
@@ -28,6 +28,7 @@ use crate::telemetry::{self, trace::BatchTrace};
 use crate::validation::calibration::Verdicts;
 use crate::validation::suppression::{self, Suppression};
 use crate::validation::{Judge, Outcome};
+use crate::wait::positive;
 
 /// Verdicts younger than this are left for the next time, s: more of the same second may be on their way.
 const FEEDBACK_SETTLES: u32 = 2;
@@ -131,7 +132,7 @@ impl Judgement {
             feedback_from: EventTime(0),
             to_learn: VecDeque::new(),
             rules_read: None,
-            sweep: Sweep::new(duration(common.settings.sweep_every)),
+            sweep: Sweep::new(positive(common.settings.sweep_every)),
         }
     }
 
@@ -175,7 +176,7 @@ impl Judgement {
                     continue;
                 }
                 Message::Continued(shard, by) => {
-                    let patience = duration(self.common.settings.call_timeout);
+                    let patience = positive(self.common.settings.call_timeout);
                     if let Ok(Err(error)) = timeout(patience, self.incidents.continued(&shard, &by)).await {
                         tracing::warn!(shard = &*shard.0, %error, "others still wait for a shard that has ended");
                     }
@@ -328,7 +329,7 @@ impl Judgement {
 
     async fn fold(&self, shard: &ShardId, findings: &[Finding]) -> Vec<Incident> {
         let mut holdup = Holdup::new(&self.common, CORRELATION, "fold");
-        let patience = duration(self.common.settings.call_timeout);
+        let patience = positive(self.common.settings.call_timeout);
         loop {
             match timeout(patience, self.incidents.fold(shard, findings)).await {
                 Ok(Ok(incidents)) => {
@@ -357,7 +358,7 @@ impl Judgement {
 
     async fn close(&mut self, watermarks: &correlation::Watermarks, delivery: &mut Delivery) {
         self.told_at = Some(Instant::now());
-        let patience = duration(self.common.settings.call_timeout);
+        let patience = positive(self.common.settings.call_timeout);
         let closed = match timeout(patience, self.incidents.expire(watermarks)).await {
             Ok(Ok(closed)) => closed,
             Ok(Err(error)) => {
@@ -387,12 +388,12 @@ impl Judgement {
             watermarks: self.watermarks.told(),
             untold: u32::try_from(self.common.tiers.validation.update_interval.as_secs()).unwrap_or(0),
         };
-        delivery.abandoned = self.sweep.look(&asked, duration(self.common.settings.call_timeout)).await;
+        delivery.abandoned = self.sweep.look(&asked, positive(self.common.settings.call_timeout)).await;
     }
 
     /// Takes up what analysts have said since the last time, from the store: after a restart all of it, a part at a time.
     async fn learn(&mut self) {
-        let patience = duration(self.common.settings.call_timeout);
+        let patience = positive(self.common.settings.call_timeout);
         if self.to_learn.is_empty() {
             let now = u32::try_from(Timestamp::now().as_second()).unwrap_or(u32::MAX);
             let asked = timeout(patience, self.store.feedbacks(self.feedback_from)).await;
@@ -431,7 +432,7 @@ impl Judgement {
             return;
         }
         self.rules_read = Some(Instant::now());
-        let patience = duration(self.common.settings.call_timeout);
+        let patience = positive(self.common.settings.call_timeout);
         // Where the store is away, those that are known stay.
         let Ok(Ok(rules)) = timeout(patience, self.store.rules()).await else { return };
         let read = |rule: &Rule| match Suppression::stored(&rule.body) {

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::{Common, Ending, Tiers, duration, judgement};
+use super::{Common, Ending, Tiers, judgement};
 use crate::explainers::Question;
 use crate::finding::Finding;
 use crate::flow::EventTime;
@@ -28,6 +28,7 @@ use crate::statistical::intel::local::Files;
 use crate::statistical::{Engine, Output, Statistics};
 use crate::telemetry::trace::BatchTrace;
 use crate::telemetry::{self, Metrics};
+use crate::wait::positive;
 
 /// How a shard's life ended in order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -377,12 +378,12 @@ impl Reader {
     /// Reads until there is a reason to stop.
     async fn read_on(&mut self, shard: &mut dyn Shard) -> Result<End, ShardError> {
         let settings = self.common.settings.clone();
-        let interval = duration(settings.snapshot_interval);
+        let interval = positive(settings.snapshot_interval);
         let (mut marked_at, mut last_records) = (Instant::now(), Instant::now());
         let mut trouble = 0;
         let mut stop = self.common.stop.clone();
         while !*stop.borrow() {
-            let patience = duration(settings.read_timeout);
+            let patience = positive(settings.read_timeout);
             match timeout(patience, shard.read()).await.map_err(|_| ShardError::Silent(patience))? {
                 Ok(Read::Batch(batch)) => {
                     trouble = 0;
@@ -394,7 +395,7 @@ impl Reader {
                 Ok(Read::Idle) => {
                     trouble = 0;
                     let quiet = last_records.elapsed();
-                    let long = quiet >= duration(settings.idle_after);
+                    let long = quiet >= positive(settings.idle_after);
                     let seconds = if long { u32::try_from(quiet.as_secs()).unwrap_or(u32::MAX) } else { 0 };
                     self.send(Work::Quiet(seconds)).await?;
                 }
@@ -528,7 +529,7 @@ impl Reader {
             self.settled = Some(number);
             return Ok(true);
         };
-        let patience = duration(self.common.settings.call_timeout);
+        let patience = positive(self.common.settings.call_timeout);
         match timeout(patience, shard.checkpoint(&position)).await {
             Ok(Ok(())) => {
                 self.common.health.shard(&self.id.0, |shard| shard.checkpoint = Some(position.0.clone()));
@@ -556,7 +557,7 @@ impl Reader {
 
     /// Waits for the barrier under way, if there is one, and moves the checkpoint to it.
     async fn settle(&mut self, shard: &mut dyn Shard) -> Result<bool, ShardError> {
-        let patience = duration(self.common.settings.read_timeout);
+        let patience = positive(self.common.settings.read_timeout);
         while !self.is_settled() {
             let Some((number, position)) = self.marked.clone() else { break };
             let passing = self.passing.wait_for(|passed| passed.is_some_and(|(n, _)| n == number));

@@ -14,10 +14,11 @@ use jiff::SignedDuration;
 use serde::Deserialize;
 
 use crate::anomaly::Anomaly;
-use crate::aws::{Fault, deadlines, positive};
+use crate::aws::{Fault, deadlines};
 use crate::blame::Backend;
 use crate::publish::{Announcement, Announcer, Notice, PublishError};
 use crate::telemetry::trace;
+use crate::wait::{backoff, positive};
 
 /// Settings of the backend, `[publish.eventbridge]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -122,11 +123,9 @@ impl Announcer for EventBridge {
                 Err(error) => results.push(Err(error)),
             }
         }
-        let mut pause = positive(self.settings.backoff);
-        for attempt in 1..=self.settings.attempts.max(1) {
-            if attempt > 1 {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSE_MAX);
+        for attempt in 0..self.settings.attempts.max(1) {
+            if attempt > 0 {
+                tokio::time::sleep(backoff(positive(self.settings.backoff), PAUSE_MAX, attempt - 1)).await;
             }
             let mut again = Vec::new();
             for part in batches(waiting, self.settings.entries_max, self.settings.bytes_max) {

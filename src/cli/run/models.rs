@@ -35,7 +35,7 @@ pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Models> {
     }
     let (slot, origin) = origin::open(settings).await?;
     let slot = Arc::new(slot);
-    tokio::spawn(follow(slot.clone(), origin, crate::aws::positive(ml.model.reload)));
+    tokio::spawn(follow(slot.clone(), origin, crate::wait::positive(ml.model.reload)));
     let sagemaker = match &ml.sagemaker {
         None => None,
         Some(sagemaker) => {

@@ -18,12 +18,13 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::aws::{Fault, apart, positive};
+use crate::aws::{Fault, apart};
 use crate::ingest::kinesis::table::{LeaseTable, Written};
 use crate::ingest::kinesis::{Settings, client};
 use crate::ingest::lease::{
     Checkpoint, Lease, Observer, Policy, ShardInfo, Start, may_be_made, may_start, missing, removable,
 };
+use crate::wait::positive;
 
 /// A lease that this worker holds.
 #[derive(Debug)]

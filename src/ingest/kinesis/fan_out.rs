@@ -21,8 +21,9 @@ use aws_sdk_kinesis::types::{ConsumerStatus, StartingPosition, SubscribeToShardE
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info};
 
-use crate::aws::{Fault, apart, positive, retryable};
+use crate::aws::{Fault, apart, retryable};
 use crate::ingest::kinesis::{Settings, client};
+use crate::wait::{backoff, positive};
 
 /// A consumer that is registered with the stream. It belongs to all tasks of the application, and outlives them.
 #[derive(Clone)]
@@ -64,7 +65,7 @@ impl Consumer {
             continuation: None,
             heard: Instant::now(),
             not_before: Instant::now(),
-            backoff: Duration::ZERO,
+            pauses: 0,
         }
     }
 }
@@ -135,7 +136,8 @@ pub(super) struct Subscription {
     heard: Instant,
     /// Not subscribed again before this moment.
     not_before: Instant,
-    backoff: Duration,
+    /// Pauses after failures in a row.
+    pauses: u32,
 }
 
 impl Subscription {
@@ -163,7 +165,7 @@ impl Subscription {
         match heard.map_err(|e| thrown(&e)) {
             Ok(Some(SubscribeToShardEventStream::SubscribeToShardEvent(event))) => {
                 self.heard = Instant::now();
-                self.backoff = Duration::ZERO;
+                self.pauses = 0;
                 if !event.continuation_sequence_number.is_empty() {
                     self.continuation = Some(event.continuation_sequence_number.clone());
                 }
@@ -214,11 +216,12 @@ impl Subscription {
 
     /// Decides when to try again, and whether the failure is worth telling.
     fn refused(&mut self, fault: Fault, settings: &Settings) -> Result<Option<SubscribeToShardEvent>, Fault> {
-        self.backoff = (self.backoff * 2).clamp(SUBSCRIBE_PAUSE, positive(settings.backoff_max).max(SUBSCRIBE_PAUSE));
+        let next = backoff(SUBSCRIBE_PAUSE, positive(settings.backoff_max), self.pauses);
+        self.pauses = self.pauses.saturating_add(1);
         let pause = match fault.code.as_str() {
             // Somebody subscribed within the last seconds: ourselves, or the task that had the lease before.
             "ResourceInUseException" => SUBSCRIBE_AGAIN,
-            _ => self.backoff,
+            _ => next,
         };
         self.not_before = self.not_before.max(Instant::now() + pause);
         match fault.code.as_str() {

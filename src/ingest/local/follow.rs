@@ -46,8 +46,8 @@ const AHEAD: usize = 2;
 /// last checkpoint.
 pub struct Source {
     waiting: VecDeque<Offer>,
-    returned: mpsc::UnboundedReceiver<Return>,
-    give_back: mpsc::UnboundedSender<Return>,
+    returned: mpsc::Receiver<Return>,
+    give_back: mpsc::Sender<Return>,
     /// How many shards are being read.
     out: usize,
     settings: Settings,
@@ -84,10 +84,9 @@ impl Source {
         files.dedup();
         let offer = |paths: Vec<PathBuf>| Offer { paths, checkpoint: None, failures: 0 };
         let waiting = [files, stdin.into_iter().take(1).collect()];
-        let waiting = waiting.into_iter().filter(|paths| !paths.is_empty()).map(offer).collect();
-        // One message a shard that is being read, so as many as there are paths at most.
-        #[allow(clippy::disallowed_methods)]
-        let (give_back, returned) = mpsc::unbounded_channel();
+        let waiting: VecDeque<Offer> = waiting.into_iter().filter(|paths| !paths.is_empty()).map(offer).collect();
+        // A shard comes back once for each time it is offered, so there is room for all.
+        let (give_back, returned) = mpsc::channel(waiting.len().max(1));
         Ok(Source { waiting, returned, give_back, out: 0, settings: settings.clone() })
     }
 
@@ -141,15 +140,15 @@ struct LocalShard {
     /// Where it stood when it was offered, and how often it was offered there.
     begun: (u64, u32),
     released: bool,
-    give_back: mpsc::UnboundedSender<Return>,
+    give_back: mpsc::Sender<Return>,
 }
 
 impl Drop for LocalShard {
     fn drop(&mut self) {
         let failures = if self.checkpoint.batch > self.begun.0 { 1 } else { self.begun.1 + 1 };
         let (paths, checkpoint) = (self.paths.clone(), Some(self.checkpoint.clone()));
-        // A source that is gone offers nothing any more.
-        let _ = self.give_back.send((!self.released).then_some(Offer { paths, checkpoint, failures }));
+        // There is room for each shard; a source that is gone offers nothing any more.
+        let _ = self.give_back.try_send((!self.released).then_some(Offer { paths, checkpoint, failures }));
     }
 }
 
@@ -217,7 +216,7 @@ impl LocalShard {
     fn new(
         offer: Offer,
         settings: &Settings,
-        give_back: mpsc::UnboundedSender<Return>,
+        give_back: mpsc::Sender<Return>,
     ) -> Result<LocalShard, IngestError> {
         let Offer { paths, checkpoint, failures } = offer;
         let local = &settings.local;

@@ -21,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::retention::Retention;
 use super::{Settings, classify, prepare};
 use crate::publish::PublishError;
+use crate::wait::positive;
 
 /// Reads that look up rows by key at once; each takes a fraction of a millisecond.
 const INNER: usize = 2;
@@ -134,7 +135,7 @@ impl Connections {
         };
         Connections {
             readers: Some(readers),
-            read_timeout: Duration::try_from(settings.read_timeout).unwrap_or_default(),
+            read_timeout: positive(settings.read_timeout),
             ..Connections::around(writer)
         }
     }

@@ -25,8 +25,8 @@ use serde::Deserialize;
 use tokio::runtime::Handle;
 
 use super::sampling::{TailSampler, WAITING_MAX, is_local_root};
-use crate::aws::positive;
 use crate::telemetry::{Metrics, TRACES};
+use crate::wait::positive;
 
 /// Settings `[telemetry.otlp]`.
 #[derive(Clone, Debug, Deserialize)]
