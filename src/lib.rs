@@ -74,7 +74,7 @@
 //!
 //! | floor | modules |
 //! | --- | --- |
-//! | what everyone speaks of | [`flow`], [`wait`] |
+//! | what everyone speaks of | [`flow`], [`random`], [`wait`] |
 //! | where it comes from, what is said of it | [`finding`], [`ingest`], [`simulate`], [`aws`], [`blame`] |
 //! | judging, and being asked how it goes | [`statistical`], [`correlation`], [`anomaly`], [`health`], [`telemetry`] |
 //! | scoring, confirming, telling | [`ml`], [`validation`], [`publish`], [`report`] |
@@ -95,6 +95,7 @@ pub mod ingest;
 pub mod ml;
 pub mod pipeline;
 pub mod publish;
+pub mod random;
 pub mod report;
 pub mod settings;
 pub mod simulate;

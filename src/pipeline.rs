@@ -53,8 +53,8 @@ use crate::ingest::{FlowSource, IngestError, ShardId};
 use crate::publish::dead_letter::{Letters, Refusals};
 use crate::publish::{Announcer, AnomalyStore};
 use crate::telemetry::{self, Metrics};
-use crate::{correlation, ml, statistical, validation};
 use crate::wait::{backoff, positive};
+use crate::{correlation, ml, statistical, validation};
 
 mod delivery;
 mod judgement;

@@ -30,7 +30,6 @@ pub mod job;
 pub mod labels;
 pub mod line;
 pub mod load;
-pub mod random;
 pub mod session;
 pub mod vpc;
 pub mod wire;
@@ -41,10 +40,10 @@ use self::attack::Campaigns;
 use self::habit::Process;
 use self::labels::{Labels, Source};
 use self::line::{Format, LineWriter};
-use self::random::Random;
 use self::vpc::{Role, Vpc};
 use self::wire::{AGGREGATION_SECONDS, Event, Wire};
 use crate::flow::{Blindness, BlindnessKind, EventTime, FlowRecord, Interface, InterfaceId};
+use crate::random::Random;
 
 /// Everything that decides a simulation.
 #[derive(Clone, PartialEq, Debug)]

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::time::Duration;
 
-use rand_xoshiro::rand_core::Rng;
+use crate::random::Random;
 
 /// How far a shard has been read, as the lease table says it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -218,12 +218,12 @@ impl Observer {
         me: &str,
         now: Duration,
         policy: &Policy,
-        random: &mut impl Rng,
+        random: &mut Random,
     ) -> Vec<&'a Lease> {
         let leases: Vec<&Lease> = leases.iter().filter(|l| !l.is_complete()).collect();
         let (mut available, held): (Vec<&Lease>, Vec<&Lease>) =
             leases.iter().partition(|l| self.is_available(l, now, policy.failover));
-        shuffle(&mut available, random);
+        random.shuffle(&mut available);
 
         let mut load: BTreeMap<&str, usize> = BTreeMap::from([(me, 0)]);
         for lease in &held {
@@ -251,16 +251,9 @@ impl Observer {
         // A worker with exactly its share gives nothing up, unless others lack more than one.
         let count = need.min(has - target).max(usize::from(need > 1)).min(policy.steal_max);
         let mut theirs: Vec<&Lease> = held.into_iter().filter(|l| l.owner.as_deref() == Some(richest)).collect();
-        shuffle(&mut theirs, random);
+        random.shuffle(&mut theirs);
         theirs.truncate(count);
         theirs
-    }
-}
-
-fn shuffle<T>(items: &mut [T], random: &mut impl Rng) {
-    for i in (1..items.len()).rev() {
-        // The bias of the remainder is below 2^-50 for any number of shards that exists.
-        items.swap(i, (random.next_u64() % (i as u64 + 1)) as usize);
     }
 }
 

@@ -9,8 +9,7 @@
 //! infinite and whose child is itself, so that a walk takes a fixed number of steps without a branch, and several rows
 //! walk one tree at a time while it lies in the first-level cache.
 
-use rand_xoshiro::Xoshiro256PlusPlus;
-use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
+use crate::random::Random;
 
 /// How a forest is grown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
@@ -126,8 +125,8 @@ impl Forest {
         let mut order: Vec<u32> = (0..count as u32).collect();
         for number in 0..growth.trees {
             let seed = growth.seed ^ u64::from(number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let mut random = Random(Xoshiro256PlusPlus::seed_from_u64(seed));
-            random.shuffle_front(&mut order, sample as usize);
+            let mut random = Random::seeded(seed);
+            (0..sample as usize).for_each(|at| random.draw(&mut order, at));
             let mut grower =
                 Grower { rows: &rows, width, random, average: &average, limit: log2_ceil(sample), tree: Vec::new() };
             let mut taken = order[..sample as usize].to_vec();
@@ -472,36 +471,6 @@ fn partition(rows: &mut [u32], left: impl Fn(u32) -> bool) -> usize {
     boundary
 }
 
-// === impl Random ===
-
-/// xoshiro256++ with our own reductions, so that the drawn numbers are part of the format and not of a dependency.
-struct Random(Xoshiro256PlusPlus);
-
-impl Random {
-    /// Below `n`, by multiplication (Lemire 2019, without the rejection: a bias of n/2^64).
-    fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.0.next_u64()) * n as u128) >> 64) as usize
-    }
-
-    /// From 0 up to, but not including, 1.
-    fn unit(&mut self) -> f64 {
-        (self.0.next_u64() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Puts a random one of `items[at..]` at `at`.
-    fn draw(&mut self, items: &mut [u32], at: usize) {
-        let other = at + self.below(items.len() - at);
-        items.swap(at, other);
-    }
-
-    /// The first `count` steps of a Fisher-Yates shuffle.
-    fn shuffle_front(&mut self, items: &mut [u32], count: usize) {
-        for at in 0..count {
-            self.draw(items, at);
-        }
-    }
-}
-
 // === impl Reader ===
 
 struct Reader<'a> {
@@ -528,7 +497,7 @@ mod tests {
 
     /// A cloud of `count` rows around 0 with the last one far out in feature 1.
     fn cloud(count: usize, width: usize, seed: u64) -> Vec<f32> {
-        let mut random = Random(Xoshiro256PlusPlus::seed_from_u64(seed));
+        let mut random = Random::seeded(seed);
         let mut rows: Vec<f32> = (0..count * width).map(|_| (0..4).map(|_| random.unit() as f32 - 0.5).sum()).collect();
         let last = rows.len() - width;
         rows[last + 1] = 25.0;

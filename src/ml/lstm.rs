@@ -16,10 +16,10 @@
 //! Only additions and multiplications in a fixed order are used, never a fused one and never the exponential of
 //! a machine's library: the same data and seed give the same bytes, with and without AVX2.
 
-use rand_xoshiro::Xoshiro256PlusPlus;
-use rand_xoshiro::rand_core::{Rng as _, SeedableRng as _};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
+
+use crate::random::Random;
 
 /// Values of a window that go in: [`super::features::SEQUENCE_NAMES`].
 pub const INPUTS: usize = 10;
@@ -236,13 +236,13 @@ impl Lstm {
         if series.is_empty() {
             return Err(LstmError::NoSeries);
         }
-        let mut random = Xoshiro256PlusPlus::seed_from_u64(training.seed);
+        let mut random = Random::seeded(training.seed);
         let mut lstm = Lstm::drawn(&mut random);
         let mut adam = Adam::new();
         let mut order: Vec<usize> = (0..series.len()).collect();
         for epoch in 1..=training.epochs {
             for at in (1..order.len()).rev() {
-                order.swap(at, ((u128::from(random.next_u64()) * (at as u128 + 1)) >> 64) as usize);
+                order.swap(at, random.below(at + 1));
             }
             let late = epoch * 3 > training.epochs * 2;
             let rate = if late { training.rate / 3.0 } else { training.rate };
@@ -314,11 +314,10 @@ impl Lstm {
     }
 
     /// Weights as PyTorch draws them, uniform within 1/sqrt(cells); a forget gate starts open (bias 1).
-    fn drawn(random: &mut Xoshiro256PlusPlus) -> Lstm {
+    fn drawn(random: &mut Random) -> Lstm {
         let bound = 1.0 / (HIDDEN as f64).sqrt();
-        let unit = |r: &mut Xoshiro256PlusPlus| (r.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         let mut weights: Box<[f32; WEIGHTS]> = Box::new([0.0; WEIGHTS]);
-        weights.iter_mut().for_each(|w| *w = ((2.0 * unit(random) - 1.0) * bound) as f32);
+        weights.iter_mut().for_each(|w| *w = ((2.0 * random.unit() - 1.0) * bound) as f32);
         weights[BIAS_AT + HIDDEN..BIAS_AT + 2 * HIDDEN].fill(1.0);
         Lstm { weights }
     }

@@ -16,11 +16,11 @@ use std::str::FromStr;
 use super::background::Starting;
 use super::job::Job;
 use super::labels::Truth;
-use super::random::Random;
 use super::session::Party;
 use super::vpc::{Role, Vpc, public_v4};
 use super::wire::Wire;
 use crate::flow::Address;
+use crate::random::Random;
 
 /// How hard, relative to what is usual for the attack.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]

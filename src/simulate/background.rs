@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use super::habit::{Habit, Process, Rhythm, Shape, Standing, Timing};
 use super::job::Job;
-use super::random::{Random, mix};
 use super::session::{Millis, Outcome, Party, Session, Stream, Talk, Volume, message, tcp};
 use super::vpc::{Role, Vpc, public_v4, public_v6};
 use super::wire::Wire;
 use crate::flow::{Address, EventTime, protocol};
+use crate::random::{Random, mix};
 
 /// A process and the second of its first act.
 pub type Starting = (u32, Box<dyn Process>);

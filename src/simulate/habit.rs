@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::labels::TruthId;
-use super::random::Random;
 use super::session::{Millis, Outcome, Party, Session, Stream, Talk, Volume, datagrams, tcp};
 use super::wire::Wire;
 use crate::flow::{EventTime, protocol};
+use crate::random::Random;
 
 /// Something that acts now and then.
 pub trait Process: Send {
@@ -130,7 +130,7 @@ impl Habit {
 
     fn request(&mut self, wire: &mut Wire) {
         let epoch = u64::from(wire.now() / self.sticky.max(1));
-        let choice = super::random::mix(epoch ^ u64::from(self.client.host) << 32 ^ u64::from(self.port));
+        let choice = crate::random::mix(epoch ^ u64::from(self.client.host) << 32 ^ u64::from(self.port));
         let server = self.servers[(choice % self.servers.len() as u64) as usize];
         if server == self.client {
             return;

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use super::background::World;
 use super::habit::{Habit, Process, Rhythm, Shape, Timing};
 use super::labels::TruthId;
-use super::random::{Random, mix, unit_of};
 use super::session::Party;
 use super::vpc::{Role, Vpc};
 use super::wire::Wire;
 use crate::flow::protocol;
+use crate::random::{Random, mix, unit_of};
 
 /// One host's job; the same for the same seed and host.
 #[derive(Clone, Debug)]

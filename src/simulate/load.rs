@@ -7,11 +7,11 @@
 
 use super::Step;
 use super::labels::{Labels, Source};
-use super::random::{Random, mix, unit_of};
 use super::vpc::{public_v4, public_v6};
 use crate::flow::{
     Address, Blindness, BlindnessKind, EventTime, FlowRecord, Interface, InterfaceId, Marks, protocol, tcp_flags,
 };
+use crate::random::{Random, mix, unit_of};
 
 /// How traffic spreads over hosts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use super::random::{mix, unit_of};
 use crate::flow::Address;
+use crate::random::{mix, unit_of};
 
 /// Milliseconds since the beginning of the simulation; negative for what began before it.
 pub type Millis = i64;

@@ -1,8 +1,8 @@
 //! The simulated VPC: subnets of hosts with roles, their interfaces, and who outside they know.
 
-use super::random::{Random, mix};
 use super::session::{Outcome, Party};
 use crate::flow::{Address, Interface, InterfaceId};
+use crate::random::{Random, mix};
 
 /// What a host is for. It decides which services run on it and what it does all day.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

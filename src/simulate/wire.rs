@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 use super::labels::{Truth, TruthId};
-use super::random::{Random, mix};
 use super::session::{Millis, Outcome, Party, Session, Talk, Tally};
 use super::vpc::Vpc;
 use crate::flow::{Address, EventTime, FlowRecord, InterfaceId, Marks, protocol, tcp_flags};
+use crate::random::{Random, mix};
 
 /// Length of the aggregation windows, s: what interfaces of Nitro instances have, and the shortest that can be asked for.
 pub const AGGREGATION_SECONDS: u32 = 60;

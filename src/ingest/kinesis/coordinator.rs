@@ -12,8 +12,6 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use aws_sdk_kinesis::Client;
 use jiff::SignedDuration;
-use rand_xoshiro::Xoshiro256PlusPlus;
-use rand_xoshiro::rand_core::SeedableRng;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -24,6 +22,7 @@ use crate::ingest::kinesis::{Settings, client};
 use crate::ingest::lease::{
     Checkpoint, Lease, Observer, Policy, ShardInfo, Start, may_be_made, may_start, missing, removable,
 };
+use crate::random::Random;
 use crate::wait::positive;
 
 /// A lease that this worker holds.
@@ -395,7 +394,7 @@ struct Eyes {
     observer: Observer,
     born: Instant,
     synced: Option<Duration>,
-    random: Xoshiro256PlusPlus,
+    random: Random,
 }
 
 /// Renews, whatever else the worker waits for, until there is nothing left to renew.
@@ -418,12 +417,8 @@ async fn keep(this: Arc<Coordinator>, table: LeaseTable) {
 async fn look(this: Arc<Coordinator>) {
     let seed =
         this.me.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    let mut eyes = Eyes {
-        observer: Observer::default(),
-        born: Instant::now(),
-        synced: None,
-        random: Xoshiro256PlusPlus::seed_from_u64(seed),
-    };
+    let mut eyes =
+        Eyes { observer: Observer::default(), born: Instant::now(), synced: None, random: Random::seeded(seed) };
     while !this.closing.load(Ordering::Acquire) {
         if let Err(fault) = this.round(&mut eyes).await {
             warn!(error = fault.cause, "look at the lease table");

@@ -1,8 +1,6 @@
 use super::*;
 
 use proptest::prelude::*;
-use rand_xoshiro::Xoshiro256PlusPlus;
-use rand_xoshiro::rand_core::SeedableRng;
 
 const F: Duration = Duration::from_secs(10);
 const POLICY: Policy = Policy { failover: F, leases_max: usize::MAX, steal_max: 1 };
@@ -20,8 +18,8 @@ fn at(checkpoint: &str, parents: &[&str], key: &str) -> Lease {
     Lease::new(&shard(key, parents, true), Checkpoint::parse(checkpoint, 0))
 }
 
-fn random() -> Xoshiro256PlusPlus {
-    Xoshiro256PlusPlus::seed_from_u64(7)
+fn random() -> Random {
+    Random::seeded(7)
 }
 
 fn keys(leases: &[Lease]) -> Vec<&str> {
@@ -141,7 +139,7 @@ fn checkpoints_are_written_as_they_are_read() {
 struct Fleet {
     table: Vec<Lease>,
     workers: Vec<(String, Observer, HashMap<String, u64>, bool)>,
-    random: Xoshiro256PlusPlus,
+    random: Random,
 }
 
 impl Fleet {
@@ -149,7 +147,7 @@ impl Fleet {
         Fleet {
             table: (0..shards).map(|i| lease(&format!("s{i}"), None, 0)).collect(),
             workers: (0..workers).map(|i| (format!("w{i}"), Observer::default(), HashMap::new(), true)).collect(),
-            random: Xoshiro256PlusPlus::seed_from_u64(seed),
+            random: Random::seeded(seed),
         }
     }
 

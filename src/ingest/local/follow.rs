@@ -213,11 +213,7 @@ impl Known {
 }
 
 impl LocalShard {
-    fn new(
-        offer: Offer,
-        settings: &Settings,
-        give_back: mpsc::Sender<Return>,
-    ) -> Result<LocalShard, IngestError> {
+    fn new(offer: Offer, settings: &Settings, give_back: mpsc::Sender<Return>) -> Result<LocalShard, IngestError> {
         let Offer { paths, checkpoint, failures } = offer;
         let local = &settings.local;
         let name = name_of(&paths);

@@ -6,8 +6,8 @@
 
 use super::Stage;
 use crate::flow::protocol;
+use crate::random::Random;
 use crate::simulate::habit::{Process, unanswered};
-use crate::simulate::random::Random;
 use crate::simulate::session::{Millis, Outcome, Party, Session, Stream, Talk, message, tcp};
 use crate::simulate::vpc::Role;
 use crate::simulate::wire::Wire;

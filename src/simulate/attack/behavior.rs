@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use super::Stage;
 use crate::flow::protocol;
+use crate::random::Random;
 use crate::simulate::background::World;
 use crate::simulate::habit::{Habit, Rhythm, Shape, Timing};
 use crate::simulate::job::{Job, Until};
-use crate::simulate::random::Random;
 use crate::simulate::session::Party;
 use crate::simulate::vpc::Role;
 

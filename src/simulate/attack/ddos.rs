@@ -5,8 +5,8 @@
 
 use super::Stage;
 use crate::flow::{Address, protocol};
+use crate::random::Random;
 use crate::simulate::habit::Process;
-use crate::simulate::random::Random;
 use crate::simulate::session::{Millis, Outcome, Party, Session, Talk, Volume, message, tcp};
 use crate::simulate::vpc::public_v4;
 use crate::simulate::wire::Wire;

@@ -5,8 +5,8 @@
 
 use super::Stage;
 use crate::flow::{Address, protocol};
+use crate::random::{Random, mix, unit_of};
 use crate::simulate::habit::Process;
-use crate::simulate::random::{Random, mix, unit_of};
 use crate::simulate::session::{Millis, Outcome, Party, Session, Talk, Volume, tcp};
 use crate::simulate::vpc::{Role, public_v4};
 use crate::simulate::wire::Wire;

@@ -1,4 +1,7 @@
-//! Seeded randomness: one independent stream per purpose, so that adding an attack leaves the background as it was.
+//! Seeded randomness, the same on every machine: xoshiro256++ with our own reductions, so that the numbers that are drawn are
+//! part of models and simulations and not of a dependency.
+//!
+//! Simulations have an independent stream per purpose, so that adding an attack leaves the background as it was.
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
@@ -12,6 +15,11 @@ impl Random {
     pub fn new(seed: u64, purpose: &str, index: u64) -> Random {
         let named = purpose.bytes().fold(mix(seed), |state, byte| mix(state ^ u64::from(byte)));
         Random(Xoshiro256PlusPlus::seed_from_u64(mix(named ^ index.wrapping_mul(0x9e37_79b9_7f4a_7c15))))
+    }
+
+    /// The stream of a seed alone.
+    pub fn seeded(seed: u64) -> Random {
+        Random(Xoshiro256PlusPlus::seed_from_u64(seed))
     }
 
     /// 64 random bits.
@@ -43,6 +51,17 @@ impl Random {
     /// One of a list that is not empty.
     pub fn pick<T: Copy>(&mut self, list: &[T]) -> T {
         list[self.below(list.len())]
+    }
+
+    /// Puts a random one of `items[at..]` at `at`: a step of a Fisher-Yates shuffle.
+    pub fn draw<T>(&mut self, items: &mut [T], at: usize) {
+        let other = at + self.below(items.len() - at);
+        items.swap(at, other);
+    }
+
+    /// Puts all of them in random order.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        (0..items.len()).for_each(|at| self.draw(items, at));
     }
 
     /// Exponential with the given mean: the gap between independent events.
