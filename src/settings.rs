@@ -140,9 +140,6 @@ impl Settings {
                 found.push((key.to_owned(), message.to_owned()));
             }
         };
-        let window = self.statistical.window.as_secs();
-        require((1..=3600).contains(&window), "statistical.window", "a window is 1 s to 1 h long");
-        require(self.statistical.lateness.as_secs() >= 0, "statistical.lateness", "lateness cannot be negative");
         let mining = &self.statistical.crypto_mining;
         let rates = mining.rate_min <= mining.rate_max;
         require(
@@ -159,10 +156,6 @@ impl Settings {
         let pipeline = &self.pipeline;
         let grows = pipeline.retry_first <= pipeline.retry_most;
         require(grows, "pipeline.retry_first", "the first pause is longer than retry_most, the longest");
-        let positive = |duration: jiff::SignedDuration| duration.is_positive();
-        if let Some(ssm) = &self.settings.ssm {
-            require(positive(ssm.interval), "settings.ssm.interval", "parameters cannot be read all the time");
-        }
         let canary = &self.ml.canary;
         let pairs = 1..=ml::canary::Limits::PAIRS_MOST;
         require(

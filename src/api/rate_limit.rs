@@ -51,25 +51,6 @@ fn renamed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
     ))
 }
 
-impl Settings {
-    /// What is wrong with values that are each well-formed, by key.
-    pub fn check(&self) -> Vec<(&'static str, String)> {
-        let mut found = Vec::new();
-        let rates = [("per_second", self.per_second), ("failures_per_second", self.failures_per_second)];
-        for (key, rate) in rates {
-            if !(rate.is_finite() && rate >= 0.0) {
-                found.push((key, "a rate is 0, for no limit, or above".to_owned()));
-            }
-        }
-        for (key, burst) in [("burst", self.burst), ("failures_burst", self.failures_burst)] {
-            if !(burst.is_finite() && burst >= 1.0) {
-                found.push((key, "at least one request must be possible".to_owned()));
-            }
-        }
-        found
-    }
-}
-
 /// Clients that are told apart. With more at once, those that have not asked for the longest begin anew.
 const CLIENTS_MAX: usize = 10_000;
 

@@ -40,20 +40,6 @@ pub struct Settings {
     pub share_max: f64,
 }
 
-impl Settings {
-    /// What is wrong with values that are each well-formed, by key.
-    pub fn check(&self) -> Vec<(&'static str, String)> {
-        let mut found = Vec::new();
-        if self.life_max < SignedDuration::from_mins(1) || self.life_max > SignedDuration::from_hours(10 * 8_784) {
-            found.push(("life_max", "a suppression lives for a minute to ten years".to_owned()));
-        }
-        if !(self.share_max > 0.0 && self.share_max <= 1.0) {
-            found.push(("share_max", "a share lies above 0 and is at most 1".to_owned()));
-        }
-        found
-    }
-}
-
 /// What a new suppression is held against, besides those that are kept.
 #[derive(Clone, Debug)]
 pub struct Bounds {

@@ -164,15 +164,6 @@ impl Settings {
         if self.path.as_os_str().is_empty() {
             found.push(("path", "name the file in which anomalies are kept".to_owned()));
         }
-        if self.retention.is_negative() {
-            found.push(("retention", "nothing is kept for less than no time; 0s keeps it for ever".to_owned()));
-        }
-        if !(1..=64).contains(&self.readers) {
-            found.push(("readers", "from 1 to 64 lists are read at once".to_owned()));
-        }
-        if !self.read_timeout.is_positive() {
-            found.push(("read_timeout", "nothing can be read in no time".to_owned()));
-        }
         found
     }
 }
