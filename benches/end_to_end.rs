@@ -2,7 +2,7 @@
 //!
 //! Informs: whether a day of logs is judged while one waits, and what share of it is only reading. The peers stand in the
 //! same run: `wc -l`, which only reads the same file, and `gzip -dc`, which only unpacks it. Wall time; on a machine with
-//! idle cores the decoder of gzip may overlap with the rest, so compare CPU time where it matters (README, "Numbers").
+//! idle cores the decoder of gzip may overlap with the rest, so compare CPU time where it matters (benches/README.md).
 //!
 //!     cargo bench --bench end_to_end
 

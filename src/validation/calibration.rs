@@ -8,7 +8,7 @@
 //! How it was calibrated: it was not fitted. Intercept 0 and slope 1 take a detector's score, which says 0.5 where its
 //! thresholds are just reached, as the probability. On the labelled real traffic at hand no anomaly of known nature is
 //! false, and to that no slope can be fitted. It is measured, though: `detect --truth` counts for each tenth of confidence how
-//! many anomalies are true, and `tests/quality.py --simulated` adds that up over simulated hours (figures in the README).
+//! many anomalies are true, and `tests/quality.py --simulated` adds that up over simulated hours (figures in tests/README.md).
 //! So far every tenth is more often true than it says: the confidence understates.
 //!
 //! Analysts' verdicts shift a threat's intercept: the log-odds of true over false anomalies, each counted from one

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::Value;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -38,7 +40,7 @@ fn name(path: &Path) -> String {
 
 /// The floors, from the ground. A file imports only from lower floors, or from its own module.
 const FLOORS: &[&[&str]] = &[
-    &["flow", "wait"],
+    &["flow", "random", "wait"],
     &["finding", "ingest", "simulate", "aws", "blame"],
     &["statistical", "correlation", "anomaly", "health", "explainers", "telemetry"],
     &["ml", "validation", "publish", "report"],
@@ -154,39 +156,122 @@ fn pure_files_name_no_clock_no_chance_no_file_and_no_runtime() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-#[test]
-fn every_command_of_the_readme_exists() {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let mut checked = 0;
-    for line in readme.lines().map(str::trim) {
-        let Some(rest) = line.strip_prefix("flowvigil ").or(line.strip_prefix("cargo run --release -- ")) else {
-            continue;
-        };
-        let command = rest.split_whitespace().next().unwrap();
-        let help = Command::new(env!("CARGO_BIN_EXE_flowvigil")).args([command, "--help"]).output().unwrap();
-        assert!(help.status.success(), "README: `{line}` names no command");
-        let mut help = String::from_utf8(help.stdout).unwrap();
-        // A command may have commands of its own.
-        let part = rest.split_whitespace().nth(1).unwrap_or_default();
-        let of_part = Command::new(env!("CARGO_BIN_EXE_flowvigil")).args([command, part, "--help"]).output().unwrap();
-        help.push_str(&String::from_utf8_lossy(&of_part.stdout));
-        for option in rest.split('#').next().unwrap().split_whitespace().filter(|word| word.starts_with("--")) {
-            let option = option.split('=').next().unwrap();
-            assert!(help.contains(option), "README: `{line}` names the option {option}, which {command} does not have");
-        }
-        checked += 1;
-    }
-    assert!(checked > 5, "only {checked} commands were found in the README");
+/// Every page that is written for people.
+fn pages() -> Vec<PathBuf> {
+    let mut pages = vec![root().join("README.md"), root().join("benches/README.md"), root().join("tests/README.md")];
+    pages.extend(files(&root().join("deploy"), ".md"));
+    pages.extend(files(&root().join(".github"), ".md"));
+    pages
+}
+
+/// The lines of a page's blocks of commands.
+fn commands(page: &str) -> Vec<&str> {
+    page.split("```sh\n").skip(1).flat_map(|block| block.split("```").next().unwrap().lines()).map(str::trim).collect()
 }
 
 #[test]
-fn every_file_that_the_readme_names_is_there() {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    for part in readme.split("](").skip(1) {
-        let target = part.split(')').next().unwrap().split('#').next().unwrap();
-        if !target.is_empty() && !target.contains("://") {
-            assert!(root().join(target).exists(), "README links to {target}, which is not there");
+fn every_command_of_the_pages_exists() {
+    let help = |words: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_flowvigil")).args(words).arg("--help").output().unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    };
+    let (mut wrong, mut checked, mut programs) = (Vec::new(), 0, 0);
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        let place = name(&page);
+        for line in commands(&text) {
+            let Some(first) = line.split_whitespace().next() else { continue };
+            if first.contains('/') && !first.contains("://") && first.chars().all(|c| !c.is_uppercase() && c != '=') {
+                programs += 1;
+                if !root().join(first).exists() {
+                    wrong.push(format!("{place}: `{line}` runs {first}, which is not there"));
+                }
+            }
+            let Some(rest) = line.strip_prefix("flowvigil ").or(line.strip_prefix("cargo run --release -- ")) else {
+                continue;
+            };
+            checked += 1;
+            let rest = rest.split(['#', '|']).next().unwrap();
+            let words: Vec<&str> = rest.split_whitespace().collect();
+            let Some(mut options) = help(&words[..1]) else {
+                wrong.push(format!("{place}: `{line}` names no command"));
+                continue;
+            };
+            // A command may have commands of its own.
+            options.push_str(&words.get(1).and_then(|part| help(&[words[0], part])).unwrap_or_default());
+            let given = words.iter().filter(|word| word.starts_with("--")).map(|word| word.split('=').next().unwrap());
+            wrong.extend(given.filter(|option| !options.contains(option)).map(|option| {
+                format!("{place}: `{line}` names the option {option}, which {} does not have", words[0])
+            }));
         }
+    }
+    assert!(checked > 20 && programs > 5, "only {checked} commands and {programs} programs were found in the pages");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_file_that_the_pages_name_is_there() {
+    let (mut wrong, mut links, mut paths) = (Vec::new(), 0, 0);
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for part in text.split("](").skip(1) {
+            let target = part.split(')').next().unwrap().split('#').next().unwrap();
+            if !target.is_empty() && !target.contains("://") {
+                links += 1;
+                if !page.parent().unwrap().join(target).exists() {
+                    wrong.push(format!("{} links to {target}, which is not there", name(&page)));
+                }
+            }
+        }
+        for quoted in text.split('`').skip(1).step_by(2) {
+            let path = quoted.split_whitespace().next().unwrap_or_default();
+            let ours = ["src/", "tests/", "deploy/", "benches/", ".github/", ".ci/"].iter().any(|f| path.starts_with(f));
+            if ours && !path.contains(['*', '…', '<']) {
+                paths += 1;
+                if !root().join(path).exists() {
+                    wrong.push(format!("{} names {path}, which is not there", name(&page)));
+                }
+            }
+        }
+    }
+    assert!(links > 30 && paths > 10, "only {links} links and {paths} paths were found in the pages");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn what_the_readme_shows_is_what_its_commands_print() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    assert!(readme.lines().count() <= 120, "the README has {} lines; the pages have room", readme.lines().count());
+    let folder = tempfile::tempdir().unwrap();
+    let run = |line: &str| {
+        let words = line.strip_prefix("flowvigil ").unwrap().split_whitespace();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flowvigil"));
+        let output = command.args(words).current_dir(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let lines = commands(&readme);
+    run(lines[0]);
+    let shown = readme.split("```text\n").nth(1).unwrap().split("```").next().unwrap();
+    let table = run(lines[1]);
+    assert_eq!(table.lines().map(str::trim_end).collect::<Vec<_>>(), shown.lines().collect::<Vec<_>>());
+    // The JSON is shortened: what it has, the first anomaly has.
+    let shown = readme.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+    let shown: Value = serde_json::from_str(shown).unwrap();
+    let printed = run(&lines[1].replace("table", "ndjson"));
+    let first: Value = serde_json::from_str(printed.lines().next().unwrap()).unwrap();
+    assert!(holds(&first, &shown), "{first:#}\nhas not all of\n{shown:#}");
+}
+
+/// Whether a value has all that a shortened one shows; `…` stands for what was left out.
+fn holds(whole: &Value, shown: &Value) -> bool {
+    match (whole, shown) {
+        (_, Value::String(text)) if text == "…" => true,
+        (Value::Object(whole), Value::Object(shown)) => {
+            shown.iter().all(|(key, value)| key == "…" || whole.get(key).is_some_and(|own| holds(own, value)))
+        }
+        (Value::Array(whole), Value::Array(shown)) => whole.iter().zip(shown).all(|(whole, shown)| holds(whole, shown)),
+        _ => whole == shown,
     }
 }
 
