@@ -225,7 +225,8 @@ fn every_file_that_the_pages_name_is_there() {
         }
         for quoted in text.split('`').skip(1).step_by(2) {
             let path = quoted.split_whitespace().next().unwrap_or_default();
-            let ours = ["src/", "tests/", "deploy/", "benches/", ".github/", ".ci/"].iter().any(|f| path.starts_with(f));
+            let ours =
+                ["src/", "tests/", "deploy/", "benches/", ".github/", ".ci/"].iter().any(|f| path.starts_with(f));
             if ours && !path.contains(['*', '…', '<']) {
                 paths += 1;
                 if !root().join(path).exists() {
