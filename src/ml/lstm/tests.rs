@@ -5,8 +5,8 @@ use super::*;
 
 /// A host with a daily rhythm: busy from hour 8 to 18, in two of its amounts.
 fn rhythm(days: usize, seed: u64) -> Vec<[f32; INPUTS]> {
-    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let mut noise = || ((random.next_u64() >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 0.6;
+    let mut random = Random::seeded(seed);
+    let mut noise = || ((random.bits() >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 0.6;
     (0..days * 288)
         .map(|window| {
             let hour = (window % 288) as f32 / 12.0;
@@ -31,7 +31,7 @@ fn loss_of(weights: &[f32; WEIGHTS], windows: &[[f32; INPUTS]]) -> f64 {
 #[test]
 fn the_gradient_is_that_of_finite_differences() {
     let windows = &rhythm(1, 3)[90..110];
-    let lstm = Lstm::drawn(&mut Xoshiro256PlusPlus::seed_from_u64(5));
+    let lstm = Lstm::drawn(&mut Random::seeded(5));
     let mut gradient = Box::new([0.0; WEIGHTS]);
     backpropagate(&lstm.weights, windows, &mut State::default(), &mut Vec::new(), &mut gradient);
     let mut checked = 0;
@@ -84,7 +84,7 @@ fn the_same_seed_gives_the_same_bytes() {
 
 #[test]
 fn with_and_without_avx2_the_bits_are_the_same() {
-    let lstm = Lstm::drawn(&mut Xoshiro256PlusPlus::seed_from_u64(6));
+    let lstm = Lstm::drawn(&mut Random::seeded(6));
     let (mut fast, mut plain) = (State::default(), State::default());
     for window in rhythm(1, 7) {
         lstm.step(&mut fast, &window);
@@ -95,13 +95,13 @@ fn with_and_without_avx2_the_bits_are_the_same() {
 
 #[test]
 fn the_stored_form_round_trips() {
-    let lstm = Lstm::drawn(&mut Xoshiro256PlusPlus::seed_from_u64(8));
+    let lstm = Lstm::drawn(&mut Random::seeded(8));
     assert_eq!(Lstm::from_bytes(&lstm.to_bytes()).unwrap(), lstm);
 }
 
 #[test]
 fn a_tensor_of_another_shape_is_refused_by_name() {
-    let lstm = Lstm::drawn(&mut Xoshiro256PlusPlus::seed_from_u64(8));
+    let lstm = Lstm::drawn(&mut Random::seeded(8));
     let mut bytes = lstm.to_bytes();
     let at = bytes.windows(8).position(|b| b == b"[128,10]").unwrap();
     bytes[at..at + 8].copy_from_slice(b"[10,128]");
@@ -148,7 +148,7 @@ proptest! {
     fn no_input_makes_a_forecast_that_is_not_finite(
         windows in proptest::collection::vec(proptest::array::uniform10(proptest::num::f32::ANY), 1..20),
     ) {
-        let lstm = Lstm::drawn(&mut Xoshiro256PlusPlus::seed_from_u64(2));
+        let lstm = Lstm::drawn(&mut Random::seeded(2));
         let mut state = State::default();
         for window in windows {
             let forecast = lstm.forecast(&mut state, &window);
