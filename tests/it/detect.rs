@@ -240,6 +240,20 @@ fn the_report_is_one_page_that_asks_nobody_for_anything() {
 }
 
 #[test]
+fn text_from_outside_is_no_markup_in_the_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = write(folder.path(), "<b title='\"'>&.log", &scan_log());
+    let page = folder.path().join("report.html");
+    assert!(detect(&[&log, "--report", page.to_str().unwrap()]).status.success());
+    let html = std::fs::read_to_string(page).unwrap();
+    assert!(
+        html.contains("&lt;b title='&quot;'&gt;&amp;.log"),
+        "the name of the file that has a line too many is missing"
+    );
+    assert!(!html.contains("<b title"), "it is markup");
+}
+
+#[test]
 fn a_run_is_scored_against_its_truth() {
     let folder = tempfile::tempdir().unwrap();
     let log = write(folder.path(), "vpc.log", &scan_log());
