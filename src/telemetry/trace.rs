@@ -5,7 +5,7 @@
 //! its callsite's interest.
 //!
 //! A batch crosses threads and channels, so its root span travels with it as a value ([`BatchTrace`]). Whether a trace is
-//! sent is decided when its root ends ([`sampling`]): a share of all, every batch of which an anomaly was announced, and
+//! sent is decided when its root ends (`sampling`): a share of all, every batch of which an anomaly was announced, and
 //! every request whose caller has sampled it.
 //!
 //! Context comes in with requests as `traceparent` (W3C Trace Context) or `x-amzn-trace-id` (X-Ray), and goes out with

@@ -109,7 +109,7 @@ impl Traces {
         self.provider.tracer_with_scope(scope.build())
     }
 
-    /// Sends what is left, for as long as one request may take and at most [`FINISH_MAX`].
+    /// Sends what is left, for as long as one request may take and for two seconds at most.
     pub async fn finish(self) {
         let Traces { provider, timeout } = self;
         // Waiting blocks a thread, and requests need this runtime.
