@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 pub mod matrix;
+mod snapshots;
 
 /// How long a connection is left without an answer; longer than the deadlines of the settings that the tests use.
 const SILENCE: Duration = Duration::from_secs(3);
