@@ -223,6 +223,13 @@ impl Incident {
         }
     }
 
+    /// Whether an address is its victim, or among the targets that it names by what closed windows said. That is what a snapshot
+    /// holds, so that relations hang on nothing that a crash forgets.
+    pub(super) fn acts_on(&self, address: Address) -> bool {
+        use crate::finding::Subject;
+        self.key.subject == Subject::Victim(address) || self.settled.targets.contains_key(&address)
+    }
+
     /// What orders incidents of one moment.
     pub(super) fn rank(&self) -> (EventTime, IncidentKey, Uuid) {
         (self.span().0, self.key, self.id)

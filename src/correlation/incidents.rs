@@ -29,7 +29,8 @@ pub struct Incidents {
     keys: BTreeMap<Uuid, IncidentKey>,
     /// Keys by the address that acts.
     acting: BTreeMap<Address, BTreeSet<IncidentKey>>,
-    /// Keys by the addresses that are acted upon.
+    /// Keys by the addresses that were acted upon, also by those that were forgotten since in favour of smaller ones, or that a look
+    /// alone knows; [`Incident::acts_on`] decides.
     acted_on: BTreeMap<Address, BTreeSet<IncidentKey>>,
     evicted: Vec<Incident>,
     evictions: u64,
@@ -215,7 +216,7 @@ impl Incidents {
             // Whoever acted upon this host before it began to act may have taken it over. A probe that every address of
             // the internet gets says nothing of the kind, so only what is at least of medium severity counts.
             self.each(&self.acted_on, actor, |other| {
-                if other.span().0 <= incident.span().0 && weighty(other) {
+                if other.acts_on(actor) && other.span().0 <= incident.span().0 && weighty(other) {
                     note(other, Relation::Preceded);
                 }
             });
@@ -263,8 +264,9 @@ impl Incidents {
         let targets = incident.account().targets();
         let on = |address: &Address| {
             let keys = self.acted_on.get(address).into_iter().flatten();
-            let firm = |key: &&IncidentKey| self.episodes.get(key).is_some_and(|all| all.iter().any(Incident::is_firm));
-            keys.filter(|key| key.threat == incident.key.threat).filter(firm).count() as u32
+            let there = |one: &Incident| one.is_firm() && one.acts_on(*address);
+            let any = |key: &&IncidentKey| self.episodes.get(key).is_some_and(|all| all.iter().any(there));
+            keys.filter(|key| key.threat == incident.key.threat).filter(any).count() as u32
         };
         targets.iter().map(|target| on(&target.address)).max().unwrap_or(1).max(1)
     }

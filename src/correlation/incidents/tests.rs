@@ -146,6 +146,34 @@ fn a_look_leaves_no_trace_whatever_the_method_that_speaks_when_the_window_closes
 }
 
 #[test]
+fn which_incidents_are_related_hangs_on_nothing_that_a_restart_forgets() {
+    let on = |addresses: std::ops::Range<u32>| -> Vec<Target> {
+        addresses.map(|n| Target { address: Address::v4(0x0a00_0000 + n), ports: vec![22], port_count: 1 }).collect()
+    };
+    let many = Finding::TARGETS_MAX as u32;
+    // Host 999 is a target by a look alone, and 900 until smaller addresses are known.
+    let look = Finding { provisional: true, targets: on(999..1000), ..scan(0, 40) };
+    let [first, second] = [on(899..901), on(1..1 + many)].map(|targets| Finding { targets, ..scan(0, 40) });
+    let second = Finding { window: EventTime(60), last_seen: EventTime(110), ..second };
+    let after = [beacon(120, Address::v4(0x0a00_0000 + 999)), beacon(120, Address::v4(0x0a00_0000 + 900))];
+    let mut related = Vec::new();
+    for restarts in [false, true] {
+        let mut incidents = Incidents::new(&settings());
+        for findings in [&[look.clone()][..], &[first.clone()], &[second.clone()], &after] {
+            if restarts {
+                incidents = Incidents::restore(&incidents.snapshot(), &settings()).unwrap();
+            }
+            incidents.fold(&shard(), findings);
+        }
+        let mut closed = incidents.finish();
+        closed.sort_by_key(Incident::rank);
+        related.push(closed.iter().map(|incident| (incident.key, incident.related.clone())).collect::<Vec<_>>());
+    }
+    assert_eq!(related[0], related[1]);
+    assert!(related[0].iter().all(|(_, related)| related.is_empty()), "{related:#?}");
+}
+
+#[test]
 fn a_look_of_a_shard_that_has_ended_leaves_no_trace_when_the_episode_is_over() {
     let look = Finding { provisional: true, method: "vertical".to_owned(), ..scan(60, 40) };
     let mut incidents = Incidents::new(&settings());
