@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
@@ -155,6 +156,8 @@ pub struct Life {
     child: Child,
     announced: Arc<Mutex<Vec<String>>>,
     log: Arc<Mutex<Vec<String>>>,
+    /// Those that read the two.
+    readers: Vec<JoinHandle<()>>,
     address: String,
 }
 
@@ -165,23 +168,28 @@ impl Drop for Life {
     }
 }
 
-fn keep(stream: impl Read + Send + 'static) -> Arc<Mutex<Vec<String>>> {
+fn keep(stream: impl Read + Send + 'static) -> (Arc<Mutex<Vec<String>>>, JoinHandle<()>) {
     let kept: Arc<Mutex<Vec<String>>> = Arc::default();
     let into = kept.clone();
-    std::thread::spawn(move || {
+    let reader = std::thread::spawn(move || {
         BufReader::new(stream).lines().map_while(Result::ok).for_each(|line| into.lock().unwrap().push(line));
     });
-    kept
+    (kept, reader)
 }
 
 impl Life {
-    /// Starts on the state in a folder; `prefix` is what the shell does first.
+    /// Starts on the state in a folder, and follows a file there; `prefix` is what the shell does first.
     pub fn start(state: &Path, environment: &BTreeMap<String, String>, prefix: &str) -> Life {
-        let path = |name: &str| state.join(name).display().to_string();
         std::fs::OpenOptions::new().append(true).create(true).open(state.join("flow.log")).unwrap();
+        Life::following(&state.join("flow.log"), state, environment, prefix)
+    }
+
+    /// The same, and follows a file or folder elsewhere.
+    pub fn following(input: &Path, state: &Path, environment: &BTreeMap<String, String>, prefix: &str) -> Life {
+        let path = |name: &str| state.join(name).display().to_string();
         let mut child = Command::new("sh")
             .args(["-c", &format!("{prefix} exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_flowvigil"), "run"])
-            .arg(state.join("flow.log"))
+            .arg(input)
             .env("FLOWVIGIL__API__LISTEN", "127.0.0.1:0")
             .env("FLOWVIGIL__PUBLISH__SQLITE__PATH", path("anomalies.db"))
             .env("FLOWVIGIL__INGEST__SNAPSHOT__LOCAL__FOLDER", path("snapshots"))
@@ -196,9 +204,9 @@ impl Life {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let announced = keep(child.stdout.take().unwrap());
-        let log = keep(child.stderr.take().unwrap());
-        let mut life = Life { child, announced, log, address: String::new() };
+        let (announced, hears) = keep(child.stdout.take().unwrap());
+        let (log, reads) = keep(child.stderr.take().unwrap());
+        let mut life = Life { child, announced, log, readers: vec![hears, reads], address: String::new() };
         let mut address = None;
         let listens = || {
             let log = life.log.lock().unwrap();
@@ -234,17 +242,24 @@ impl Life {
         assert!(done.success());
     }
 
-    /// Waits for its end; its exit code, `None` when it was killed.
+    /// Waits for its end, and until all that it said is read; its exit code, `None` when it was killed.
     pub fn code(&mut self) -> Option<i32> {
         assert!(soon(|| self.child.try_wait().unwrap().is_some()), "it does not end:\n{}", self.said());
+        self.readers.drain(..).for_each(|reader| reader.join().unwrap());
         self.child.wait().unwrap().code()
     }
 
     /// How often each anomaly was announced as detected on standard output.
     pub fn detected(&self) -> BTreeMap<String, u32> {
         let mut counts = BTreeMap::new();
-        for line in self.announced.lock().unwrap().iter() {
-            let line: Value = serde_json::from_str(line).unwrap();
+        let lines = self.announced.lock().unwrap();
+        for (at, line) in lines.iter().enumerate() {
+            let line: Value = match serde_json::from_str(line) {
+                Ok(line) => line,
+                // A kill cuts off what is being written.
+                Err(_) if at + 1 == lines.len() => continue,
+                Err(error) => panic!("{error}: {line}"),
+            };
             if line["detail-type"] == "Anomaly Detected" {
                 *counts.entry(line["detail"]["anomaly_id"].as_str().unwrap().to_owned()).or_default() += 1;
             }
