@@ -295,8 +295,13 @@ impl Judge {
             pass(self.calibration.stage(case))?;
             pass(self.storms.stage(case))?;
         } else if let Some(told) = self.told.get(&case.incident.id) {
-            let kept = ["corroboration", "confidence", "storm"];
-            stages.extend(told.anomaly.tiers.validation.stages.iter().filter(|s| kept.contains(&&*s.name)).cloned());
+            // What is known now says why, and not what was known when it was first told: that hangs on which shard was heard first.
+            // Where verdicts or settings would refuse it today, it says why it was told.
+            let now = [corroboration::stage(case, &settings.corroboration), self.calibration.stage(case)];
+            let passed = |name: &str| now.iter().find(|stage| stage.passed && stage.name == name).cloned();
+            let kept = ["corroboration", "confidence", storm::NAME];
+            let before = told.anomaly.tiers.validation.stages.iter().filter(|stage| kept.contains(&&*stage.name));
+            stages.extend(before.map(|before| passed(&before.name).unwrap_or_else(|| before.clone())));
         }
         Ok(Validation { stages })
     }

@@ -96,7 +96,8 @@ impl Storms {
             return stage(NAME, false, reason);
         }
         *told += 1;
-        stage(NAME, true, format!("{told} of at most {limit} within {seconds} s"))
+        // Which of them it is hangs on which shard was heard first.
+        stage(NAME, true, format!("one of at most {limit} within {seconds} s"))
     }
 
     /// Counts a held-back case, and gives the anomaly that stands for all of them when its number has doubled.

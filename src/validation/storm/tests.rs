@@ -40,7 +40,7 @@ fn so_many_of_a_threat_are_told_in_one_window_and_as_many_in_the_next() {
         storms.stage(&Case::new(&incident)).reason
     };
     let mut again = again;
-    assert_eq!(reason(&mut again, 7), "3 of at most 3 within 600 s");
+    assert_eq!(reason(&mut again, 7), "one of at most 3 within 600 s");
     assert_eq!(reason(&mut again, 8), "more than 3 anomalies of port_scan within 600 s; told as one");
 }
 
