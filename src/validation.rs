@@ -654,8 +654,8 @@ fn told_evidence(case: &Case<'_>) -> Vec<Evidence> {
         });
     };
     told("windows", f64::from(case.incident.windows().max(1)), "windows");
-    if case.incident.actors_on_target > 1 {
-        told("actors_on_target", f64::from(case.incident.actors_on_target), "actors");
+    if case.incident.actors_on_target() > 1 {
+        told("actors_on_target", f64::from(case.incident.actors_on_target()), "actors");
     }
     evidence
 }

@@ -56,6 +56,9 @@ impl Source {
     }
 }
 
+/// How many others are known that do the same to its targets.
+const BESIDE_MAX: usize = 63;
+
 /// How two incidents belong together.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -87,8 +90,9 @@ pub struct Incident {
     /// Other incidents of the same story (bounded).
     #[serde(with = "pairs")]
     pub related: BTreeMap<Uuid, Relation>,
-    /// How many actors' incidents of this threat lie on the busiest of its targets, itself counted.
-    pub actors_on_target: u32,
+    /// Who else does the same to one of its targets (the smallest addresses, so that the order in which they come is nothing).
+    #[serde(default)]
+    pub beside: BTreeSet<Address>,
     pub(super) settled: Account,
     #[serde(with = "pairs")]
     pub(super) open: BTreeMap<Source, Finding>,
@@ -103,7 +107,7 @@ impl Incident {
             closed: false,
             absorbed_by: None,
             related: BTreeMap::new(),
-            actors_on_target: 1,
+            beside: BTreeSet::new(),
             settled: Account::default(),
             open: BTreeMap::new(),
         }
@@ -144,7 +148,6 @@ impl Incident {
             self.join_settled(other);
         }
         self.join_open(other);
-        self.actors_on_target = self.actors_on_target.max(other.actors_on_target);
     }
 
     fn join_settled(&mut self, other: &Incident) {
@@ -165,6 +168,9 @@ impl Incident {
         for (&id, &relation) in &other.related {
             self.relate(id, relation);
         }
+        for &actor in &other.beside {
+            self.stand_beside(actor);
+        }
     }
 
     /// Notes a related incident; true when that was news.
@@ -174,6 +180,24 @@ impl Incident {
         }
         self.related.insert(id, relation);
         true
+    }
+
+    /// Notes who else does the same to one of its targets; true when that was news.
+    pub(super) fn stand_beside(&mut self, actor: Address) -> bool {
+        let known = self.beside.len();
+        let full = known >= BESIDE_MAX && self.beside.last().is_some_and(|last| *last < actor);
+        if full || self.actor() == Some(actor) || !self.beside.insert(actor) {
+            return false;
+        }
+        if known >= BESIDE_MAX {
+            self.beside.pop_last();
+        }
+        true
+    }
+
+    /// How many actors do the same to one of its targets, itself counted; 64 also stands for more.
+    pub fn actors_on_target(&self) -> u32 {
+        self.beside.len() as u32 + 1
     }
 
     /// Everything that closed windows said; before the first of them, what looks at open ones said.
@@ -212,6 +236,12 @@ impl Incident {
     pub(super) fn joins(&self, first_seen: EventTime, last_seen: EventTime, gap: u32) -> bool {
         let (first, last) = self.span();
         first_seen <= last.plus(gap) && first <= last_seen.plus(gap)
+    }
+
+    /// When it was known in event time, by closed windows: the end of the first. By the longest window where there are several
+    /// lengths, and so rather later.
+    pub(super) fn confirmed(&self) -> EventTime {
+        self.settled.first_window.plus(self.settled.window_seconds)
     }
 
     /// Who acts, as far as it is one address.

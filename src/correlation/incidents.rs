@@ -182,7 +182,7 @@ impl Incidents {
         // The company of what only looks know is looked for when a window has closed.
         let Some(incident) = self.get(id).filter(|incident| incident.is_firm()) else { return };
         let found = self.relations(incident);
-        let crowd = self.crowd(incident);
+        let (actor, beside) = (incident.actor(), self.beside(incident));
         for (other, relation) in found {
             if self.change(id, |incident| incident.relate(other, relation)) {
                 touched.insert(id);
@@ -191,10 +191,14 @@ impl Incidents {
                 touched.insert(other);
             }
         }
-        self.change(id, |incident| {
-            incident.actors_on_target = incident.actors_on_target.max(crowd);
-            true
-        });
+        for (other, its_actor) in beside {
+            if self.change(id, |incident| incident.stand_beside(its_actor)) {
+                touched.insert(id);
+            }
+            if actor.is_some_and(|actor| self.change(other, |incident| incident.stand_beside(actor))) {
+                touched.insert(other);
+            }
+        }
     }
 
     fn change(&mut self, id: Uuid, change: impl FnOnce(&mut Incident) -> bool) -> bool {
@@ -251,24 +255,35 @@ impl Incidents {
         episodes.filter(|incident| incident.is_firm()).for_each(&mut visit);
     }
 
-    /// Whether two incidents lie close enough in time to be one story.
+    /// Whether two incidents lie close enough in time to be one story, and neither was over by event time before the other was known.
+    /// Which of the two is heard of first, and whether one that is over is still kept here, must not matter.
     fn near(&self, a: &Incident, b: &Incident) -> bool {
         let story = whole_seconds(self.settings.story);
         let ((a_first, a_last), (b_first, b_last)) = (a.span(), b.span());
-        a_first <= b_last.plus(story) && b_first <= a_last.plus(story)
+        a_first <= b_last.plus(story) && b_first <= a_last.plus(story) && self.meets(a, b) && self.meets(b, a)
     }
 
-    /// How many actors do the same to the busiest target: many scanners of one host are one interest in it.
-    fn crowd(&self, incident: &Incident) -> u32 {
-        let (Threat::PortScan | Threat::Ddos) = incident.key.threat else { return 1 };
-        let targets = incident.account().targets();
-        let on = |address: &Address| {
-            let keys = self.acted_on.get(address).into_iter().flatten();
-            let there = |one: &Incident| one.is_firm() && one.acts_on(*address);
-            let any = |key: &&IncidentKey| self.episodes.get(key).is_some_and(|all| all.iter().any(there));
-            keys.filter(|key| key.threat == incident.key.threat).filter(any).count() as u32
-        };
-        targets.iter().map(|target| on(&target.address)).max().unwrap_or(1).max(1)
+    /// Whether an incident was still going on when another was first known.
+    fn meets(&self, incident: &Incident, other: &Incident) -> bool {
+        let gap = self.settings.episode_gap.seconds(incident.key.threat);
+        other.confirmed() <= incident.span().1.plus(gap)
+    }
+
+    /// Who else does the same to its targets, with their incidents: many scanners of one host are one interest in it.
+    fn beside(&self, incident: &Incident) -> BTreeMap<Uuid, Address> {
+        let mut found = BTreeMap::new();
+        let (Threat::PortScan | Threat::Ddos) = incident.key.threat else { return found };
+        for target in incident.account().targets() {
+            self.each(&self.acted_on, target.address, |other| {
+                let same = other.key.threat == incident.key.threat && other.id != incident.id;
+                if let Some(actor) =
+                    other.actor().filter(|_| same && other.acts_on(target.address) && self.near(incident, other))
+                {
+                    found.insert(other.id, actor);
+                }
+            });
+        }
+        found
     }
 
     /// Closes and forgets what is over; see [`super::IncidentStore::expire`].

@@ -466,18 +466,18 @@ fn where_a_baseline_was_measured_it_must_be_far_enough_behind() {
 
 #[test]
 fn what_correlation_knows_stands_beside_the_numbers() {
-    let of = |actors_on_target| {
+    let of = |others: &[&str]| {
         let mut incident = incident(&[
             finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 600, 0.95),
             finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 660, 0.95),
         ]);
-        incident.actors_on_target = actors_on_target;
+        incident.beside = others.iter().map(|other| address(other)).collect();
         let told = told_evidence(&Case::new(&incident));
         told.into_iter().filter(|e| e.tier == Tier::Correlation).map(|e| (e.name, e.value)).collect::<Vec<_>>()
     };
     let named = |name: &str, value| (name.to_owned(), value);
-    assert_eq!(of(1), [named("windows", 2.0)]);
-    assert_eq!(of(2), [named("windows", 2.0), named("actors_on_target", 2.0)]);
+    assert_eq!(of(&[]), [named("windows", 2.0)]);
+    assert_eq!(of(&["203.0.113.10"]), [named("windows", 2.0), named("actors_on_target", 2.0)]);
 }
 
 #[test]

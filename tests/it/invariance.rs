@@ -10,7 +10,7 @@ use std::process::Command;
 
 use aws_config::SdkConfig;
 
-use crate::crash::{World, settled};
+use crate::crash::{Told, World, settled};
 use crate::servers::aws;
 
 /// A stretch of a simulated VPC, and behind it, on every shard, lines two days later.
@@ -36,15 +36,16 @@ fn traffic(folder: &Path) -> PathBuf {
 }
 
 /// Threat and actor of what was told; how often.
-fn about(told: &BTreeSet<String>) -> BTreeMap<String, usize> {
+fn about(told: &Told) -> BTreeMap<String, usize> {
     let mut about = BTreeMap::new();
-    for text in told {
-        *about.entry(text.split(" from ").next().unwrap().to_owned()).or_default() += 1;
+    for body in told.values() {
+        let text = |field: &str| body[field].as_str().unwrap().to_owned();
+        *about.entry(format!("{} by {}", text("threat"), text("actor"))).or_default() += 1;
     }
     about
 }
 
-async fn on(aws: &SdkConfig, log: &Path, shards: i32, key: &str) -> BTreeSet<String> {
+async fn on(aws: &SdkConfig, log: &Path, shards: i32, key: &str) -> Told {
     let world = World::new(aws, shards, 10_000, 0).await;
     tokio::task::block_in_place(|| world.feed(log, key));
     settled(&world, &mut [world.task()]).await
@@ -55,7 +56,7 @@ async fn on(aws: &SdkConfig, log: &Path, shards: i32, key: &str) -> BTreeSet<Str
 const GATEWAY: &str = "port_scan by 10.176.0.6";
 
 /// What one scanner did, by scanner; a scan by many is put together from what only one engine sees whole.
-fn scans(told: &BTreeSet<String>) -> BTreeSet<String> {
+fn scans(told: &Told) -> BTreeSet<String> {
     about(told).into_keys().filter(|story| story.starts_with("port_scan") && !story.ends_with("many")).collect()
 }
 
@@ -74,7 +75,7 @@ async fn one_shard_and_five_by_interface_tell_the_same_and_scans_are_told_alike_
         println!("{name}: {} told, one shard {}; more {more:?}, less {less:?}", told.len(), one.len());
     }
     assert!(scans(&one).len() > 3, "{:?}", about(&one));
-    let stories = |told: &BTreeSet<String>| about(told).into_keys().collect::<BTreeSet<_>>();
+    let stories = |told: &Told| about(told).into_keys().collect::<BTreeSet<_>>();
     assert_eq!(stories(&interface), stories(&one), "keyed by interface");
     let own = |scans: BTreeSet<String>| scans.into_iter().filter(|scan| scan != GATEWAY).collect::<BTreeSet<_>>();
     assert_eq!(own(scans(&random)), scans(&one), "keyed at random");

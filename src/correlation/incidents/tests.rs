@@ -202,17 +202,38 @@ fn an_incident_is_closed_once_when_its_gap_has_passed() {
 fn a_scanned_host_that_then_beacons_is_one_story_and_both_sides_know() {
     let mut incidents = Incidents::new(&settings());
     let scan = incidents.fold(&shard(), &[scan(0, 100)])[0].id;
-    let touched = incidents.fold(&shard(), &[beacon(3_600, HOST)]);
+    let touched = incidents.fold(&shard(), &[beacon(3_540, HOST)]);
     let beacon = touched.iter().find(|i| i.id != scan).unwrap();
     assert_eq!(beacon.related.get(&scan), Some(&Relation::Preceded));
     assert_eq!(touched.iter().find(|i| i.id == scan).unwrap().related.get(&beacon.id), Some(&Relation::Followed));
 }
 
 #[test]
+fn who_else_scans_a_host_and_who_is_related_does_not_depend_on_which_shard_is_heard_first() {
+    let by = |n: u32, window| {
+        let scanner = Address::v4(0xcb00_7100 + n);
+        Finding { actor: Actor::One(scanner), subject: Subject::Actor(scanner), ..scan(window, 40) }
+    };
+    // The last is known when the first is over, however long that is kept, and so is the beacon.
+    let heard = [by(1, 0), by(2, 600), by(3, 3_600), by(2, 1_200), beacon(3_600, HOST)];
+    let orders = [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 4, 3, 1], [1, 4, 0, 2, 3]];
+    let ends = orders.map(|order| {
+        let mut incidents = Incidents::new(&settings());
+        order.iter().for_each(|&at| drop(incidents.fold(&Arc::from(format!("shard-{at}")), &[heard[at].clone()])));
+        let mut closed = incidents.finish();
+        closed.sort_by_key(|incident| incident.key);
+        closed.into_iter().map(|i| (i.key, i.actors_on_target(), i.related.len())).collect::<Vec<_>>()
+    });
+    assert_eq!(ends[0].iter().map(|(_, actors, _)| *actors).collect::<Vec<_>>(), [2, 3, 2, 1]);
+    assert_eq!(ends[0].iter().map(|(.., related)| *related).collect::<Vec<_>>(), [0, 1, 1, 2]);
+    assert!(ends.iter().all(|end| *end == ends[0]), "{ends:#?}");
+}
+
+#[test]
 fn two_threats_of_one_actor_are_related_within_a_day_only() {
     let mut incidents = Incidents::new(&settings());
     incidents.fold(&shard(), &[scan(0, 100)]);
-    let near = incidents.fold(&shard(), &[beacon(3_600, SCANNER)]);
+    let near = incidents.fold(&shard(), &[beacon(3_540, SCANNER)]);
     assert_eq!(near.len(), 2);
     let mut incidents = Incidents::new(&settings());
     incidents.fold(&shard(), &[scan(0, 100)]);
