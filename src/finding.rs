@@ -291,6 +291,9 @@ pub struct Finding {
     /// Why it is as bad as `severity` says, as a sentence without its end.
     #[serde(default)]
     pub severity_reason: String,
+    /// Of the addresses above, those that are ours because they own the interfaces that log them, and not by the settings.
+    #[serde(default)]
+    pub learned: Vec<Address>,
     /// First moment of what is stated.
     pub first_seen: EventTime,
     /// Last moment of what is stated.

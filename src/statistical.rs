@@ -19,7 +19,7 @@ use hashbrown::HashSet;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use crate::finding::{Finding, Threat};
+use crate::finding::{Actor, Finding, Threat};
 use crate::flow::network::Network;
 use crate::flow::{Address, Blindness, BlindnessKind, EventTime, FlowRecord, Interface, InterfaceId, Marks, protocol};
 use crate::ml::FeatureVector;
@@ -1113,8 +1113,16 @@ impl Engine {
         self.state.tor.retain(|_, contacts| !contacts.is_over(before));
     }
 
-    /// Puts the names behind an interface number on a finding.
+    /// Puts the names behind an interface number on a finding, and which of its addresses are ours though the settings do not say so.
     fn sign(&self, finding: &mut Finding, interface: InterfaceId) {
+        if !self.state.owners.is_empty() {
+            let actor = match finding.actor {
+                Actor::One(actor) => Some(actor),
+                Actor::Many => None,
+            };
+            let all = finding.targets.iter().map(|target| target.address).chain(actor);
+            finding.learned = all.filter(|a| self.is_ours(*a) && !self.network.is_internal(*a)).collect();
+        }
         if let Ok(at) = self.state.interfaces.binary_search_by_key(&interface, |i| i.id) {
             let interface = &self.state.interfaces[at];
             finding.interfaces = vec![interface.name.clone()];

@@ -9,7 +9,6 @@
 //! | `allow_list` | what trusted addresses do, or is done with them ([`allow_list`]) |
 //! | `suppression` | what somebody named, dated and answers for ([`suppression`]) |
 //! | `known_benign` | resolvers, time, health checks and the like ([`known_benign`]) |
-//! | `baseline` | what the host has always done |
 //! | `corroboration` | one uncertain judgement that nothing else supports ([`corroboration`]) |
 //! | `confidence` | what is less probable than the threat's threshold ([`calibration`]) |
 //! | `storm` | the hundredth anomaly of one threat in ten minutes, which is told with the rest as one ([`storm`]) |
@@ -26,7 +25,7 @@ use uuid::Uuid;
 use crate::anomaly::{Anomaly, Episode, SCHEMA, Stage, Status, Tiers, Validation};
 use crate::correlation::{Account, Incident};
 use crate::finding::{Actor, Evidence, Severity, Subject, Target, Threat, Tier};
-use crate::flow::EventTime;
+use crate::flow::{Address, EventTime};
 use crate::flow::network::Network;
 use crate::publish::{Feedback, Silence};
 
@@ -140,6 +139,11 @@ impl<'a> Case<'a> {
     /// What kind of trouble.
     pub fn threat(&self) -> Threat {
         self.incident.key.threat
+    }
+
+    /// Whether an address of it is ours, by the settings or because it owns an interface that logs it.
+    pub fn is_ours(&self, address: Address, network: &Network) -> bool {
+        network.is_internal(address) || self.account.learned.contains(&address)
     }
 
     /// One number by name.
@@ -289,7 +293,6 @@ impl Judge {
         let suppressed = self.silent.get(&case.incident.id).is_some_and(|stage| stage == suppression::NAME);
         pass(self.suppressions.stage(case, suppressed))?;
         pass(known_benign::stage(case, &settings.known_benign, &self.network))?;
-        pass(consistent_with_baseline(case))?;
         if !was_told {
             pass(corroboration::stage(case, &settings.corroboration))?;
             pass(self.calibration.stage(case))?;
@@ -619,17 +622,6 @@ fn enough_evidence(case: &Case<'_>) -> Stage {
     let sane = case.account.first_seen <= case.account.last_seen && case.account.score() > 0.0;
     let reason = format!("{judged} numbers held against thresholds, highest score {:.2}", case.account.score());
     stage("evidence", judged > 0 && sane, reason)
-}
-
-/// The baseline stage: where the detector told how far from its own history the host is, that must be far enough.
-fn consistent_with_baseline(case: &Case<'_>) -> Stage {
-    let told = case.evidence.iter().find(|e| e.name.starts_with("baseline") && e.threshold.is_some());
-    let Some(evidence) = told else {
-        return stage("baseline", true, "not judged against a baseline by this method".to_owned());
-    };
-    let (value, threshold) = (evidence.value, evidence.threshold.unwrap_or_default());
-    let reason = format!("{} is {value:.2} {} against {threshold:.2}", evidence.name, evidence.unit);
-    stage("baseline", value >= threshold, reason)
 }
 
 /// A stage with what it found.

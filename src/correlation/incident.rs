@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | methods and scores, severity, span, counts | extreme |
 //! | actor | itself; two different ones are `many` |
-//! | targets, ports, interfaces | union, the smallest so many kept |
+//! | targets, ports, interfaces, learned hosts | union, the smallest so many kept |
 //! | sources | the largest so many of the larger amounts of each |
 //! | why it is so severe | the reason of the most severe |
 //! | what the models said | the louder |
@@ -347,6 +347,9 @@ pub struct Account {
     /// Why it is as bad as `severity`.
     #[serde(default)]
     pub severity_reason: String,
+    /// Addresses that are ours beside those of the settings, the smallest of them.
+    #[serde(default)]
+    pub learned: BTreeSet<Address>,
     #[serde(with = "pairs")]
     numbers: BTreeMap<NumberName, Number>,
     /// Sums of the recent windows, by window.
@@ -439,6 +442,7 @@ impl Account {
             targets: finding.targets.iter().map(|t| (t.address, ports(t))).collect(),
             sources: finding.sources.iter().map(|source| (source.address, source.amount)).collect(),
             severity_reason: finding.severity_reason.clone(),
+            learned: finding.learned.iter().copied().collect(),
             numbers,
             windows: BTreeMap::from([(source, sums)]),
             headline: Some(Headline {
@@ -482,6 +486,7 @@ impl Account {
         self.last_window_end = self.last_window_end.max(other.last_window_end);
         self.window_seconds = self.window_seconds.max(other.window_seconds);
         self.interfaces.extend(other.interfaces.iter().cloned());
+        self.learned.extend(&other.learned);
         if self.account.is_empty() || (!other.account.is_empty() && other.account < self.account) {
             self.account.clone_from(&other.account);
         }
@@ -550,6 +555,9 @@ impl Account {
         }
         if self.sources.len() > Finding::SOURCES_MAX {
             self.sources = self.sources().into_iter().map(|source| (source.address, source.amount)).collect();
+        }
+        while self.learned.len() > Finding::TARGETS_MAX + 1 {
+            self.learned.pop_last();
         }
         while self.interfaces.len() > INTERFACES_MAX {
             self.interfaces.pop_last();

@@ -244,6 +244,7 @@ fn finding(vector: &FeatureVector, score: &Score, settings: &Settings, first: Ev
         target_count: 0,
         sources: Vec::new(),
         severity_reason: "unusual for the host by itself; nothing says what it is".to_owned(),
+        learned: Vec::new(),
         first_seen: first,
         last_seen: vector.window.plus(WINDOW_SECONDS - 1),
         window: vector.window,

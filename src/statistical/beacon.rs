@@ -383,6 +383,7 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
         target_count: 1,
         sources: Vec::new(),
         severity_reason: reason.to_owned(),
+        learned: Vec::new(),
         first_seen: first,
         last_seen: last,
         window,

@@ -448,6 +448,7 @@ pub fn finding(
             }
         },
         severity_reason: reason.to_owned(),
+        learned: Vec::new(),
         first_seen,
         last_seen,
         window,

@@ -161,6 +161,7 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
         target_count: 1,
         sources: Vec::new(),
         severity_reason: "somebody else's program runs on the host".to_owned(),
+        learned: Vec::new(),
         first_seen: first,
         last_seen: last,
         window,

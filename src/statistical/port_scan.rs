@@ -479,6 +479,7 @@ impl Suspect {
             target_count,
             sources: Vec::new(),
             severity_reason: reason.to_owned(),
+            learned: Vec::new(),
             first_seen: first,
             last_seen: last,
             window,

@@ -884,6 +884,7 @@ fn hosts_of_global_addresses_are_learned_from_their_interfaces_and_judged() {
     assert_eq!(found.iter().map(|f| (f.threat, f.actor)).collect::<std::collections::BTreeSet<_>>().len(), 1);
     assert_eq!(found[0].actor, Actor::One(address("2001:db8::7")));
     assert_eq!(found[0].severity, crate::finding::Severity::High, "a host of ours scans");
+    assert_eq!(found[0].learned, [address("2001:db8::7")], "which validation cannot know from the settings");
     assert_eq!(engine.statistics().learned_hosts, 1);
     assert_eq!(engine.statistics().strangers, 0);
 }

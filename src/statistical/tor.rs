@@ -165,6 +165,7 @@ impl Contacts {
             target_count: self.peers.len() as u32,
             sources: Vec::new(),
             severity_reason: "Tor hides who is spoken to, and is no harm by itself".to_owned(),
+            learned: Vec::new(),
             first_seen: first,
             last_seen: last,
             window,

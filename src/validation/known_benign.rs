@@ -45,9 +45,9 @@ impl Direction {
         let peers = || case.targets.iter().map(|target| target.address).chain(counterpart(case.incident.key.subject));
         match self {
             Direction::Any => true,
-            Direction::Outbound => network.is_internal(actor) && peers().all(|peer| !network.is_internal(peer)),
-            Direction::Inbound => !network.is_internal(actor),
-            Direction::Internal => network.is_internal(actor) && peers().all(|peer| network.is_internal(peer)),
+            Direction::Outbound => case.is_ours(actor, network) && peers().all(|peer| !case.is_ours(peer, network)),
+            Direction::Inbound => !case.is_ours(actor, network),
+            Direction::Internal => case.is_ours(actor, network) && peers().all(|peer| case.is_ours(peer, network)),
         }
     }
 }

@@ -6,19 +6,17 @@ use crate::flow::network::Network;
 
 /// The techniques that an incident shows, ascending.
 pub fn techniques(case: &Case<'_>, network: &Network) -> Vec<String> {
-    let ours = matches!(case.actor, Actor::One(actor) if network.is_internal(actor));
+    let ours = matches!(case.actor, Actor::One(actor) if case.is_ours(actor, network));
     let any = |words: &[&str]| case.account.methods.keys().any(|method| words.iter().any(|word| method.contains(word)));
     let mut ids: Vec<&str> = match case.threat() {
         // Network Service Discovery from within; Active Scanning (of IP blocks) from without.
         Threat::PortScan if ours => vec!["T1046"],
         Threat::PortScan => vec!["T1595.001"],
         // Reflection Amplification; OS Exhaustion Flood; else Direct Network Flood.
-        Threat::Ddos if any(&["reflect", "amplif"]) => vec!["T1498.002"],
+        Threat::Ddos if any(&["reflection"]) => vec!["T1498.002"],
         Threat::Ddos if any(&["syn", "connection"]) => vec!["T1498.001", "T1499.001"],
         Threat::Ddos => vec!["T1498.001"],
-        // Application Layer Protocol, with Proxy or Non-Application Layer Protocol where the method says so.
-        Threat::C2Beacon if any(&["proxy"]) => vec!["T1071", "T1090"],
-        Threat::C2Beacon if any(&["icmp"]) => vec!["T1095"],
+        // Application Layer Protocol.
         Threat::C2Beacon => vec!["T1071"],
         // Resource Hijacking: Compute Hijacking.
         Threat::CryptoMining => vec!["T1496.001"],

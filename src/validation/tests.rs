@@ -76,6 +76,7 @@ pub(super) fn finding(threat: Threat, actor: &str, target: &str, port: u16, wind
         target_count: 1,
         sources: Vec::new(),
         severity_reason: String::new(),
+        learned: Vec::new(),
         first_seen: EventTime(window),
         last_seen: EventTime(window + 59),
         window: EventTime(window),
@@ -110,8 +111,7 @@ fn a_sure_finding_is_told_with_every_stage_it_went_through() {
     let outcomes = Bench::new().fold(&[finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 600, 0.95)]);
     let anomaly = told(&outcomes)[0];
     let names: Vec<&str> = anomaly.tiers.validation.stages.iter().map(|s| &*s.name).collect();
-    let order =
-        ["evidence", "allow_list", "suppression", "known_benign", "baseline", "corroboration", "confidence", "storm"];
+    let order = ["evidence", "allow_list", "suppression", "known_benign", "corroboration", "confidence", "storm"];
     assert_eq!(names, order);
     assert!(anomaly.tiers.validation.stages.iter().all(|s| s.passed));
     assert_eq!(anomaly.detection_timestamp, EventTime(660));
@@ -446,22 +446,6 @@ fn evidence_is_a_judged_number_of_a_span_that_makes_sense() {
     let backwards = Finding { last_seen: EventTime(599), ..sound.clone() };
     assert_eq!(judged(&backwards), (false, one));
     assert!(!judged(&Finding { score: 0.0, ..sound }).0);
-}
-
-#[test]
-fn where_a_baseline_was_measured_it_must_be_far_enough_behind() {
-    let judged = |name: &str, value, threshold: Option<f64>| {
-        let mut one = finding(Threat::Behavior, "10.0.0.5", "198.51.100.1", 443, 600, 0.99);
-        one.evidence.push(Evidence { threshold, ..Evidence::told(name, value, "sd", Merge::Max) });
-        let incident = incident(&[one]);
-        let stage = consistent_with_baseline(&Case::new(&incident));
-        (stage.passed, stage.reason)
-    };
-    assert_eq!(judged("baseline_z", 4.0, Some(4.0)), (true, "baseline_z is 4.00 sd against 4.00".to_owned()));
-    assert_eq!(judged("baseline_z", 3.9, Some(4.0)), (false, "baseline_z is 3.90 sd against 4.00".to_owned()));
-    for (name, threshold) in [("baseline_z", None), ("z", Some(4.0))] {
-        assert_eq!(judged(name, 3.9, threshold), (true, "not judged against a baseline by this method".to_owned()));
-    }
 }
 
 #[test]

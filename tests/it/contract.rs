@@ -565,6 +565,7 @@ fn scan(actor: u32, victim: u32, window: u32) -> Finding {
         target_count: 1,
         sources: vec![Origin { address: "203.0.113.9".parse().unwrap(), amount: 7 }],
         severity_reason: String::new(),
+        learned: Vec::new(),
         first_seen: EventTime(window + 1),
         last_seen: EventTime(window + 50),
         window: EventTime(window),

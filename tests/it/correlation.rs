@@ -40,6 +40,7 @@ pub fn scan(actor: u32, window: u32, ports: u16) -> Finding {
         target_count: 1,
         sources: Vec::new(),
         severity_reason: String::new(),
+        learned: Vec::new(),
         first_seen: EventTime(window + 1),
         last_seen: EventTime(window + 50),
         window: EventTime(window),

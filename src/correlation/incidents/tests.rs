@@ -34,6 +34,7 @@ fn scan(window: u32, ports: u16) -> Finding {
         target_count: 1,
         sources: Vec::new(),
         severity_reason: String::new(),
+        learned: Vec::new(),
         first_seen: EventTime(window + 1),
         last_seen: EventTime(window + 50),
         window: EventTime(window),
@@ -321,6 +322,7 @@ fn any_finding() -> impl Strategy<Value = Finding> {
         }],
         sources: (0..u32::from(ports % 30)).map(|n| source(n * 7 % 41, u64::from(n * target))).collect(),
         severity_reason: format!("reason {}", score % 3),
+        learned: Vec::new(),
         interfaces: vec![format!("eni-{target}")],
         severity: if score > 50 { Severity::High } else { Severity::Low },
         evidence: vec![

@@ -271,6 +271,7 @@ fn scan(scanner: u32, minute: u32) -> Finding {
         target_count: 1,
         sources: Vec::new(),
         severity_reason: String::new(),
+        learned: Vec::new(),
         first_seen: EventTime(window + 1),
         last_seen: EventTime(window + 50),
         window: EventTime(window),

@@ -152,6 +152,7 @@ impl Siege {
             target_count: 1,
             sources: Origin::largest(self.each.clone()),
             severity_reason: "they scan from outside and find nothing".to_owned(),
+            learned: Vec::new(),
             first_seen: self.first,
             last_seen: self.last,
             window,

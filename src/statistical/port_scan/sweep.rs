@@ -242,6 +242,7 @@ impl Sweeper {
             target_count: count,
             sources: Vec::new(),
             severity_reason: reason.to_owned(),
+            learned: Vec::new(),
             first_seen: first,
             last_seen: last,
             window,
