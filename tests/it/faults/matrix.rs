@@ -237,6 +237,13 @@ impl Life {
         parts.iter().map(|part| (text(&part["part"]), text(&part["reason"]))).collect()
     }
 
+    /// How many records it has read in this life.
+    pub fn records(&self) -> u64 {
+        let Ok(mut answer) = ureq::get(format!("http://{}/v1/status", self.address)).call() else { return 0 };
+        let status: Value = serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap_or_default();
+        status["shards"].as_object().into_iter().flatten().filter_map(|(_, shard)| shard["records"].as_u64()).sum()
+    }
+
     pub fn signal(&self, name: &str) {
         let done = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status().unwrap();
         assert!(done.success());
