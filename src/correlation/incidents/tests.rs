@@ -160,11 +160,11 @@ fn which_incidents_are_related_hangs_on_nothing_that_a_restart_forgets() {
     let mut related = Vec::new();
     for restarts in [false, true] {
         let mut incidents = Incidents::new(&settings());
-        for findings in [&[look.clone()][..], &[first.clone()], &[second.clone()], &after] {
+        for findings in [vec![look.clone()], vec![first.clone()], vec![second.clone()], after.to_vec()] {
             if restarts {
                 incidents = Incidents::restore(&incidents.snapshot(), &settings()).unwrap();
             }
-            incidents.fold(&shard(), findings);
+            incidents.fold(&shard(), &findings);
         }
         let mut closed = incidents.finish();
         closed.sort_by_key(Incident::rank);
