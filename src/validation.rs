@@ -25,8 +25,8 @@ use uuid::Uuid;
 use crate::anomaly::{Anomaly, Episode, SCHEMA, Stage, Status, Tiers, Validation};
 use crate::correlation::{Account, Incident};
 use crate::finding::{Actor, Evidence, Severity, Subject, Target, Threat, Tier};
-use crate::flow::{Address, EventTime};
 use crate::flow::network::Network;
+use crate::flow::{Address, EventTime};
 use crate::publish::{Feedback, Silence};
 
 pub mod allow_list;
