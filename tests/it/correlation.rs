@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use flowvigil::correlation::local::LocalIncidents;
-use flowvigil::correlation::{self, IncidentStore, Incidents, Watermarks};
+use flowvigil::correlation::{self, Incident, IncidentStore, Incidents, Watermarks};
 use flowvigil::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
 use flowvigil::flow::{Address, EventTime};
 use flowvigil::ingest::ShardId;
@@ -100,14 +100,19 @@ pub async fn incident_store(store: &dyn IncidentStore, base: u32) {
     // A look at an open window is superseded by the closed one.
     let look = Finding { provisional: true, score: 0.99, ..scan(base + 1, 0, 40) };
     store.fold(&a, std::slice::from_ref(&look)).await.unwrap();
-    let closed = store.fold(&a, &[scan(base + 1, 0, 30)]).await.unwrap();
-    assert_eq!(closed[0].account().number("attempts").unwrap().value, 30.0);
-    assert_eq!(store.fold(&a, &[look]).await.unwrap(), closed);
+    // Whoever does the same to the target may hear of it too.
+    let own = |touched: Vec<Incident>| touched.into_iter().find(|incident| incident.key == look.key()).unwrap();
+    let closed = own(store.fold(&a, &[scan(base + 1, 0, 30)]).await.unwrap());
+    assert_eq!(closed.account().number("attempts").unwrap().value, 30.0);
+    assert_eq!(own(store.fold(&a, std::slice::from_ref(&look)).await.unwrap()), closed);
 
     // Beyond the gap it is another episode; what bridges two makes them the earlier one.
-    let early = store.fold(&a, &[scan(base + 2, 0, 100)]).await.unwrap()[0].id;
+    let key = scan(base + 2, 0, 100).key();
+    let early = store.fold(&a, &[scan(base + 2, 0, 100)]).await.unwrap();
+    let early = early.iter().find(|incident| incident.key == key).unwrap().id;
     let touched = store.fold(&a, &[scan(base + 2, 6_000, 50)]).await.unwrap();
-    let other = touched.iter().find(|incident| incident.id != early).expect("a second episode").id;
+    let mut episodes = touched.iter().filter(|incident| incident.key == key);
+    let other = episodes.find(|incident| incident.id != early).expect("a second episode").id;
     let bridged = store.fold(&b, &[scan(base + 2, 3_000, 10)]).await.unwrap();
     let kept = bridged.iter().find(|incident| incident.id == early).unwrap();
     let gone = bridged.iter().find(|incident| incident.id == other).unwrap();
@@ -116,8 +121,10 @@ pub async fn incident_store(store: &dyn IncidentStore, base: u32) {
     assert!(store.get(other).await.unwrap().is_none());
 
     // Two threats of one actor name each other, and both are returned.
-    let scan_id = store.fold(&a, &[scan(base + 3, 0, 100)]).await.unwrap()[0].id;
-    let story = store.fold(&b, &[beacon(base + 3, 3_600)]).await.unwrap();
+    let key = scan(base + 3, 0, 100).key();
+    let scanned = store.fold(&a, &[scan(base + 3, 0, 100)]).await.unwrap();
+    let scan_id = scanned.iter().find(|incident| incident.key == key).unwrap().id;
+    let story = store.fold(&b, &[beacon(base + 3, 3_540)]).await.unwrap();
     assert_eq!(story.len(), 2);
     let beacon_id = story.iter().find(|incident| incident.id != scan_id).unwrap().id;
     for incident in &story {
