@@ -233,6 +233,8 @@ pub struct Engine {
     window: u32,
     seed: foldhash::fast::FixedState,
     state: State,
+    /// Until when it was looked whether sweeps have been held back for long enough.
+    decided_until: EventTime,
     // Memory that is used again by every window.
     conversations: Vec<Conversation>,
     spare: Vec<Pane>,
@@ -289,6 +291,7 @@ impl Engine {
             lists: Arc::default(),
             seed: foldhash::fast::FixedState::with_seed(state.hash_seed),
             state,
+            decided_until: EventTime(0),
             conversations: Vec::new(),
             spare: Vec::new(),
         }
@@ -932,6 +935,12 @@ impl Engine {
     /// Judges the sweeps whose time to be held back is over by `until`, each at the end of the window in which it ran out: when
     /// that is told must not depend on when the next record comes.
     fn decide_sweeps(&mut self, until: EventTime, out: &mut Output) {
+        // Times are over at ends of windows alone, so that a look a window is enough, however small the batches are.
+        let until = until.window(self.window);
+        if until <= self.decided_until {
+            return;
+        }
+        self.decided_until = until;
         let (hold, window) = (self.settings.port_scan.sweep_hold, self.window);
         let held = self.state.sweepers.iter().filter_map(|sweeper| sweeper.held_until(hold));
         let ends = held.map(|over| over.plus(window - 1).window(window));
@@ -1156,11 +1165,6 @@ impl Engine {
             table.get(&self.seed, address).map(|host| Seen::of(host, ours))
         };
         state.explanations.explain(&self.seed, address, known(true).or_else(|| known(false)))
-    }
-
-    /// Goes on with the questions of the engine that this one replaces.
-    pub fn take_over_questions(&mut self, from: &mut Engine) {
-        self.state.explanations.take_over_questions(&mut from.state.explanations);
     }
 
     /// Counts so far.

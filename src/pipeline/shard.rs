@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -146,7 +147,9 @@ pub(super) async fn live(
     };
     let body = move || observer.run(said, work, &to_score);
     thread::Builder::new().name(format!("engine {}", id.0)).spawn(body).map_err(ShardError::Thread)?;
-    tokio::spawn(pass_on(common.explainers.enter(&id.0), to_engine.downgrade()));
+    // Ends with this future: an engine that is gone is not asked.
+    let _questions =
+        AbortOnDropHandle::new(tokio::spawn(pass_on(common.explainers.enter(&id.0), to_engine.downgrade())));
     let (fence, siblings) = (shard.fence(), shard.siblings());
     let enter = judgement::Message::Enter { shard: id.clone(), fence, siblings, judgements };
     let mut scoring = tokio::spawn(score(common.clone(), id.clone(), behavior, steps, enter, to_judgement.clone()));

@@ -46,10 +46,13 @@ impl Judgement {
     }
 
     /// How close it is to a finding: one that is found, then one of which fewer conditions fail, then the larger number.
-    fn closeness(&self) -> (bool, Reverse<usize>, f64) {
+    fn closeness(&self) -> Closeness {
         (self.passed, Reverse(missed(&self.evidence)), self.ratio)
     }
 }
+
+/// Found, conditions that fail, and the leading number over its threshold: the larger the closer.
+type Closeness = (bool, Reverse<usize>, f64);
 
 fn missed(evidence: &[Evidence]) -> usize {
     evidence.iter().filter(|e| e.holds() == Some(false)).count()
@@ -75,7 +78,7 @@ pub struct Explanation {
 }
 
 impl Explanation {
-    fn closeness(&self) -> (bool, Reverse<usize>, f64) {
+    fn closeness(&self) -> Closeness {
         (self.found, Reverse(missed(&self.evidence)), self.ratio)
     }
 
@@ -175,6 +178,8 @@ impl Entry for Kept {
 
 #[derive(Debug, Default)]
 struct Asked {
+    /// Apart from the table, which may have to forget.
+    approaches: Vec<Explanation>,
     seen: Option<Seen>,
     peers: BTreeSet<Address>,
 }
@@ -231,13 +236,15 @@ impl Explanations {
     /// Notes how close a detector came, if that is closer than what is kept.
     pub(super) fn note(&mut self, seed: &FixedState, approach: &Approach<'_>) {
         let Approach { address, peer, threat, window, judgement, ours } = *approach;
-        let asked = self.is_asked(address);
-        if !ours && !asked {
-            return;
-        }
-        let kept = self.kept.entry(seed, address, || Kept { address, last: window, approaches: Vec::new() });
-        kept.last = kept.last.max(window);
-        let room = if asked { KEPT_OF_ASKED } else { KEPT };
+        let (approaches, room) = match self.asked.get_mut(&address) {
+            Some(asked) => (&mut asked.approaches, KEPT_OF_ASKED),
+            None if ours => {
+                let kept = self.kept.entry(seed, address, || Kept { address, last: window, approaches: Vec::new() });
+                kept.last = kept.last.max(window);
+                (&mut kept.approaches, KEPT)
+            }
+            None => return,
+        };
         let new = || Explanation {
             threat,
             method: judgement.method.clone(),
@@ -250,17 +257,17 @@ impl Explanations {
         let closer = |known: &Explanation| {
             judgement.closeness() >= known.closeness() || window.since(known.window) >= STALE_SECONDS
         };
-        if let Some(known) = kept.approaches.iter_mut().find(|e| e.threat == threat && e.peer == peer) {
+        if let Some(known) = approaches.iter_mut().find(|e| e.threat == threat && e.peer == peer) {
             if closer(known) {
                 *known = new();
             }
             return;
         }
-        if kept.approaches.iter().filter(|e| e.threat == threat).count() < room {
-            kept.approaches.push(new());
+        if approaches.iter().filter(|e| e.threat == threat).count() < room {
+            approaches.push(new());
             return;
         }
-        let others = kept.approaches.iter_mut().filter(|e| e.threat == threat);
+        let others = approaches.iter_mut().filter(|e| e.threat == threat);
         let stale = |e: &Explanation| window.since(e.window) >= STALE_SECONDS;
         let farthest = others.min_by(|a, b| {
             let (of_a, of_b) = (a.closeness(), b.closeness());
@@ -274,14 +281,15 @@ impl Explanations {
     /// What was kept of an address, also as the peer of a host of ours; nearest first.
     pub(super) fn explain(&self, seed: &FixedState, address: Address, known: Option<Seen>) -> Explained {
         let own = self.kept.get(seed, address).map_or(&[][..], |kept| &kept.approaches);
-        let mut approaches = own.to_vec();
+        let asked = self.asked.get(&address);
+        let mut approaches = [own, asked.map_or(&[], |asked| &asked.approaches)].concat();
         for kept in self.kept.iter().filter(|kept| kept.address != address) {
             let of_peer = kept.approaches.iter().filter(|e| e.peer == Some(address));
             approaches.extend(of_peer.map(|e| Explanation { peer: Some(kept.address), ..e.clone() }));
         }
         approaches.sort_by(nearer);
         approaches.dedup_by(|a, b| a == b);
-        let seen = self.asked.get(&address).and_then(|asked| asked.seen).or(known);
+        let seen = asked.and_then(|asked| asked.seen).or(known);
         Explained { address, seen, approaches }
     }
 
@@ -303,11 +311,6 @@ impl Explanations {
     /// Makes it ready for use again after it was read from a snapshot.
     pub(super) fn reindex(&mut self, seed: &FixedState) {
         self.kept.reindex(seed);
-    }
-
-    /// Goes on with what was asked for of another engine.
-    pub(super) fn take_over_questions(&mut self, from: &mut Explanations) {
-        self.asked = std::mem::take(&mut from.asked);
     }
 }
 
@@ -395,6 +398,19 @@ mod tests {
         let peer = explanations.explain(&seed, address("192.0.2.3"), None);
         assert_eq!(peer.approaches[0].peer, Some(address("10.0.0.5")), "whoever is called is explained by who calls");
         assert_eq!(peer.approaches[0].verdict(), "periodic: 1 of 2 conditions do not hold");
+    }
+
+    #[test]
+    fn whoever_was_asked_for_is_not_forgotten_for_the_many_that_were_not() {
+        let seed = FixedState::with_seed(1);
+        let mut explanations = Explanations::new();
+        explanations.ask(address("10.0.0.5"));
+        note(&mut explanations, "10.0.0.5", "192.0.2.1", 600, 9.0);
+        for n in 0..2 * HOSTS_MAX {
+            note(&mut explanations, &format!("10.1.{}.{}", n / 256, n % 256), "192.0.2.2", 1_200 + n, 9.0);
+        }
+        assert_eq!(explanations.explain(&seed, address("10.1.0.0"), None).approaches, [], "the oldest gave way");
+        assert_eq!(explanations.explain(&seed, address("10.0.0.5"), None).approaches.len(), 1);
     }
 
     #[test]

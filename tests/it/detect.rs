@@ -14,6 +14,17 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
+/// Forty minutes of a VPC of twenty hosts under these threats.
+fn simulated(folder: &Path, seed: &str, threats: &str) -> String {
+    let log = folder.join("simulated.log").display().to_string();
+    let made = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
+        .args(["simulate", "--duration", "40m", "--hosts", "20", "--seed", seed, "--threats", threats, "-o", &log])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    log
+}
+
 /// A minute of ordinary web traffic, and one address outside that tries 1,000 ports of 10.0.0.5 and is refused.
 fn scan_log() -> String {
     let mut log = String::from(
@@ -129,12 +140,7 @@ fn time_severity_and_internal_blocks_narrow_what_is_told() {
 #[test]
 fn a_summary_says_what_its_evidence_targets_and_sources_say() {
     let folder = tempfile::tempdir().unwrap();
-    let log = folder.path().join("simulated.log").display().to_string();
-    let made = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
-        .args(["simulate", "--seed", "62", "--duration", "40m", "--hosts", "20", "--threats", "all", "-o", &log])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", text(&made.stderr));
+    let log = simulated(folder.path(), "62", "all");
     let told = text(&detect(&[&log, "--format", "ndjson"]).stdout);
     let (mut compared, mut of_many) = (0, 0);
     for anomaly in told.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
@@ -185,24 +191,7 @@ fn an_explanation_names_numbers_thresholds_and_stages() {
 #[test]
 fn explaining_is_in_json_and_in_the_table_keeps_addresses_apart_and_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let log = folder.path().join("simulated.log").display().to_string();
-    let made = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
-        .args([
-            "simulate",
-            "--seed",
-            "61",
-            "--duration",
-            "40m",
-            "--hosts",
-            "20",
-            "--threats",
-            "port_scan,c2_beacon,tor,crypto_mining",
-            "-o",
-            &log,
-        ])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", text(&made.stderr));
+    let log = simulated(folder.path(), "61", "port_scan,c2_beacon,tor,crypto_mining");
     let plain = detect(&[&log]);
     let lines = text(&std::fs::read(&log).unwrap());
     let sources = lines.lines().filter_map(|line| line.split(' ').nth(3)).filter(|address| address.starts_with("10."));

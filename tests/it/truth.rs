@@ -45,12 +45,16 @@ fn simulated_attacks_are_told_under_their_own_names_in_both_formats_and_nothing_
     }
     let number = |score: &Value, name: &str| score[name].as_u64().unwrap();
     let (mut groups, mut found) = (0, [0, 0]);
+    let mut failed = Vec::new();
     for arguments in all {
         for (n, format) in ["v2", "v5"].into_iter().enumerate() {
             let (said, score) = judged(folder.path(), &arguments, format);
             println!("{arguments:?}, {format}: {}", said.split("against the truth").nth(1).unwrap());
             let wrong = ["fp", "wrong_threat", "wrong_peer"].map(|name| number(&score, name));
-            assert_eq!(wrong, [0, 0, 0], "false, wrong threat, wrong peer of {arguments:?} in {format}: {score:#}");
+            if wrong != [0, 0, 0] {
+                failed
+                    .push(format!("{wrong:?} false, of another threat, with another peer: {arguments:?} in {format}"));
+            }
             for of_threat in score["found"].as_object().unwrap().values() {
                 groups += number(of_threat, "of");
                 found[n] += number(of_threat, "found");
@@ -58,5 +62,6 @@ fn simulated_attacks_are_told_under_their_own_names_in_both_formats_and_nothing_
         }
     }
     println!("found {} in v2 and {} in v5 of {} groups", found[0], found[1], groups / 2);
+    assert!(failed.is_empty(), "{failed:#?}");
     assert!(found[0] >= groups / 4 && found[1] >= groups / 4, "{found:?} of {}", groups / 2);
 }

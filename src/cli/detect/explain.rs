@@ -55,7 +55,7 @@ impl<'a> Why<'a> {
                 spoken_span(seen.first_seen, seen.last_seen),
                 seen.first_seen,
             )?,
-            None => writeln!(out, "  not in this log: no record names it")?,
+            None => writeln!(out, "  not in this log: no conversation names it")?,
         }
         for anomaly in &self.anomalies {
             let Anomaly { severity, severity_reason, threat, confidence, summary, .. } = anomaly;
