@@ -27,9 +27,11 @@ use crate::ml::features::{Baseline, HostWindow, Opened, WINDOW_SECONDS};
 
 mod ahead;
 pub mod beacon;
+pub mod channel;
 pub mod conversation;
 pub mod ddos;
 pub mod explain;
+pub mod habits;
 pub mod host;
 pub mod intel;
 pub mod merge;
@@ -45,6 +47,7 @@ pub mod translation;
 use ahead::Ahead;
 use conversation::Conversation;
 use explain::{Approach, Explained, Explanations, Judgement, Seen};
+use habits::Habits;
 use host::Host;
 use merge::Inherited;
 use owner::Owners;
@@ -76,6 +79,8 @@ pub struct Settings {
     pub c2_beacon: beacon::Settings,
     /// Crypto mining.
     pub crypto_mining: mining::Settings,
+    /// Channels that are out of character for their host.
+    pub channel: channel::Settings,
     /// Tor.
     pub tor: tor::Settings,
     /// Lists of addresses.
@@ -104,6 +109,8 @@ pub struct Caps {
     pub besieged: u32,
     /// (host of ours, administrative port) pairs.
     pub sweepers: u32,
+    /// Hosts of ours of which it is kept what they do with services on the internet.
+    pub habits: u32,
     /// Hosts of ours with a behaviour baseline.
     pub baselines: u32,
 }
@@ -212,6 +219,7 @@ struct State {
     external_suspects: Table<Suspect>,
     besieged: Table<Besieged>,
     sweepers: Table<Sweeper>,
+    habits: Table<Habits>,
     owners: Owners,
     explanations: Explanations,
     tor: BTreeMap<Address, tor::Contacts>,
@@ -222,7 +230,7 @@ struct State {
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 10;
+const SNAPSHOT_VERSION: u32 = 11;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
@@ -273,6 +281,7 @@ impl Engine {
             external_suspects: Table::new(caps.external_suspects),
             besieged: Table::new(caps.besieged),
             sweepers: Table::new(caps.sweepers),
+            habits: Table::new(caps.habits),
             owners: Owners::default(),
             explanations: Explanations::new(),
             tor: BTreeMap::new(),
@@ -787,6 +796,11 @@ impl Engine {
             let (pair, inserted) = state.pairs.entry_or_insert(seed, fingerprint, || Pair::new(fingerprint, c, window));
             new = inserted;
             let settings = &self.settings.c2_beacon;
+            let outside = !theirs && protocol_has_calls(c.protocol) && !c.responder.is_private();
+            if inserted && outside && !settings.benign_ports.contains(&c.port) {
+                let habits = state.habits.entry(seed, c.opener, || Habits::new(c.opener));
+                habits.note_contact(window, c.responder, c.port, c.protocol);
+            }
             let may_be_worth = pair.promoted
                 || !inserted
                     && (!theirs || settings.proxy_ports.contains(&c.port))
@@ -801,7 +815,12 @@ impl Engine {
             if may_be_worth && (pair.promoted || !common()) {
                 let channel = state.channels.entry(seed, fingerprint, || Channel::promote(pair, c));
                 pair.promoted = true;
-                channel.add(c);
+                if channel.add(c)
+                    && outside
+                    && let Some(habits) = state.habits.get_mut(seed, c.opener)
+                {
+                    habits.note_session(window);
+                }
                 channel.aws_service |= c.sent.has(Marks::TO_AWS_SERVICE) || c.received.has(Marks::FROM_AWS_SERVICE);
                 touched.channels.push(fingerprint);
             }
@@ -1020,6 +1039,8 @@ impl Engine {
             if !channel.due(now) {
                 continue;
             }
+            let character = self.character(fingerprint);
+            let Some(channel) = self.state.channels.get(&self.seed, fingerprint) else { continue };
             let internal = self.is_ours(channel.responder);
             let table = if internal { &self.state.internal } else { &self.state.external };
             let responder = table.get(&self.seed, channel.responder);
@@ -1047,7 +1068,28 @@ impl Engine {
                     judgement.refuse_peers(self.peers_of(channel), self.settings.c2_beacon.peers_tried);
                 }
             }
+            let told_otherwise = [&mining, &beacon].into_iter().flatten().any(|j| j.passed);
+            let ports = channel::Ports {
+                benign: &self.settings.c2_beacon.benign_ports,
+                pushing: &self.settings.crypto_mining.benign_ports,
+            };
+            let mut character = character.and_then(|(host, watched)| {
+                channel::judge(channel, &around, &host, watched, &self.settings.channel, &ports)
+            });
+            if let Some(judgement) = character.as_mut().filter(|j| j.passed) {
+                let contacts = self.state.tor.get(&channel.opener);
+                judgement.refuse_relay(contacts.is_some_and(|contacts| contacts.explains(channel.responder)));
+                judgement
+                    .refuse_kin(self.state.channels.iter().filter(|other| channel::is_kin(channel, other)).count());
+            }
             let mut findings = Vec::new();
+            if let Some(j) = character.as_ref().filter(|j| j.passed && !told_otherwise) {
+                let hinted = listed || self.settings.crypto_mining.ports.contains(&channel.port);
+                findings.push(match channel.mined || channel::is_mining(channel, hinted) {
+                    true => mining::finding(channel, j, window, self.window),
+                    false => beacon::finding(channel, j, window, self.window),
+                });
+            }
             let (opener, responder, interface) = (channel.opener, channel.responder, channel.interface);
             // A session that has the shape of mining is not told as a thin channel too.
             let mined = channel.mined || mining.as_ref().is_some_and(|j| j.passed);
@@ -1058,7 +1100,8 @@ impl Engine {
                 findings.push(beacon::finding(channel, j, window, self.window));
             }
             let told = !findings.is_empty();
-            for (threat, judgement) in [(Threat::CryptoMining, &mining), (Threat::C2Beacon, &beacon)] {
+            let judged = [(Threat::CryptoMining, &mining), (Threat::C2Beacon, &beacon), (Threat::C2Beacon, &character)];
+            for (threat, judgement) in judged {
                 if let Some(judgement) = judgement {
                     self.explain(opener, Some(responder), threat, window, judgement);
                     self.explain(responder, Some(opener), threat, window, judgement);
@@ -1073,6 +1116,20 @@ impl Engine {
                 channel.judged(now, told);
             }
         }
+    }
+
+    /// What a channel's host does around it, and for how long it was watched when it first used the service, s. Notes how things
+    /// stood when the channel began, where that is not known yet.
+    fn character(&mut self, fingerprint: u64) -> Option<(habits::Around, u32)> {
+        let (state, seed) = (&mut self.state, &self.seed);
+        let channel = state.channels.get_mut(seed, fingerprint)?;
+        let habits = state.habits.get_mut(seed, channel.opener)?;
+        habits.settle();
+        let began = channel.sessions.iter().map(|s| s.start).min().unwrap_or(channel.first_contact);
+        let (port, protocol) = (channel.port, channel.protocol);
+        let before = *channel.before.get_or_insert_with(|| habits.before(began.window(self.window), port, protocol));
+        let host = state.internal.get(seed, channel.opener)?;
+        Some((habits.around(&before, port, protocol)?, channel.first_contact.since(host.first_seen)))
     }
 
     /// With how many others outside its host has tried, answered or not, services of which the port says nothing, while the channel
@@ -1180,6 +1237,7 @@ impl Engine {
             ("external_suspects", state.external_suspects.len(), state.external_suspects.evicted()),
             ("besieged", state.besieged.len(), state.besieged.evicted()),
             ("sweepers", state.sweepers.len(), state.sweepers.evicted()),
+            ("habits", state.habits.len(), state.habits.evicted()),
         ];
         for (name, entries, evicted) in tables {
             statistics.entries.insert(name.to_owned(), entries as u64);
@@ -1226,6 +1284,7 @@ impl Engine {
         state.external_suspects.set_cap(caps.external_suspects);
         state.besieged.set_cap(caps.besieged);
         state.sweepers.set_cap(caps.sweepers);
+        state.habits.set_cap(caps.habits);
         state.internal.reindex(&seed);
         state.external.reindex(&seed);
         state.pairs.reindex(&seed);
@@ -1234,6 +1293,7 @@ impl Engine {
         state.external_suspects.reindex(&seed);
         state.besieged.reindex(&seed);
         state.sweepers.reindex(&seed);
+        state.habits.reindex(&seed);
         state.explanations.reindex(&seed);
         state.inherited.iter_mut().for_each(Inherited::reindex);
         for pane in &mut state.panes {
@@ -1277,6 +1337,11 @@ fn is_ours(network: &Network, owners: &Owners, address: Address) -> bool {
 fn network_of(address: Address) -> String {
     let length = if address.as_v4().is_some() { 16 } else { 48 };
     ipnet::IpNet::new(address.to_ip(), length).map_or_else(|_| address.to_string(), |net| net.trunc().to_string())
+}
+
+/// Whether a service over the protocol has ports and is called.
+fn protocol_has_calls(number: u8) -> bool {
+    matches!(number, protocol::TCP | protocol::UDP)
 }
 
 /// Whether a conversation of a host of ours says that it uses a service.

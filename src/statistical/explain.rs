@@ -45,6 +45,12 @@ impl Judgement {
         self.evidence.push(Evidence::below("tor_relay", f64::from(u8::from(is_relay)), 1.0, "yes=1", Merge::Latest));
     }
 
+    /// Takes back what was passed, where the host has long used the same service under so many other addresses.
+    pub fn refuse_kin(&mut self, kin: usize) {
+        self.passed &= kin == 0;
+        self.evidence.push(Evidence::below("same_service_elsewhere", kin as f64, 1.0, "addresses", Merge::Latest));
+    }
+
     /// How close it is to a finding: one that is found, then one of which fewer conditions fail, then the larger number.
     fn closeness(&self) -> Closeness {
         (self.passed, Reverse(missed(&self.evidence)), self.ratio)

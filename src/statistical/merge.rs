@@ -17,6 +17,7 @@
 use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
 
+use super::habits::Habits;
 use super::pair::{Channel, Pair};
 use super::port_scan::Suspect;
 use super::port_scan::sweep::Sweeper;
@@ -114,6 +115,7 @@ impl Engine {
             external_suspects,
             besieged,
             sweepers,
+            habits,
             owners,
             explanations,
             tor,
@@ -141,6 +143,7 @@ impl Engine {
         let mut sweepers = sweepers;
         sweepers.change_all(seed, |sweeper| sweeper.rename(rename));
         state.sweepers.absorb(seed, sweepers, Sweeper::join);
+        state.habits.absorb(seed, habits, Habits::join);
         state.owners.join(owners, rename);
         state.explanations.join(seed, explanations);
         for (host, contacts) in tor {

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
 use crate::flow::{EventTime, protocol};
 use crate::statistical::beacon::{Surroundings, span};
+use crate::statistical::channel;
 use crate::statistical::explain::Judgement;
 use crate::statistical::pair::{Channel, Session};
 
@@ -166,18 +167,26 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
         last_seen: last,
         window,
         window_seconds,
-        score: if judgement.method == "stratum_shape" { 0.7 } else { 0.9 },
+        score: match judgement.method.as_str() {
+            "stratum_shape" => 0.7,
+            channel::METHOD => number("probability"),
+            _ => 0.9,
+        },
         severity: Severity::High,
         evidence: judgement.evidence.clone(),
-        summary: format!(
-            "{} works for {} port {} ({why}): one session of {}, {:.0} bytes a minute, the other side speaks {:.0} % of the time",
-            channel.opener,
-            channel.responder,
-            channel.port,
-            span(number("session_length") as u32),
-            number("payload_rate"),
-            number("steadiness") * 100.0
-        ),
+        summary: if judgement.method == channel::METHOD {
+            channel::sentence(channel, &span(last.since(first))) + ", and it behaves like a mining pool's"
+        } else {
+            format!(
+                "{} works for {} port {} ({why}): one session of {}, {:.0} bytes a minute, the other side speaks {:.0} % of the time",
+                channel.opener,
+                channel.responder,
+                channel.port,
+                span(number("session_length") as u32),
+                number("payload_rate"),
+                number("steadiness") * 100.0
+            )
+        },
         interfaces: Vec::new(),
         account: String::new(),
         provisional: false,

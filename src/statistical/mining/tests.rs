@@ -56,6 +56,8 @@ fn channel(port: u16, sessions: &[Session]) -> Channel {
         told: EventTime(0),
         mined: false,
         judged_windows: 0,
+        first_contact: EventTime(0),
+        before: None,
         interface: InterfaceId(1),
     }
 }
