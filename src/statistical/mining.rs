@@ -36,7 +36,7 @@ pub struct Settings {
     pub rate_min: f64,
     /// More is not mining. A third of it without a hint.
     pub rate_max: f64,
-    /// Mean payload of a packet from the pool, bytes: jobs are short lines of JSON. Half of it without a hint.
+    /// Mean payload of a packet from the pool, bytes: jobs are short lines of JSON. A third of it without a hint.
     pub message_max: f64,
     /// Mean payload of a packet of either direction, bytes, with a hint: less is a heartbeat. A list hit needs none.
     pub message_min_hinted: f64,
@@ -69,8 +69,9 @@ pub fn judge(
     }
     let (age, steadiness) =
         if hinted { (settings.age_hinted, settings.steadiness_hinted) } else { (settings.age, settings.steadiness) };
-    // Without a hint only the common, short jobs count: longer messages are as well those of any other steady session.
-    let message_max = if hinted { settings.message_max } else { settings.message_max / 2.0 };
+    // Without a hint only the common, short jobs count: longer messages are as well those of any other steady session, and Tor's
+    // cells have 514 bytes (tor-spec, 3).
+    let message_max = if hinted { settings.message_max } else { settings.message_max / 3.0 };
     let message_min = if hinted { settings.message_min_hinted } else { settings.message_min };
     let rate_max = if hinted { settings.rate_max } else { settings.rate_max / 3.0 };
     let shape = Shape::of(session);

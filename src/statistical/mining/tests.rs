@@ -161,10 +161,10 @@ fn less_than_a_hundred_bytes_a_minute_is_a_keep_alive_and_more_than_thirty_thous
 }
 
 #[test]
-fn a_job_is_a_short_message_and_half_as_short_without_a_hint() {
+fn a_job_is_a_short_message_and_a_third_as_long_without_a_hint() {
     let of = |received_payload| Session { received_payload, received_packets: 10, ..session() };
     assert!(passes(POOL, of(12_000)) && !passes(POOL, of(12_001)));
-    assert!(passes(UNKNOWN, of(6_000)) && !passes(UNKNOWN, of(6_001)));
+    assert!(passes(UNKNOWN, of(4_000)) && !passes(UNKNOWN, of(4_001)));
 }
 
 #[test]
