@@ -1073,17 +1073,19 @@ impl Engine {
                 benign: &self.settings.c2_beacon.benign_ports,
                 pushing: &self.settings.crypto_mining.benign_ports,
             };
-            let mut character = character.and_then(|(host, watched)| {
+            let judged = character.and_then(|(host, watched)| {
                 channel::judge(channel, &around, &host, watched, &self.settings.channel, &ports)
             });
-            if let Some(judgement) = character.as_mut().filter(|j| j.passed) {
+            let (mut character, mut signal) = judged.map_or((None, false), |j| (Some(j.judgement), j.signal));
+            if let Some(judgement) = character.as_mut().filter(|_| signal) {
                 let contacts = self.state.tor.get(&channel.opener);
-                judgement.refuse_relay(contacts.is_some_and(|contacts| contacts.explains(channel.responder)));
-                judgement
-                    .refuse_kin(self.state.channels.iter().filter(|other| channel::is_kin(channel, other)).count());
+                signal &= judgement.refuse_relay(contacts.is_some_and(|contacts| contacts.explains(channel.responder)));
+                let kin = self.state.channels.iter().filter(|other| channel::is_kin(channel, other)).count();
+                signal &= judgement.refuse_kin(kin);
             }
             let mut findings = Vec::new();
-            if let Some(j) = character.as_ref().filter(|j| j.passed && !told_otherwise) {
+            // What is no more than a signal is stated as well, and kept back by validation.
+            if let Some(j) = character.as_ref().filter(|_| signal && !told_otherwise) {
                 let hinted = listed || self.settings.crypto_mining.ports.contains(&channel.port);
                 findings.push(match channel.mined || channel::is_mining(channel, hinted) {
                     true => mining::finding(channel, j, window, self.window),

@@ -489,6 +489,7 @@ impl Judge {
             stage: refusal.name,
             reason: refusal.reason,
             summary: summary::of(case),
+            confidence: self.calibration.confidence(case),
         }));
     }
 

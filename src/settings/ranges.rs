@@ -83,6 +83,7 @@ const RANGES: &[(&str, Range)] = &[
     ("statistical.channel.session", Time(SECOND, 7 * DAY)),
     ("statistical.channel.span", Time(0, 7 * DAY)),
     ("statistical.channel.prior_against", Number(0.0, 100.0)),
+    ("statistical.channel.unwatched_against", Number(0.0, 100.0)),
     ("statistical.channel.evidence_max", Number(0.0, 100.0)),
     ("statistical.channel.*", SOME),
     ("statistical.crypto_mining.age", Time(SECOND, 7 * DAY)),

@@ -9,8 +9,8 @@
 //! 1999) over scores of channels by weights that were learned without their laboratory. Then rounded, and the weight of the
 //! port was capped: none of these laboratories holds a server that talks to vendors on odd ports.
 //!
-//! A host without a past cannot do anything out of its character. Nothing is told of a host that has not been
-//! [watched](Settings::watched), or of what it did before that.
+//! A host without a past cannot do anything out of its character: what it does before it has been [watched](Settings::watched) for some
+//! time is no more than a *signal*, as is what is possible and not likely. Signals are kept and listed, and are not told alone.
 
 use jiff::SignedDuration;
 use serde::Deserialize;
@@ -45,6 +45,8 @@ pub struct Settings {
     pub session: SignedDuration,
     /// A host that began to use unregistered ports of so many others within a day is a peer among peers.
     pub peers: u32,
+    /// Log-odds more against it while the host has not been watched for so long, nats.
+    pub unwatched_against: f64,
     /// Log-odds against an attack among candidates before anything is known of one, nats.
     pub prior_against: f64,
     /// Evidence counts for no more than this, nats.
@@ -208,6 +210,18 @@ pub struct Ports<'a> {
     pub pushing: &'a [u16],
 }
 
+/// A channel at this probability is a signal: one in ten such is worth a look beside something else.
+pub const SIGNAL: f64 = 0.1;
+
+/// What was thought of a channel.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// The arithmetic; passed where it is told alone.
+    pub judgement: Judgement,
+    /// Whether it is a signal, or more.
+    pub signal: bool,
+}
+
 /// Judges a channel by what its host does around it; `None` where there is too little to judge, or it is not the kind.
 /// `watched_before` is how long the host was watched when it first used the service, s.
 pub fn judge(
@@ -217,7 +231,7 @@ pub fn judge(
     watched_before: u32,
     settings: &Settings,
     ports: &Ports<'_>,
-) -> Option<Judgement> {
+) -> Option<Judged> {
     let tcp = channel.protocol == protocol::TCP;
     if around.internal || channel.aws_service || channel.responder.is_group() || ports.benign.contains(&channel.port) {
         return None;
@@ -234,17 +248,19 @@ pub fn judge(
         return None;
     }
     let nats = numbers.nats().min(settings.evidence_max);
-    let log_odds = nats - settings.prior_against;
+    let watched = i64::from(watched_before) >= settings.watched.as_secs();
+    let unwatched = if watched { 0.0 } else { settings.unwatched_against };
+    let log_odds = nats - settings.prior_against - unwatched;
     let probability = 1.0 / (1.0 + (-log_odds).exp());
-    let watched = settings.watched.as_secs() as f64;
     // Where the port is registered, other ports of the host say nothing; where it is not, this one is among those counted.
     let peers = if numbers.unregistered { host.unregistered.saturating_sub(1) } else { 0 };
     let mut evidence = vec![
         Evidence::at_least("probability", probability, 0.5, "ratio", Merge::Latest),
-        Evidence::at_least("watched_before", f64::from(watched_before), watched, "s", Merge::Latest),
         Evidence::at_most("clients", around.clients, settings.clients, "hosts", Merge::Latest),
         Evidence::below("peers", f64::from(peers), f64::from(settings.peers), "addresses", Merge::Latest),
         Evidence::told("prior_against", settings.prior_against, "nats", Merge::Latest),
+        Evidence::told("watched_before", f64::from(watched_before), "s", Merge::Latest),
+        Evidence::told("unwatched_against", unwatched, "nats", Merge::Latest),
         Evidence::told("usual", USUAL, "nats", Merge::Latest),
         Evidence::told("sessions", f64::from(numbers.sessions), "sessions", Merge::Max),
         Evidence::told("calls", f64::from(numbers.calls), "calls", Merge::Max),
@@ -254,21 +270,20 @@ pub fn judge(
         evidence.push(Evidence::told(term.name, value, term.unit, Merge::Latest));
         evidence.push(Evidence::told(&format!("{}_nats", term.name), term.nats(value), "nats", Merge::Latest));
     }
-    let mut passed = log_odds >= 0.0
-        && f64::from(watched_before) >= watched
-        && around.clients <= settings.clients
-        && peers < settings.peers;
+    let mut stands = around.clients <= settings.clients && peers < settings.peers;
     // On a port that everybody uses nothing but a timer tells one channel from all others, or a pool's pushing.
     let pushed = is_mining(channel, false) && !ports.pushing.contains(&channel.port);
     if !numbers.unregistered && !pushed {
         let needed = settings.timing_nats + (around.channels.max(1) as f64).ln();
         let (nats, span) = (numbers.timing_nats, f64::from(numbers.span));
         let long_enough = settings.span.as_secs() as f64;
-        passed &= nats >= needed && span >= long_enough;
+        stands &= nats >= needed && span >= long_enough;
         evidence.push(Evidence::at_least("timing_log_likelihood_ratio", nats, needed, "nats", Merge::Max));
         evidence.push(Evidence::at_least("span", span, long_enough, "s", Merge::Max));
     }
-    Some(Judgement { method: METHOD.to_owned(), passed, evidence, ratio: probability / 0.5 })
+    let passed = stands && log_odds >= 0.0;
+    let judgement = Judgement { method: METHOD.to_owned(), passed, evidence, ratio: probability / 0.5 };
+    Some(Judged { judgement, signal: stands && probability >= SIGNAL })
 }
 
 /// Whether a channel is more likely a miner's than an implant's: a pool pushes short jobs all the time, so that its miner receives

@@ -63,12 +63,13 @@ fn padded(port: u16, calls: u32) -> Channel {
 }
 
 fn passes(channel: &Channel, around: &Surroundings, host: &Around, watched: u32) -> bool {
-    judge(channel, around, host, watched, &settings(), &PORTS).expect("enough to judge").passed
+    judge(channel, around, host, watched, &settings(), &PORTS).expect("enough to judge").judgement.passed
 }
 
 #[test]
 fn the_arithmetic_stands_on_the_finding() {
-    let judgement = judge(&padded(50_001, 12), &AROUND, &HOST, DAY, &settings(), &PORTS).expect("enough to judge");
+    let judgement =
+        judge(&padded(50_001, 12), &AROUND, &HOST, DAY, &settings(), &PORTS).expect("enough to judge").judgement;
     let number = |name: &str| judgement.evidence.iter().find(|e| e.name == name).map_or(f64::NAN, |e| e.value);
     let nats: Vec<f64> = judgement.evidence.iter().filter(|e| e.name.ends_with("_nats")).map(|e| e.value).collect();
     assert_eq!(nats.len(), 6);
@@ -82,14 +83,17 @@ fn the_arithmetic_stands_on_the_finding() {
 fn a_channel_at_its_usual_numbers_is_far_from_told() {
     let usual = Around { sessions: 240, on_port: 32, unregistered: 0 };
     let benign = channel(50_001, (0..12).map(|n| session(n * n, 1_800, 3_600)).collect());
-    assert!(!passes(&benign, &AROUND, &usual, DAY));
+    let judged = judge(&benign, &AROUND, &usual, DAY, &settings(), &PORTS).expect("enough to judge");
+    assert!(!judged.judgement.passed && !judged.signal);
 }
 
 #[test]
 fn nothing_is_out_of_character_for_a_host_without_a_past() {
     let wanted = settings().watched.as_secs() as u32;
     assert!(passes(&padded(50_001, 12), &AROUND, &HOST, wanted));
-    assert!(!passes(&padded(50_001, 12), &AROUND, &HOST, wanted - 1));
+    let early = judge(&padded(50_001, 12), &AROUND, &HOST, wanted - 1, &settings(), &PORTS).expect("enough to judge");
+    assert!(!early.judgement.passed && early.signal, "it is kept as a signal");
+    assert!(settings().evidence_max < settings().prior_against + settings().unwatched_against, "and can be no more");
 }
 
 #[test]
@@ -205,9 +209,12 @@ fn padded_calls_are_told_of_a_host_with_a_past_and_not_of_one_without() {
             f.evidence.iter().map(|e| (e.name.clone(), e.value)).collect::<Vec<_>>()
         );
     }
-    let found = findings.iter().find(|f| f.method == METHOD).expect("a finding");
+    let found = findings.iter().rfind(|f| f.method == METHOD).expect("a finding");
+    assert!(found.score >= 0.5, "{}", found.score);
     assert_eq!(found.threat, Threat::C2Beacon);
     assert!(found.sentence().contains("out of character"), "{}", found.sentence());
     assert!(!found.sentence().contains('{'), "{}", found.sentence());
-    assert!(told(600).iter().all(|f| f.method != METHOD), "the host was not known yet");
+    let early = told(600);
+    assert!(early.iter().all(|f| f.method != METHOD || f.score < 0.5), "the host was not known yet");
+    assert!(early.iter().any(|f| f.method == METHOD && f.score >= SIGNAL), "it is a signal");
 }
