@@ -16,6 +16,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use hashbrown::HashSet;
+use hashbrown::hash_map::Entry;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,7 @@ pub mod owner;
 pub mod pair;
 pub mod pane;
 pub mod port_scan;
+mod strangers;
 pub mod table;
 pub mod tor;
 pub mod translation;
@@ -56,6 +58,7 @@ use pane::Pane;
 use port_scan::Suspect;
 use port_scan::joint::{Besieged, Siege};
 use port_scan::sweep::Sweeper;
+use strangers::Strangers;
 use table::Table;
 
 type Map<K, V> = hashbrown::HashMap<K, V, foldhash::fast::FixedState>;
@@ -221,16 +224,17 @@ struct State {
     sweepers: Table<Sweeper>,
     habits: Table<Habits>,
     owners: Owners,
+    strangers: Strangers,
     explanations: Explanations,
     tor: BTreeMap<Address, tor::Contacts>,
     /// Start of the open feature window.
     feature_window: EventTime,
     features: Map<Address, HostWindow>,
-    baselines: BTreeMap<Address, Baseline>,
+    baselines: Map<Address, Baseline>,
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 11;
+const SNAPSHOT_VERSION: u32 = 12;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
@@ -243,6 +247,8 @@ pub struct Engine {
     state: State,
     /// Until when it was looked whether sweeps have been held back for long enough.
     decided_until: EventTime,
+    /// The sweepers of which a sweep is held back: few of them, and each is looked at again every window.
+    held: BTreeSet<(Address, u16)>,
     // Memory that is used again by every window.
     conversations: Vec<Conversation>,
     spare: Vec<Pane>,
@@ -283,11 +289,12 @@ impl Engine {
             sweepers: Table::new(caps.sweepers),
             habits: Table::new(caps.habits),
             owners: Owners::default(),
+            strangers: Strangers::default(),
             explanations: Explanations::new(),
             tor: BTreeMap::new(),
             feature_window: EventTime(0),
             features: Map::default(),
-            baselines: BTreeMap::new(),
+            baselines: Map::default(),
         };
         Engine::with(settings, network, state)
     }
@@ -299,6 +306,7 @@ impl Engine {
             network: network.clone(),
             lists: Arc::default(),
             seed: foldhash::fast::FixedState::with_seed(state.hash_seed),
+            held: held(&state.sweepers),
             state,
             decided_until: EventTime(0),
             conversations: Vec::new(),
@@ -639,17 +647,10 @@ impl Engine {
             }
         }
         for c in conversations.iter().filter(|c| !c.ours && !c.theirs && owner::is_between_hosts(c)) {
-            let statistics = &mut state.statistics;
-            statistics.strangers += 1;
-            let networks = BTreeSet::from([network_of(c.opener), network_of(c.responder)]);
-            for network in networks {
-                *statistics.strange_networks.entry(network).or_default() += 1;
-            }
-            if statistics.strange_networks.len() > 256 {
-                let least = statistics.strange_networks.iter().min_by_key(|(_, n)| **n).map(|(name, _)| name.clone());
-                statistics.strange_networks.remove(&least.unwrap_or_default());
-            }
+            state.statistics.strangers += 1;
+            state.strangers.note(c.opener, c.responder);
         }
+        state.strangers.make_room();
     }
 
     /// Whether an address is ours, by the settings or by what was learned.
@@ -859,8 +860,8 @@ impl Engine {
         let cap = self.settings.tables.baselines as usize;
         let state = &mut self.state;
         let room = state.features.len() < cap;
-        if ours && (room || state.features.contains_key(&c.opener)) {
-            state.features.entry(c.opener).or_default().opened(&Opened {
+        if ours && let Some(window) = entry_if(&mut state.features, c.opener, || room) {
+            window.opened(&Opened {
                 peer_hash: host::mix(c.responder),
                 port: c.port,
                 sent: c.sent.bytes,
@@ -872,13 +873,13 @@ impl Engine {
                 start: c.start(),
             });
         }
-        let known = || state.features.contains_key(&c.responder);
         // An address that never spoke has no behaviour.
-        let speaks = || c.received.seen() || known() || state.baselines.contains_key(&c.responder);
-        if theirs && !c.responder.is_group() && (room || known()) && speaks() {
-            let peer = host::mix(c.opener);
-            let window = state.features.entry(c.responder).or_default();
-            window.accepted(peer, c.received.bytes, c.sent.bytes, c.failed(), ours);
+        let may_enter = || room && (c.received.seen() || state.baselines.contains_key(&c.responder));
+        if theirs
+            && !c.responder.is_group()
+            && let Some(window) = entry_if(&mut state.features, c.responder, may_enter)
+        {
+            window.accepted(host::mix(c.opener), c.received.bytes, c.sent.bytes, c.failed(), ours);
         }
     }
 
@@ -961,7 +962,8 @@ impl Engine {
         }
         self.decided_until = until;
         let (hold, window) = (self.settings.port_scan.sweep_hold, self.window);
-        let held = self.state.sweepers.iter().filter_map(|sweeper| sweeper.held_until(hold));
+        let sweepers = self.held.iter().filter_map(|&key| self.state.sweepers.get(&self.seed, key));
+        let held = sweepers.filter_map(|sweeper| sweeper.held_until(hold));
         let ends = held.map(|over| over.plus(window - 1).window(window));
         let due: BTreeSet<EventTime> = ends.filter(|end| *end <= until && *end > self.state.closed_until).collect();
         for end in due {
@@ -972,21 +974,31 @@ impl Engine {
     /// Judges hosts of ours that use an administrative port with many others, and again those that were held back. Where most of
     /// a sweep fails, the scan is told already.
     fn judge_sweeps(&mut self, touched: &Touched, now: EventTime, window: EventTime, ended: bool, out: &mut Output) {
-        let held = self.state.sweepers.iter().filter(|sweeper| sweeper.is_held()).map(|s| (s.source, s.port));
-        let mut keys: BTreeSet<(Address, u16)> = touched.sweepers.iter().copied().collect();
-        keys.extend(held);
+        let mut keys: Vec<(Address, u16)> = touched.sweepers.iter().chain(&self.held).copied().collect();
+        keys.sort_unstable();
+        keys.dedup();
         let since = self.state.statistics.first;
         for key in keys {
-            let Some(sweeper) = self.state.sweepers.get_mut(&self.seed, key) else { continue };
+            let Some(sweeper) = self.state.sweepers.get_mut(&self.seed, key) else {
+                self.held.remove(&key);
+                continue;
+            };
             let settings = &self.settings.port_scan;
             let judgement = sweeper.judge(settings, since, now, ended);
-            if touched.scanning.contains(&key.0) {
+            let scans = touched.scanning.contains(&key.0);
+            if scans {
                 sweeper.note_scan();
+            }
+            let finding = (judgement.passed && !scans)
+                .then(|| (sweeper.finding(&judgement, settings, window, self.window), sweeper.interface()));
+            if sweeper.is_held() {
+                self.held.insert(key);
+            } else {
+                self.held.remove(&key);
+            }
+            if scans {
                 continue;
             }
-            let finding = judgement
-                .passed
-                .then(|| (sweeper.finding(&judgement, settings, window, self.window), sweeper.interface()));
             self.explain(key.0, None, Threat::PortScan, window, &judgement);
             if let Some((mut finding, interface)) = finding {
                 self.sign(&mut finding, interface);
@@ -1249,6 +1261,7 @@ impl Engine {
         let certain = state.gateways.iter().filter(|(_, gateway)| gateway.is_certain());
         statistics.gateways = certain.map(|(&address, _)| address).collect();
         statistics.learned_hosts = state.owners.len() as u64;
+        statistics.strange_networks = state.strangers.told().collect();
         if statistics.first == EventTime(u32::MAX) {
             statistics.first = EventTime(0);
         }
@@ -1305,6 +1318,14 @@ impl Engine {
     }
 }
 
+/// The value of an address; made where there is none and `may` says so.
+fn entry_if<V: Default>(map: &mut Map<Address, V>, address: Address, may: impl FnOnce() -> bool) -> Option<&mut V> {
+    match map.entry(address) {
+        Entry::Occupied(known) => Some(known.into_mut()),
+        Entry::Vacant(new) => may().then(|| new.insert(V::default())),
+    }
+}
+
 /// The index of the pane of a window that has closed: none.
 const LATE: usize = usize::MAX;
 
@@ -1333,12 +1354,6 @@ fn name_of(interfaces: &[Interface], id: InterfaceId) -> &str {
 #[inline]
 fn is_ours(network: &Network, owners: &Owners, address: Address) -> bool {
     network.is_internal(address) || owners.owns(address) && !network.is_external(address)
-}
-
-/// The network of an address, as it would be named in the settings: /16 of IPv4, /48 of IPv6.
-fn network_of(address: Address) -> String {
-    let length = if address.as_v4().is_some() { 16 } else { 48 };
-    ipnet::IpNet::new(address.to_ip(), length).map_or_else(|_| address.to_string(), |net| net.trunc().to_string())
 }
 
 /// Whether a service over the protocol has ports and is called.
@@ -1420,6 +1435,11 @@ impl Held {
         let meets = |other: &&Held| other.end >= session.start && other.start <= session.end;
         held.iter().filter(meets).map(|other| other.with).collect::<BTreeSet<_>>().len()
     }
+}
+
+/// The sweepers of which a sweep is held back.
+fn held(sweepers: &Table<Sweeper>) -> BTreeSet<(Address, u16)> {
+    sweepers.iter().filter(|sweeper| sweeper.is_held()).map(table::Entry::key).collect()
 }
 
 /// The order of findings within a window, which nothing about hashing or arrival can change.

@@ -57,6 +57,8 @@ pub struct Settings {
 #[derive(Debug)]
 struct Term {
     name: &'static str,
+    /// The name of what it gives.
+    gives: &'static str,
     unit: &'static str,
     /// Nats for each unit on the number's scale.
     weight: f64,
@@ -70,19 +72,59 @@ struct Term {
 const USUAL: f64 = -3.5;
 
 /// With how many others the host uses the port.
-const OTHERS_ON_PORT: Term =
-    Term { name: "others_on_port", unit: "addresses", weight: -0.75, usual: 3.5, logarithmic: true };
+const OTHERS_ON_PORT: Term = Term {
+    name: "others_on_port",
+    gives: "others_on_port_nats",
+    unit: "addresses",
+    weight: -0.75,
+    usual: 3.5,
+    logarithmic: true,
+};
 /// Share of the host's sessions meanwhile.
-const SHARE: Term = Term { name: "share_of_sessions", unit: "%", weight: 0.046, usual: 5.0, logarithmic: false };
+const SHARE: Term = Term {
+    name: "share_of_sessions",
+    gives: "share_of_sessions_nats",
+    unit: "%",
+    weight: 0.046,
+    usual: 5.0,
+    logarithmic: false,
+};
 /// Likelihood ratio of a timer against chance, -2 to 6 a call.
-const TIMING: Term = Term { name: "timing_per_call", unit: "nats", weight: 1.1, usual: 0.0, logarithmic: false };
+const TIMING: Term = Term {
+    name: "timing_per_call",
+    gives: "timing_per_call_nats",
+    unit: "nats",
+    weight: 1.1,
+    usual: 0.0,
+    logarithmic: false,
+};
 /// Median payload that the host receives in a session.
-const RECEIVED: Term = Term { name: "median_received", unit: "bytes", weight: -0.22, usual: 8.2, logarithmic: true };
+const RECEIVED: Term = Term {
+    name: "median_received",
+    gives: "median_received_nats",
+    unit: "bytes",
+    weight: -0.22,
+    usual: 8.2,
+    logarithmic: true,
+};
 /// The same of what it sends.
-const SENT: Term = Term { name: "median_sent", unit: "bytes", weight: -0.26, usual: 7.5, logarithmic: true };
+const SENT: Term = Term {
+    name: "median_sent",
+    gives: "median_sent_nats",
+    unit: "bytes",
+    weight: -0.26,
+    usual: 7.5,
+    logarithmic: true,
+};
 /// A port that is no registered service.
-const UNREGISTERED: Term =
-    Term { name: "unregistered_port", unit: "yes=1", weight: 3.5, usual: 0.0, logarithmic: false };
+const UNREGISTERED: Term = Term {
+    name: "unregistered_port",
+    gives: "unregistered_port_nats",
+    unit: "yes=1",
+    weight: 3.5,
+    usual: 0.0,
+    logarithmic: false,
+};
 
 impl Term {
     fn nats(&self, value: f64) -> f64 {
@@ -268,7 +310,7 @@ pub fn judge(
     ];
     for (term, value) in numbers.terms() {
         evidence.push(Evidence::told(term.name, value, term.unit, Merge::Latest));
-        evidence.push(Evidence::told(&format!("{}_nats", term.name), term.nats(value), "nats", Merge::Latest));
+        evidence.push(Evidence::told(term.gives, term.nats(value), "nats", Merge::Latest));
     }
     let mut stands = around.clients <= settings.clients && peers < settings.peers;
     // On a port that everybody uses nothing but a timer tells one channel from all others, or a pool's pushing.

@@ -198,7 +198,7 @@ fn a_place_that_half_of_our_hosts_use_is_no_pool_unless_a_list_says_so() {
 fn every_number_stands_beside_its_threshold() {
     let judgement = judged(&channel(POOL, &[session()]), &AROUND, false).unwrap();
     let numbers: Vec<(&str, f64, Option<f64>)> =
-        judgement.evidence.iter().map(|e| (e.name.as_str(), e.value, e.threshold)).collect();
+        judgement.evidence.iter().map(|e| (&*e.name, e.value, e.threshold)).collect();
     assert_eq!(
         numbers,
         [
