@@ -91,7 +91,6 @@ pub struct Anomaly {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Episode {
     /// What it is about: `{"actor": …}`, `{"victim": …}` or `{"pair": [host, peer]}`.
-    #[schema(value_type = Object)]
     pub subject: Subject,
     /// Its start as it was first known.
     pub known_from: EventTime,

@@ -56,7 +56,6 @@ pub struct Shard {
     #[schema(value_type = Option<String>)]
     pub checkpoint: Option<String>,
     /// What could not be read, with the first few samples.
-    #[schema(value_type = Object)]
     pub refused: Refused,
 }
 

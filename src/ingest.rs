@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::flow::text::{Format, FormatError};
 use crate::flow::{Blindness, EventTime, FlowRecord, Interface};
@@ -87,7 +88,7 @@ pub struct Batch {
 }
 
 /// Input that could not be read: counted by reason, a few kept as samples, never in the way of the rest.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Refused {
     /// How many lines or payloads.
     pub count: u64,
@@ -113,7 +114,7 @@ impl Refused {
 }
 
 /// One refused line or payload.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Refusal {
     /// File name, shard id or `stdin`.
     pub source: String,

@@ -58,8 +58,8 @@ pub struct Anomalies {
 
 /// The anomalies, newest first
 #[utoipa::path(
-    get, path = "/v1/anomalies", tag = "anomalies", params(Filter),
-    responses((status = 200, body = Anomalies), (status = 400, body = Problem), (status = 401, body = Problem), (status = 503, body = Problem))
+    get, path = "/v1/anomalies", operation_id = "list_anomalies", tag = "anomalies", params(Filter),
+    responses((status = 200, body = Anomalies, description = "a page of anomalies"))
 )]
 pub async fn list(
     State(context): State<Context>,
@@ -123,8 +123,12 @@ fn limited(asked: Option<usize>, most: usize) -> Result<usize, Problem> {
 
 /// One anomaly
 #[utoipa::path(
-    get, path = "/v1/anomalies/{id}", tag = "anomalies", params(("id" = Uuid, Path, description = "its `anomaly_id`")),
-    responses((status = 200, body = Anomaly), (status = 400, body = Problem), (status = 404, body = Problem))
+    get, path = "/v1/anomalies/{id}", operation_id = "get_anomaly", tag = "anomalies",
+    params(("id" = Uuid, Path, description = "its `anomaly_id`")),
+    responses(
+        (status = 200, body = Anomaly, description = "the anomaly as it was last recorded"),
+        (status = 404, body = Problem, description = "there is no such anomaly")
+    )
 )]
 pub async fn one(
     State(context): State<Context>,
@@ -170,8 +174,8 @@ pub struct Signals {
 
 /// Why not: incidents that were judged and not told, with the stage that refused and its reason
 #[utoipa::path(
-    get, path = "/v1/silences", tag = "anomalies", params(About),
-    responses((status = 200, body = Silences), (status = 400, body = Problem))
+    get, path = "/v1/silences", operation_id = "list_silences", tag = "anomalies", params(About),
+    responses((status = 200, body = Silences, description = "incidents that were not reported, newest first"))
 )]
 pub async fn silences(State(context): State<Context>, Query(about): Query<About>) -> Result<Json<Silences>, Problem> {
     let limit = limited(about.limit, context.page_max)?;
@@ -181,8 +185,8 @@ pub async fn silences(State(context): State<Context>, Query(about): Query<About>
 
 /// What was too uncertain to tell, the likeliest first: worth a look beside something else of the same host
 #[utoipa::path(
-    get, path = "/v1/signals", tag = "anomalies", params(About),
-    responses((status = 200, body = Signals), (status = 400, body = Problem))
+    get, path = "/v1/signals", operation_id = "list_signals", tag = "anomalies", params(About),
+    responses((status = 200, body = Signals, description = "uncertain incidents, the likeliest first"))
 )]
 pub async fn signals(State(context): State<Context>, Query(about): Query<About>) -> Result<Json<Signals>, Problem> {
     let limit = limited(about.limit, context.page_max)?;

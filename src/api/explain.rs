@@ -43,14 +43,12 @@ pub struct Explanation {
     /// About whom.
     pub address: Address,
     /// What was seen of it, by each shard of this task that has seen it.
-    #[schema(value_type = Vec<Object>)]
     pub seen: Vec<Sight>,
     /// What was told, newest first, with the numbers and every stage that it passed.
     pub told: Vec<Anomaly>,
     /// What was judged and not told, newest first, with the stage that refused and its reason.
     pub not_told: Vec<Silence>,
     /// How close the detectors came, nearest first; the closest few of each threat are kept of each host.
-    #[schema(value_type = Vec<Object>)]
     pub approaches: Vec<Approach>,
     /// Shards that were too busy to answer: what they know is missing here.
     pub silent_shards: Vec<String>,
@@ -59,7 +57,7 @@ pub struct Explanation {
 }
 
 /// What one shard has seen of an address.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Sight {
     /// Which shard.
     pub shard: String,
@@ -69,7 +67,7 @@ pub struct Sight {
 }
 
 /// How close a detector came to a finding.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Approach {
     /// Where it was seen.
     pub shard: String,
@@ -87,8 +85,8 @@ pub struct Approach {
 /// What was seen of it, what was told, what was not and why, and how close each detector came. The past is known as far as
 /// the engines remember it; a shard that another task reads is explained there.
 #[utoipa::path(
-    get, path = "/v1/explain", tag = "anomalies", params(About),
-    responses((status = 200, body = Explanation), (status = 400, body = Problem))
+    get, path = "/v1/explain", operation_id = "explain_address", tag = "anomalies", params(About),
+    responses((status = 200, body = Explanation, description = "what is known of the address"))
 )]
 pub async fn explain(
     State(context): State<Context>,

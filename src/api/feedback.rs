@@ -40,7 +40,7 @@ pub struct Given {
 /// One verdict of whoever was authenticated on an anomaly counts, the latest: other names make no other people. An anomaly
 /// counts once for its threat, whoever and however many have spoken on it.
 #[utoipa::path(
-    post, path = "/v1/anomalies/{id}/feedback", tag = "feedback", request_body = Given,
+    post, path = "/v1/anomalies/{id}/feedback", operation_id = "give_feedback", tag = "feedback", request_body = Given,
     params(("id" = Uuid, Path, description = "its `anomaly_id`")),
     responses(
         (status = 201, body = Feedback, description = "as it is kept"),

@@ -14,7 +14,7 @@ use crate::ml::watch::Report;
 
 /// The models in use: artifact, endpoints with their breakers, variants, canary verdict, drift, and whether to train again
 #[utoipa::path(
-    get, path = "/v1/models", tag = "models",
+    get, path = "/v1/models", operation_id = "get_models", tag = "models",
     responses(
         (status = 200, body = Report, description = "what they are and how they do"),
         (status = 404, body = Problem, description = "the models are switched off")

@@ -30,7 +30,10 @@ pub struct Ready {
 }
 
 /// Whether the process answers
-#[utoipa::path(get, path = "/health/live", tag = "health", responses((status = 200, body = Alive)))]
+#[utoipa::path(
+    get, path = "/health/live", operation_id = "get_liveness", tag = "health",
+    responses((status = 200, body = Alive, description = "the process answers"))
+)]
 pub async fn live() -> Json<Alive> {
     Json(Alive { status: "alive" })
 }
@@ -40,8 +43,11 @@ pub async fn live() -> Json<Alive> {
 /// A degraded service is ready: it works with something lesser in place of what is away. Why something is away may name who is
 /// in the flow logs, so without the token (where there is one) only the parts are named; `/v1/status` has the reasons, too.
 #[utoipa::path(
-    get, path = "/health/ready", tag = "health",
-    responses((status = 200, body = Ready), (status = 503, body = Ready, description = "starting or stopping"))
+    get, path = "/health/ready", operation_id = "get_readiness", tag = "health",
+    responses(
+        (status = 200, body = Ready, description = "it works, with or without something lesser in place of what is away"),
+        (status = 503, body = Ready, description = "starting or stopping")
+    )
 )]
 pub async fn ready(State(context): State<Context>, headers: HeaderMap) -> Response {
     let Report { phase, mut degraded, .. } = context.health.report();
@@ -59,13 +65,19 @@ pub async fn ready(State(context): State<Context>, headers: HeaderMap) -> Respon
 }
 
 /// How everything is: phase, degradations, every shard with what it could not read
-#[utoipa::path(get, path = "/v1/status", tag = "health", responses((status = 200, body = Report)))]
+#[utoipa::path(
+    get, path = "/v1/status", operation_id = "get_status", tag = "health",
+    responses((status = 200, body = Report, description = "the phase, what is degraded, and every shard"))
+)]
 pub async fn status(State(context): State<Context>, Query(Nothing {}): Query<Nothing>) -> Json<Report> {
     Json(context.health.report())
 }
 
 /// Metrics in the Prometheus text format
-#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, body = String, content_type = "text/plain")))]
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "get_metrics", tag = "health",
+    responses((status = 200, body = String, content_type = "text/plain", description = "all metrics"))
+)]
 pub async fn metrics(State(context): State<Context>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], context.metrics.render()).into_response()
 }

@@ -85,7 +85,6 @@ pub struct Asked {
     pub expires: EventTime,
     /// What it covers: any of `threats`, `methods`, `actors`, `targets` (CIDR blocks), `ports`; what is left out fits all.
     #[serde(rename = "match")]
-    #[schema(value_type = Object)]
     pub pattern: Pattern,
     /// Whether it is meant although it hides nearly everything, or a large share of what was told.
     #[serde(default)]
@@ -105,10 +104,28 @@ pub struct How {
 /// A reason to stay quiet, as it is kept.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Kept {
-    /// As it was asked for.
-    #[serde(flatten)]
-    #[schema(value_type = Object)]
-    pub suppression: Suppression,
+    /// Its name, unique.
+    pub name: String,
+    /// Who answers for it.
+    pub owner: String,
+    /// Why.
+    pub reason: String,
+    /// From when on it counts, in the time of the traffic.
+    pub created: EventTime,
+    /// Until when it counts, in the time of the traffic; null for as long as it stands.
+    pub expires: Option<EventTime>,
+    /// What it covers.
+    #[serde(rename = "match")]
+    pub pattern: Pattern,
+    /// Whether it is meant although it hides nearly everything, or a large share of what was reported.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    /// Who was authenticated when it was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<String>,
+    /// When it was made (wall clock, s).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made_at: Option<EventTime>,
     /// Whether it counts at the moment that the traffic has come to.
     pub in_force: bool,
 }
@@ -147,10 +164,9 @@ pub struct Made {
 
 /// The reasons to stay quiet that were given over the API
 #[utoipa::path(
-    get, path = "/v1/suppressions", tag = "suppressions",
+    get, path = "/v1/suppressions", operation_id = "list_suppressions", tag = "suppressions",
     responses(
-        (status = 200, body = Suppressions, description = "by name"),
-        (status = 503, body = Problem, description = "the store does not answer")
+        (status = 200, body = Suppressions, description = "by name")
     )
 )]
 pub async fn list(
@@ -167,7 +183,7 @@ pub async fn list(
 /// With `dry_run=true` nothing is made. All tasks go by what is made within seconds; what it silences is kept and can be asked
 /// for, and is counted on `/v1/status`.
 #[utoipa::path(
-    post, path = "/v1/suppressions", tag = "suppressions", request_body = Asked, params(How),
+    post, path = "/v1/suppressions", operation_id = "make_suppression", tag = "suppressions", request_body = Asked, params(How),
     responses(
         (status = 200, body = Made, description = "it was only tried"),
         (status = 201, body = Made, description = "it counts"),
@@ -229,7 +245,8 @@ pub async fn make(
 
 /// Takes a reason to stay quiet back
 #[utoipa::path(
-    delete, path = "/v1/suppressions/{name}", tag = "suppressions", params(("name" = String, Path, description = "its name")),
+    delete, path = "/v1/suppressions/{name}", operation_id = "remove_suppression", tag = "suppressions",
+    params(("name" = String, Path, description = "its name")),
     responses(
         (status = 204, description = "it counts no longer"),
         (status = 404, body = Problem, description = "there is none of this name")
@@ -363,5 +380,7 @@ fn check(asked: Asked, now: EventTime, settings: &Settings, principal: Principal
 }
 
 fn kept(suppression: Suppression, at: EventTime) -> Kept {
-    Kept { in_force: suppression.is_in_force(at), suppression }
+    let in_force = suppression.is_in_force(at);
+    let Suppression { name, owner, reason, created, expires, pattern, force, made_by, made_at } = suppression;
+    Kept { name, owner, reason, created, expires, pattern, force, made_by, made_at, in_force }
 }

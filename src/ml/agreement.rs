@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Score;
 use super::calibration::Calibration;
@@ -230,7 +231,8 @@ pub struct Promise {
 }
 
 /// How a promise is kept.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, ToSchema)]
+#[schema(as = CalibrationCheck)]
 pub struct Kept {
     /// Windows of late.
     pub windows: u64,

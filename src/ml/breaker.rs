@@ -34,7 +34,8 @@ pub struct Settings {
 }
 
 /// What a breaker does with calls.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = BreakerState)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Admits.
@@ -73,7 +74,8 @@ impl Permit {
 }
 
 /// Transitions and rejections so far.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, utoipa::ToSchema)]
+#[schema(as = BreakerCounts)]
 pub struct Life {
     /// Times it opened, from closed or half-open.
     pub opened: u64,

@@ -5,9 +5,11 @@
 //! deployments.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// What to do with the canary.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = CanaryVerdict)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Too few windows, or a limit is not kept that does no harm meanwhile.
@@ -71,7 +73,7 @@ pub struct Variant {
 }
 
 /// A variant's counts, to be shown.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct VariantReport {
     /// Calls made.
     pub calls: u64,
@@ -100,7 +102,8 @@ pub struct Comparison {
 }
 
 /// A verdict with its statistics.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = CanaryReport)]
 pub struct Report {
     /// What to do.
     pub verdict: Verdict,

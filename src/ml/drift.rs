@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Ten bins of a feature, each with a tenth of the training windows (fewer bins where values repeat).
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -244,7 +245,8 @@ pub struct Monitor {
 }
 
 /// What drifted.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = DriftReport)]
 pub struct Report {
     /// Windows looked at.
     pub windows: u64,

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
+use utoipa::ToSchema;
 
 use super::artifact::Slot;
 use super::breaker::{self, Breaker, Outcome, Permit};
@@ -88,7 +89,7 @@ impl BreakerSettings {
 }
 
 /// How an endpoint is, for `/v1/models` and the metrics.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
 pub struct EndpointStatus {
     /// Its name.
     pub endpoint: String,

@@ -96,22 +96,18 @@ pub struct Report {
     /// How many models were in use before it, since the start.
     pub exchanged: u64,
     /// Windows that were scored, by the variant that spoke: `local` in process, `primary` and `canary` at endpoints.
-    #[schema(value_type = Object)]
     pub variants: BTreeMap<String, canary::VariantReport>,
     /// Windows for which the model in process stood in.
     pub degraded_windows: u64,
     /// The endpoints with their breakers; empty where the models run in process alone.
-    #[schema(value_type = Vec<Object>)]
     pub endpoints: Vec<EndpointStatus>,
     /// The canary against the primary on the same windows, with its verdict; nothing where none is compared.
-    #[schema(value_type = Option<Object>)]
     pub canary: Option<canary::Report>,
     /// Whether the p-values of forest and sequence model hold on the windows of this deployment; where they do not, they are
     /// ranked among its windows.
-    #[schema(value_type = Object)]
+    #[schema(value_type = BTreeMap<String, Kept>)]
     pub promises: BTreeMap<&'static str, Kept>,
     /// Whether the windows are still those of the training.
-    #[schema(value_type = Object)]
     pub drift: drift::Report,
     /// Whether the model should be trained again.
     pub retrain: Recommendation,

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::finding::{Bound, Evidence, Merge, Threat};
 use crate::flow::{Address, EventTime};
@@ -69,7 +70,8 @@ fn missed(evidence: &[Evidence]) -> usize {
 }
 
 /// What one detector thought of an address at its closest approach to a finding.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = DetectorJudgement)]
 pub struct Explanation {
     /// Which threat was judged.
     pub threat: Threat,
@@ -107,7 +109,8 @@ impl Explanation {
 }
 
 /// What was seen of an address.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, ToSchema)]
+#[schema(as = SeenTraffic)]
 pub struct Seen {
     /// Whether it is a host of ours.
     pub ours: bool,

@@ -4,6 +4,7 @@ use std::fmt;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Case;
 use crate::finding::{Actor, Subject, Target, Threat};
@@ -54,7 +55,7 @@ impl<'de> Deserialize<'de> for Block {
 }
 
 /// What an incident must be like. What is left empty fits everything.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Pattern {
     /// Any of these threats.
@@ -65,9 +66,11 @@ pub struct Pattern {
     pub methods: Vec<String>,
     /// The actor lies in one of these blocks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
     pub actors: Vec<Block>,
     /// All targets lie in these blocks, and all of them are known.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
     pub targets: Vec<Block>,
     /// All ports of all targets are among these, and all of them are known.
     #[serde(skip_serializing_if = "Vec::is_empty")]

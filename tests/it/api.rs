@@ -57,7 +57,7 @@ impl Api {
         self.runtime.block_on(self.store.record(anomaly)).unwrap();
     }
 
-    fn ask(&self, path: &str, headers: &[(&str, &str)]) -> Response<Body> {
+    pub fn ask(&self, path: &str, headers: &[(&str, &str)]) -> Response<Body> {
         let mut request = agent().get(format!("http://{}{path}", self.address));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -65,27 +65,27 @@ impl Api {
         request.call().unwrap()
     }
 
-    fn get(&self, path: &str) -> (u16, Value) {
+    pub fn get(&self, path: &str) -> (u16, Value) {
         read(self.ask(path, &[]))
     }
 
-    fn post(&self, path: &str, body: &str) -> (u16, Value) {
+    pub fn post(&self, path: &str, body: &str) -> (u16, Value) {
         let request = agent().post(format!("http://{}{path}", self.address));
         read(request.header("content-type", "application/json").send(body).unwrap())
     }
 }
 
 /// A moment that is so many days ahead.
-fn in_days(days: i64) -> String {
+pub fn in_days(days: i64) -> String {
     let ahead = jiff::SignedDuration::from_hours(24 * days);
     jiff::Timestamp::now().checked_add(ahead).unwrap().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-fn agent() -> Agent {
+pub fn agent() -> Agent {
     Agent::config_builder().http_status_as_error(false).build().into()
 }
 
-fn read(mut response: Response<Body>) -> (u16, Value) {
+pub fn read(mut response: Response<Body>) -> (u16, Value) {
     let text = response.body_mut().read_to_string().unwrap();
     (response.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }

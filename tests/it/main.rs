@@ -19,6 +19,7 @@ mod invariance;
 mod kinesis;
 mod ml;
 mod models;
+mod openapi;
 mod operation;
 mod order;
 mod parameters;
