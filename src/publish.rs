@@ -40,6 +40,15 @@ pub struct Settings {
 /// The context of the error with which a store refuses a cursor that it has not given.
 pub const BAD_CURSOR: &str = "read the cursor";
 
+/// The context of the error with which a store refuses a `changed_since` that it has not given.
+pub const BAD_CHANGED_SINCE: &str = "read changed_since";
+
+/// The context of the error of a question that needs an index which the table lacks, or is still being filled.
+pub const MISSING_INDEX: &str = "read an index that the table lacks";
+
+/// The `changed_since` that stands before every change that a store knows.
+pub const FIRST_CHANGE: &str = "0";
+
 /// Why a backend did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
@@ -130,7 +139,7 @@ pub enum Recorded {
     Unchanged,
 }
 
-/// Which anomalies are wanted. Empty means all, newest first.
+/// Which anomalies are wanted. Empty means all, newest first; with `changed_since` the oldest change comes first.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Query {
     /// Only of this threat.
@@ -151,15 +160,22 @@ pub struct Query {
     pub limit: usize,
     /// Where the page before ended.
     pub cursor: Option<String>,
+    /// Only those that have changed since, as in the `changed_until` of an earlier page. It takes the place of a cursor.
+    pub changed_since: Option<String>,
 }
 
 /// A page of anomalies.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Page {
-    /// Newest detection first; ties by id.
+    /// Newest detection first, ties by id. With `changed_since`: the oldest change first.
     pub anomalies: Vec<Anomaly>,
-    /// Where the next page starts, if there is one.
+    /// The revision of each of them, in the same order; see [`AnomalyStore::revised`].
+    pub revisions: Vec<String>,
+    /// Where the next page starts, if there is one. With `changed_since` it equals `changed_until`.
     pub next: Option<String>,
+    /// What to ask for next as `changed_since`, so that no change is missed: all changes up to here are in what was asked for,
+    /// or, with `changed_since`, on this page and those before it.
+    pub changed_until: String,
 }
 
 /// Why something was not told, kept so that it can be asked for.
@@ -244,9 +260,16 @@ pub trait AnomalyStore: rules::Rules + Send + Sync {
     async fn unannounced(&self, limit: usize) -> Result<Vec<Anomaly>, PublishError>;
 
     /// One anomaly.
-    async fn get(&self, id: Uuid) -> Result<Option<Anomaly>, PublishError>;
+    async fn get(&self, id: Uuid) -> Result<Option<Anomaly>, PublishError> {
+        Ok(self.revised(id).await?.map(|(anomaly, _)| anomaly))
+    }
 
-    /// A page of them.
+    /// One anomaly with its revision. The revision is an opaque text, and another after every recorded change: a new
+    /// anomaly, an update, a closing, a merging, a verdict on it.
+    async fn revised(&self, id: Uuid) -> Result<Option<(Anomaly, String)>, PublishError>;
+
+    /// A page of them. Every recorded change gives an anomaly a later place among the changes. A program that asks with the
+    /// `changed_until` of the page before misses no change, and its pages end. What retention removes is no change.
     async fn query(&self, query: &Query) -> Result<Page, PublishError>;
 
     /// Keeps why something was not told. Idempotent by id.

@@ -24,6 +24,7 @@ WORST = [
     "since=2100-01-01T00:00:00Z", "address=192.0.2.1", "actor=10.0.0.7&threat=tor", "address=10.0.0.7&status=closed",
     "threat=ddos&severity=critical&since=2100-01-01T00:00:00Z", "status=open&until=2020-01-01T00:00:00Z",
     "threat=port_scan&status=closed&since=2023-11-20T00:00:00Z&until=2023-11-21T00:00:00Z", "limit=500",
+    "changed_since=0&threat=tor&status=closed", "changed_since=0&address=192.0.2.1",
 ]
 
 
@@ -74,6 +75,8 @@ def fill(binary, path, stored):
             db.executemany("INSERT INTO anomalies (id, detected, threat, severity, status, actor, first_seen, last_seen, updates, announced, revision, body, written)"
                            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, 1, ?, ?, ?)", rows)
             db.executemany("INSERT OR IGNORE INTO addresses VALUES (?, ?, ?, ?, ?, ?)", addresses)
+    with db:
+        db.execute("UPDATE marks SET value = ? WHERE name = 'revision'", (stored,))
     db.close()
     print(f"filled in {time.time() - began:.0f} s", file=sys.stderr)
 

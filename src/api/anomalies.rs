@@ -1,13 +1,18 @@
-//! What was told, and what was not.
+//! What was reported, and what was not.
+//!
+//! A program that polls asks once without `changed_since`, and from then on with the `changed_until` of the answer before. A list
+//! that is read page by page keeps the `changed_until` of its first page, so that what changes meanwhile is given afterwards.
+//! Every answer about anomalies carries an `ETag`, made of revisions, for `If-None-Match`.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{RawQuery, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -15,9 +20,9 @@ use super::Context;
 use super::extract::{Nothing, Path, Query};
 use super::problem::Problem;
 use crate::anomaly::{Anomaly, Status};
-use crate::finding::{Severity, Threat};
+use crate::finding::{Actor, Severity, Threat};
 use crate::flow::{Address, EventTime};
-use crate::publish::{self, Silence};
+use crate::publish::{self, Page, Silence};
 
 /// Which anomalies are wanted. All are optional; without any, the newest come first.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -26,8 +31,9 @@ use crate::publish::{self, Silence};
 pub struct Filter {
     /// Only of this threat.
     pub threat: Option<Threat>,
-    /// Only at least this bad.
-    pub severity: Option<Severity>,
+    /// Only at least this bad. `severity` is an older name of it.
+    #[serde(alias = "severity")]
+    pub severity_min: Option<Severity>,
     /// Only of this status.
     pub status: Option<Status>,
     /// Only by or on this address.
@@ -42,6 +48,14 @@ pub struct Filter {
     pub limit: Option<usize>,
     /// Where the page before ended, as in its `next`.
     pub cursor: Option<String>,
+    /// Only those that have changed since, the oldest change first: new, updated, closed, merged, or given a verdict. It is the
+    /// `changed_until` of an earlier answer as it is, or `0` for every change that the store knows. It goes with every filter, and
+    /// not with `cursor`: `next` leads on while there is more.
+    pub changed_since: Option<String>,
+    /// Whether each anomaly is shown in its short form.
+    #[serde(default)]
+    #[param(required = false, default = false)]
+    pub brief: bool,
 }
 
 /// A page when the asker names no size.
@@ -49,67 +63,190 @@ const LIMIT: usize = 50;
 
 /// A page of anomalies.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Anomalies {
-    /// Newest detection first; ties by id.
-    pub anomalies: Vec<Anomaly>,
+pub struct Anomalies<'a> {
+    /// Newest detection first, ties by id; with `changed_since` the oldest change first.
+    pub anomalies: Vec<Listed<'a>>,
     /// The path and query of the next page; null on the last.
     pub next: Option<String>,
+    /// What to ask for next as `changed_since`, an opaque text. After the last page no change is missed by it.
+    pub changed_until: String,
 }
 
-/// The anomalies, newest first
+/// An anomaly on a list: whole, or with `brief=true` in its short form.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Listed<'a> {
+    /// The whole.
+    #[schema(value_type = Anomaly)]
+    Whole(&'a Anomaly),
+    /// The short form.
+    Brief(Brief<'a>),
+}
+
+/// The short form of an anomaly; `GET /v1/anomalies/{id}` has the rest.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BriefAnomaly)]
+pub struct Brief<'a> {
+    /// One id for the life of the episode.
+    pub anomaly_id: Uuid,
+    /// What kind of trouble.
+    pub threat: Threat,
+    /// How bad.
+    pub severity: Severity,
+    /// Whether it goes on.
+    pub status: Status,
+    /// Calibrated probability that it is true, 0 to 1.
+    pub confidence: f64,
+    /// Who did it; `many` for a distributed flood or scan.
+    pub actor: Actor,
+    /// First moment of the episode.
+    pub first_seen: EventTime,
+    /// Last moment of the episode so far.
+    pub last_seen: EventTime,
+    /// One sentence for a person.
+    pub summary: &'a str,
+    /// How many distinct targets in all.
+    pub target_count: u32,
+    /// The revision: an opaque text, and another after every change.
+    pub changed: &'a str,
+}
+
+impl<'a> Brief<'a> {
+    fn of(anomaly: &'a Anomaly, changed: &'a str) -> Brief<'a> {
+        Brief {
+            anomaly_id: anomaly.anomaly_id,
+            threat: anomaly.threat,
+            severity: anomaly.severity,
+            status: anomaly.status,
+            confidence: anomaly.confidence,
+            actor: anomaly.actor,
+            first_seen: anomaly.first_seen,
+            last_seen: anomaly.last_seen,
+            summary: &anomaly.summary,
+            target_count: anomaly.target_count,
+            changed,
+        }
+    }
+}
+
+/// The anomalies, newest first, or what has changed since an earlier answer
 #[utoipa::path(
-    get, path = "/v1/anomalies", operation_id = "list_anomalies", tag = "anomalies", params(Filter),
-    responses((status = 200, body = Anomalies, description = "a page of anomalies"))
+    get, path = "/v1/anomalies", operation_id = "list_anomalies", tag = "anomalies",
+    params(Filter, ("If-None-Match" = Option<String>, Header, description = "an `ETag` of an earlier answer to this question")),
+    responses(
+        (status = 200, body = Anomalies, description = "a page of anomalies", headers(("ETag" = String, description = "weak"))),
+        (status = 304, description = "the page has not changed since `If-None-Match`")
+    )
 )]
 pub async fn list(
     State(context): State<Context>,
     RawQuery(raw): RawQuery,
+    headers: HeaderMap,
     Query(filter): Query<Filter>,
 ) -> Result<Response, Problem> {
+    if filter.cursor.is_some() && filter.changed_since.is_some() {
+        let detail = "cursor and changed_since do not go together";
+        let remedy = "follow `next`, which leads on by changed_since alone";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, detail, remedy).of_field("cursor"));
+    }
+    // The cursor of a list carries what its first page said of the changes.
+    let (first_until, cursor) = match filter.cursor {
+        Some(cursor) => match cursor.split_once(UNTIL) {
+            Some((until, cursor)) => (Some(until.to_owned()), Some(cursor.to_owned())),
+            None => (None, Some(cursor)),
+        },
+        None => (None, None),
+    };
     let query = publish::Query {
         threat: filter.threat,
-        min_severity: filter.severity,
+        min_severity: filter.severity_min,
         status: filter.status,
         address: filter.address,
         actor: filter.actor,
         since: filter.since,
         until: filter.until,
         limit: limited(filter.limit, context.page_max)?,
-        cursor: filter.cursor,
+        cursor,
+        changed_since: filter.changed_since,
     };
     let (question, asked) = (format!("{query:?}"), Instant::now());
     let page = match context.cache.get(&question, asked) {
         Some(page) => page,
         None => {
             let page = Arc::new(context.store.query(&query).await?);
-            context.cache.put(question, asked, page.clone());
+            context.cache.put(question.clone(), asked, page.clone());
             page
         }
     };
-    let next = page.next.as_ref().map(|cursor| next_page(raw.as_deref().unwrap_or_default(), cursor));
+    let etag = etag_of_page(&question, filter.brief, &page);
+    if is_known(&headers, &etag) {
+        return Ok(not_modified(etag));
+    }
+    let changed_until = first_until.unwrap_or_else(|| page.changed_until.clone());
+    let next = page.next.as_ref().map(|next| {
+        let raw = raw.as_deref().unwrap_or_default();
+        match query.changed_since {
+            Some(_) => next_page(raw, "changed_since", next),
+            None => next_page(raw, "cursor", &format!("{changed_until}{UNTIL}{next}")),
+        }
+    });
     let link = next.as_ref().map(|next| [(header::LINK, format!("<{next}>; rel=\"next\""))]);
     // A large page takes milliseconds to write, which others should not wait for.
-    let write = move || serde_json::to_vec(&Shown { anomalies: &page.anomalies, next });
+    let brief = filter.brief;
+    let write = move || {
+        let listed = page.anomalies.iter().zip(&page.revisions).map(|(anomaly, revision)| match brief {
+            true => Listed::Brief(Brief::of(anomaly, revision)),
+            false => Listed::Whole(anomaly),
+        });
+        serde_json::to_vec(&Anomalies { anomalies: listed.collect(), next, changed_until })
+    };
     let written = tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string());
     let body = written.and_then(|written| written.map_err(|error| error.to_string())).map_err(|cause| {
         let context = "write a page of anomalies".to_owned();
         Problem::from(publish::PublishError::Retry { context, cause })
     })?;
-    Ok((link, [(header::CONTENT_TYPE, "application/json")], body).into_response())
+    Ok((link, [(header::CONTENT_TYPE, "application/json".to_owned()), (header::ETAG, etag)], body).into_response())
 }
 
-/// [`Anomalies`] that are somebody else's.
-#[derive(Serialize)]
-struct Shown<'a> {
-    anomalies: &'a [Anomaly],
-    next: Option<String>,
+/// What stands in a cursor between what the first page said of the changes and the store's own cursor.
+const UNTIL: char = '~';
+
+/// A weak tag of a page: another for every other question, and for every change of what stands on it.
+fn etag_of_page(question: &str, brief: bool, page: &Page) -> String {
+    let mut digest = Sha256::new();
+    digest.update(format!("{question} {brief} {:?}", page.next));
+    for (anomaly, revision) in page.anomalies.iter().zip(&page.revisions) {
+        digest.update(format!(" {} {revision} {}", anomaly.anomaly_id, anomaly.updates));
+    }
+    weak(&digest.finalize())
 }
 
-/// The query of this page with the cursor of the next.
-fn next_page(raw: &str, cursor: &str) -> String {
+/// A weak tag of one anomaly.
+fn etag_of(anomaly: &Anomaly, revision: &str) -> String {
+    weak(&Sha256::digest(format!("{} {revision} {}", anomaly.anomaly_id, anomaly.updates)))
+}
+
+fn weak(digest: &[u8]) -> String {
+    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("W/\"{hex}\"")
+}
+
+/// Whether a request already has what is tagged so (RFC 9110, 13.1.2: tags are compared weakly).
+fn is_known(headers: &HeaderMap, etag: &str) -> bool {
+    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    known.flat_map(|value| value.split(',')).any(|tag| tag.trim() == "*" || opaque(tag) == opaque(etag))
+}
+
+fn not_modified(etag: String) -> Response {
+    (StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response()
+}
+
+/// The query of this page with another value of what leads on.
+fn next_page(raw: &str, name: &str, value: &str) -> String {
     let mut query = form_urlencoded::Serializer::new(String::new());
-    query.extend_pairs(form_urlencoded::parse(raw.as_bytes()).filter(|(name, _)| name != "cursor"));
-    query.append_pair("cursor", cursor);
+    query.extend_pairs(form_urlencoded::parse(raw.as_bytes()).filter(|(other, _)| other != name));
+    query.append_pair(name, value);
     format!("/v1/anomalies?{}", query.finish())
 }
 
@@ -124,18 +261,31 @@ fn limited(asked: Option<usize>, most: usize) -> Result<usize, Problem> {
 /// One anomaly
 #[utoipa::path(
     get, path = "/v1/anomalies/{id}", operation_id = "get_anomaly", tag = "anomalies",
-    params(("id" = Uuid, Path, description = "its `anomaly_id`")),
+    params(
+        ("id" = Uuid, Path, description = "its `anomaly_id`"),
+        ("If-None-Match" = Option<String>, Header, description = "an `ETag` of an earlier answer about it")
+    ),
     responses(
-        (status = 200, body = Anomaly, description = "the anomaly as it was last recorded"),
+        (
+            status = 200, body = Anomaly, description = "the anomaly as it was last recorded",
+            headers(("ETag" = String, description = "weak"))
+        ),
+        (status = 304, description = "it has not changed since `If-None-Match`"),
         (status = 404, body = Problem, description = "there is no such anomaly")
     )
 )]
 pub async fn one(
     State(context): State<Context>,
     Path(id): Path<Uuid>,
+    headers: HeaderMap,
     Query(Nothing {}): Query<Nothing>,
-) -> Result<Json<Anomaly>, Problem> {
-    context.store.get(id).await?.map(Json).ok_or_else(|| unknown(id))
+) -> Result<Response, Problem> {
+    let (anomaly, revision) = context.store.revised(id).await?.ok_or_else(|| unknown(id))?;
+    let etag = etag_of(&anomaly, &revision);
+    if is_known(&headers, &etag) {
+        return Ok(not_modified(etag));
+    }
+    Ok(([(header::ETAG, etag)], Json(anomaly)).into_response())
 }
 
 /// There is no such anomaly.
@@ -203,7 +353,20 @@ mod tests {
 
     #[test]
     fn the_next_page_keeps_the_filters_and_replaces_the_cursor() {
-        assert_eq!(next_page("threat=tor&cursor=old&limit=2", "a b"), "/v1/anomalies?threat=tor&limit=2&cursor=a+b");
-        assert_eq!(next_page("", "x"), "/v1/anomalies?cursor=x");
+        let next = |raw: &str, value: &str| next_page(raw, "cursor", value);
+        assert_eq!(next("threat=tor&cursor=old&limit=2", "a b"), "/v1/anomalies?threat=tor&limit=2&cursor=a+b");
+        assert_eq!(next("", "x"), "/v1/anomalies?cursor=x");
+        let changes = next_page("changed_since=4&brief=true", "changed_since", "9");
+        assert_eq!(changes, "/v1/anomalies?brief=true&changed_since=9");
+    }
+
+    #[test]
+    fn a_tag_is_compared_weakly_and_among_others() {
+        let known = |value: &'static str| {
+            let headers = HeaderMap::from_iter([(header::IF_NONE_MATCH, value.parse().unwrap())]);
+            is_known(&headers, "W/\"a\"")
+        };
+        assert!(known("W/\"a\"") && known("\"a\"") && known("\"b\", W/\"a\"") && known("*"));
+        assert!(!known("W/\"b\"") && !known("a") && !known(""));
     }
 }

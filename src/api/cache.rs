@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn a_page_is_kept_for_a_moment_and_the_number_of_pages_is_bounded() {
         let (cache, began) = (Cache::new(Duration::from_secs(1)), Instant::now());
-        let page = Arc::new(Page { anomalies: Vec::new(), next: None });
+        let page = Arc::new(Page::default());
         for n in 0..PAGES_MAX + 10 {
             cache.put(n.to_string(), began + Duration::from_micros(n as u64), page.clone());
         }

@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::publish::{BAD_CURSOR, PublishError};
+use crate::publish::{BAD_CHANGED_SINCE, BAD_CURSOR, MISSING_INDEX, PublishError};
 
 /// The media type of a problem.
 pub const MEDIA_TYPE: &str = "application/problem+json";
@@ -106,11 +106,43 @@ impl From<PublishError> for Problem {
                 "follow `next` of the page before as it is",
             )
             .of_field("cursor"),
+            PublishError::Fatal { context, cause } if context == MISSING_INDEX => Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "changed_since: the table of anomalies lacks the index `by_change`, or it is still being filled",
+                "run `flowvigil migrate --apply` or deploy the data template anew; until then list without changed_since",
+            )
+            .of_field("changed_since")
+            .caused_by(context, cause),
+            PublishError::Fatal { context, cause } if context == BAD_CHANGED_SINCE => Problem::new(
+                StatusCode::BAD_REQUEST,
+                format!("changed_since: {cause}"),
+                "give the `changed_until` of an earlier answer as it is, or list anew and go on from there",
+            )
+            .of_field("changed_since"),
             PublishError::Fatal { context, cause } | PublishError::Gone { context, cause } => {
                 let remedy = "the log of the service has the cause under the id in `x-request-id`";
                 let detail = format!("{context} failed");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail, remedy).caused_by(context, cause)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_table_lacks_and_what_a_store_has_not_given_name_the_field_and_the_remedy() {
+        let refused = |context: &str| {
+            Problem::from(PublishError::Fatal { context: context.to_owned(), cause: "cause".to_owned() })
+        };
+        let lacking = refused(MISSING_INDEX);
+        assert_eq!((lacking.status, lacking.field.as_deref()), (503, Some("changed_since")));
+        assert!(lacking.remedy.contains("flowvigil migrate --apply"), "{lacking:?}");
+        let unknown = refused(BAD_CHANGED_SINCE);
+        assert_eq!((unknown.status, unknown.field.as_deref()), (400, Some("changed_since")));
+        assert!(unknown.remedy.contains("changed_until"), "{unknown:?}");
+        assert_eq!(refused("query anomalies").status, 500);
     }
 }

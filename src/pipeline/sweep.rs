@@ -87,13 +87,13 @@ impl Sweep {
         if self.every.is_zero() || Instant::now() < self.due {
             return Vec::new();
         }
-        let page = match timeout(patience, asked.page(self.cursor.take())).await {
+        let (anomalies, next) = match timeout(patience, asked.page(self.cursor.take())).await {
             Ok(Ok(page)) => page,
             Ok(Err(cause)) => return self.give_up(&cause),
             Err(_) => return self.give_up("no answer in time"),
         };
-        let abandoned = page.anomalies.into_iter().filter_map(|anomaly| self.confirm(anomaly)).collect();
-        self.cursor = page.next;
+        let abandoned = anomalies.into_iter().filter_map(|anomaly| self.confirm(anomaly)).collect();
+        self.cursor = next;
         match self.cursor {
             Some(_) => self.due = Instant::now() + PAGE_PAUSE.min(self.every),
             None => self.end_round(),
@@ -134,10 +134,10 @@ impl Sweep {
 }
 
 impl Asked<'_> {
-    /// The abandoned ones of a page of open anomalies.
-    async fn page(&self, cursor: Option<String>) -> Result<Page, String> {
+    /// The abandoned ones of a page of open anomalies, and where the next page starts.
+    async fn page(&self, cursor: Option<String>) -> Result<(Vec<Anomaly>, Option<String>), String> {
         let query = Query { status: Some(Status::Open), limit: PAGE, cursor, ..Query::default() };
-        let Page { mut anomalies, next } = self.store.query(&query).await.map_err(|error| error.to_string())?;
+        let Page { mut anomalies, next, .. } = self.store.query(&query).await.map_err(|error| error.to_string())?;
         anomalies.retain(|anomaly| anomaly.key().is_some());
         let told: Vec<Told> = anomalies.iter().filter_map(|anomaly| self.told(anomaly)).collect();
         let mut abandoned = match told.is_empty() {
@@ -146,7 +146,7 @@ impl Asked<'_> {
         }
         .into_iter();
         anomalies.retain(|_| abandoned.next().unwrap_or(false));
-        Ok(Page { anomalies, next })
+        Ok((anomalies, next))
     }
 
     fn told(&self, anomaly: &Anomaly) -> Option<Told> {

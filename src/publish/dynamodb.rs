@@ -16,6 +16,11 @@
 //! query scans: `by_day`, `by_actor`, `by_threat` and `by_status` are hashed by what they are named after and ordered by
 //! `sort` (time of detection, then id), and `by_pending` holds only what has not been announced yet.
 //!
+//! `by_change` is the feed of changes: every write of an anomaly, and every verdict on it, dates it anew (`changed`: the wall
+//! clock in microseconds, then the id). Tasks write side by side and indexes follow late, so the latest changes may not be
+//! in order yet. A change is therefore given out once it is older than one attempt of a call may take, plus [`SETTLING`]; clocks
+//! that differ by more than that, or a call that takes effect later, could hide a change from a reader.
+//!
 //! Indexes follow the table within a fraction of a second; whoever asks by id reads what was last written.
 
 use std::cmp::Reverse;
@@ -37,7 +42,10 @@ use crate::blame::Backend;
 use crate::finding::Actor;
 use crate::flow::{Address, EventTime};
 use crate::publish::episodes::{Claim, Claimed, Episodes};
-use crate::publish::{AnomalyStore, BAD_CURSOR, Feedback, Page, PublishError, Query, Recorded, Silence, unreadable};
+use crate::publish::{
+    AnomalyStore, BAD_CHANGED_SINCE, BAD_CURSOR, FIRST_CHANGE, Feedback, MISSING_INDEX, Page, PublishError, Query,
+    Recorded, Silence, unreadable,
+};
 
 mod rules;
 pub mod schema;
@@ -95,10 +103,14 @@ impl DynamoStore {
     }
 
     /// Puts a row unless it holds this or a later `rev`; answers what it held before, or `None` for "unchanged".
-    async fn put_newer(&self, row: Row, context: &str) -> Result<Option<Row>, PublishError> {
+    async fn put_newer(&self, mut row: Row, context: &str) -> Result<Option<Row>, PublishError> {
         let rev = row["rev"].clone();
         let mut fault = None;
         for _ in 0..PUT_ATTEMPTS {
+            // Each attempt is a change of its own moment: readers wait no longer than one attempt takes.
+            if row.contains_key("feed") {
+                row.insert("changed".to_owned(), text(changed_now(&word(&row, "anomaly_id").unwrap_or_default())));
+            }
             let put = self
                 .client
                 .put_item()
@@ -154,6 +166,7 @@ impl DynamoStore {
             ("day".to_owned(), text(day(detected))),
             ("sort".to_owned(), text(sort(detected, anomaly.anomaly_id))),
             ("pending".to_owned(), text("announcement")),
+            ("feed".to_owned(), text(FEED)),
             ("expires".to_owned(), self.expires()),
         ]);
         let mut addresses: BTreeSet<String> = anomaly.targets.iter().map(|t| t.address.to_string()).collect();
@@ -164,6 +177,58 @@ impl DynamoStore {
             row.insert("addresses".to_owned(), AttributeValue::Ss(addresses.into_iter().collect()));
         }
         Ok(row)
+    }
+
+    /// Dates an anomaly as changed now; what is not there has not changed.
+    async fn note_change(&self, id: Uuid) -> Result<(), PublishError> {
+        let Some(known) = self.row(id).await? else { return Ok(()) };
+        let noted = self
+            .client
+            .update_item()
+            .table_name(&self.settings.table)
+            .key("anomaly_id", text(id.to_string()))
+            .key("detection_timestamp", text(word(&known, "detection_timestamp").unwrap_or_default()))
+            .update_expression("SET #feed = :feed, #changed = :changed")
+            .condition_expression("attribute_exists(anomaly_id)")
+            .expression_attribute_names("#feed", "feed")
+            .expression_attribute_names("#changed", "changed")
+            .expression_attribute_values(":feed", text(FEED))
+            .expression_attribute_values(":changed", text(changed_now(&id.to_string())))
+            .customize()
+            .config_override(aws_sdk_dynamodb::config::Builder::new().retry_config(RetryConfig::disabled()))
+            .send()
+            .await;
+        match noted {
+            Ok(_) => Ok(()),
+            // It has expired meanwhile.
+            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(()),
+            Err(error) => Err(PublishError::of(Backend::DynamoDb, "note a change of an anomaly", Fault::of(&error))),
+        }
+    }
+
+    /// The moment before which all changes are in the index, as a place among them.
+    fn settled(&self) -> String {
+        let settling = self.settings.timeout + SETTLING;
+        let settled = i128::from(now_micros()) - settling.as_micros();
+        place(u64::try_from(settled).unwrap_or_default())
+    }
+
+    /// A page of what has changed since a place, the oldest change first.
+    async fn changes(&self, query: &Query, since: &str, wanted: usize) -> Result<Page, PublishError> {
+        let since = read_place(since)?;
+        let until = self.settled();
+        if since >= until {
+            return Ok(Page { changed_until: since, ..Page::default() });
+        }
+        // No place is equal to this one, and none lies between it and `since`.
+        let index = Index::changes(format!("{since}!"), until.clone());
+        let mut rows = self.indexed(&index, &Filter::of(query), wanted + 1).await?;
+        let more = rows.len() > wanted;
+        rows.truncate(wanted);
+        let last = rows.last().filter(|_| more).and_then(|row| word(row, "changed"));
+        let changed_until = last.unwrap_or(until);
+        let next = more.then(|| changed_until.clone());
+        Ok(page(&rows, next, changed_until))
     }
 
     async fn note_day(&self, detected: &str) -> Result<(), PublishError> {
@@ -203,7 +268,11 @@ impl DynamoStore {
         let mut rows = Vec::new();
         let mut from = None;
         while rows.len() < limit {
-            let condition = if index.before.is_some() { "#hash = :hash AND #sort < :before" } else { "#hash = :hash" };
+            let condition = match (&index.before, &index.between) {
+                (Some(_), _) => "#hash = :hash AND #sort < :before",
+                (None, Some(_)) => "#hash = :hash AND #changed BETWEEN :from AND :to",
+                (None, None) => "#hash = :hash",
+            };
             let mut query = self
                 .client
                 .query()
@@ -219,6 +288,12 @@ impl DynamoStore {
                     .expression_attribute_names("#sort", "sort")
                     .expression_attribute_values(":before", text(before));
             }
+            if let Some((from, to)) = &index.between {
+                query = query
+                    .expression_attribute_names("#changed", "changed")
+                    .expression_attribute_values(":from", text(from))
+                    .expression_attribute_values(":to", text(to));
+            }
             query = match filter.expression() {
                 Some(expression) => query.filter_expression(expression).limit(FILTERED_PAGE),
                 None => query.limit(i32::try_from(limit - rows.len()).unwrap_or(i32::MAX)),
@@ -229,10 +304,7 @@ impl DynamoStore {
             for (name, value) in &filter.values {
                 query = query.expression_attribute_values(*name, value.clone());
             }
-            let page = query
-                .send()
-                .await
-                .map_err(|e| PublishError::of(Backend::DynamoDb, "query anomalies", Fault::of(&e)))?;
+            let page = query.send().await.map_err(|e| refused_query(index, Fault::of(&e)))?;
             rows.extend(page.items.unwrap_or_default());
             from = page.last_evaluated_key;
             if from.is_none() {
@@ -260,12 +332,18 @@ struct Index {
     hash: &'static str,
     value: String,
     before: Option<String>,
+    /// The first and the last place among the changes.
+    between: Option<(String, String)>,
     oldest_first: bool,
 }
 
 impl Index {
     fn new(name: &'static str, hash: &'static str, value: impl Into<String>, before: Option<String>) -> Index {
-        Index { name, hash, value: value.into(), before, oldest_first: false }
+        Index { name, hash, value: value.into(), before, between: None, oldest_first: false }
+    }
+
+    fn changes(from: String, to: String) -> Index {
+        Index { between: Some((from, to)), oldest_first: true, ..Index::new("by_change", "feed", FEED, None) }
     }
 }
 
@@ -443,8 +521,9 @@ impl AnomalyStore for DynamoStore {
         Ok(rows.iter().filter_map(|row| understood(row, "anomaly")).collect())
     }
 
-    async fn get(&self, id: Uuid) -> Result<Option<Anomaly>, PublishError> {
-        self.row(id).await?.as_ref().map(|row| parse(row, "anomaly")).transpose()
+    async fn revised(&self, id: Uuid) -> Result<Option<(Anomaly, String)>, PublishError> {
+        let row = self.row(id).await?;
+        row.as_ref().map(|row| Ok((parse(row, "anomaly")?, revision_of(row)))).transpose()
     }
 
     async fn query(&self, query: &Query) -> Result<Page, PublishError> {
@@ -456,6 +535,11 @@ impl AnomalyStore for DynamoStore {
         }
         // One more than asked for says whether there is another page.
         let wanted = if query.limit == 0 { PAGE } else { query.limit.min(PAGE_MAX) };
+        if let Some(since) = &query.changed_since {
+            return self.changes(query, since, wanted).await;
+        }
+        // What changes while the list is read is given again.
+        let changed_until = self.settled();
         let limit = wanted + 1;
         let mut rows = if let Some(actor) = query.actor {
             self.indexed(&Index::new("by_actor", "actor", actor.to_string(), cursor), &filter.without("actor"), limit)
@@ -483,8 +567,7 @@ impl AnomalyStore for DynamoStore {
         let more = rows.len() > wanted;
         rows.truncate(wanted);
         let next = rows.last().filter(|_| more).and_then(|row| word(row, "sort"));
-        let anomalies = rows.iter().filter_map(|row| understood(row, "anomaly")).collect();
-        Ok(Page { anomalies, next })
+        Ok(page(&rows, next, changed_until))
     }
 
     async fn silence(&self, silence: &Silence) -> Result<(), PublishError> {
@@ -525,7 +608,8 @@ impl AnomalyStore for DynamoStore {
             ("expires".to_owned(), self.expires()),
         ]);
         self.put_newer(row, "keep feedback").await?;
-        Ok(())
+        // Also where the verdict was there already: it may be the second try of one whose change was not noted.
+        self.note_change(feedback.anomaly_id).await
     }
 
     async fn feedbacks(&self, since: EventTime) -> Result<Vec<Feedback>, PublishError> {
@@ -548,6 +632,62 @@ impl Filter {
             values: self.values.into_iter().filter(|(name, _)| *name != value).collect(),
         }
     }
+}
+
+/// The hash of all changes in their index. One partition takes 1,000 writes of 1 kB a second; anomalies are far fewer.
+const FEED: &str = "anomalies";
+
+/// How much longer than one attempt of a call a change waits until it is given out: for indexes that follow, and clocks that
+/// differ.
+const SETTLING: SignedDuration = SignedDuration::from_secs(2);
+
+/// What a query of an index that was not answered comes to. Tables of before there was a feed of changes lack its index.
+fn refused_query(index: &Index, fault: Fault) -> PublishError {
+    if index.between.is_some() && fault.code == "ValidationException" && fault.cause.contains("index") {
+        return PublishError::Fatal { context: MISSING_INDEX.to_owned(), cause: fault.cause };
+    }
+    PublishError::of(Backend::DynamoDb, "query anomalies", fault)
+}
+
+/// The page that rows make.
+fn page(rows: &[Row], next: Option<String>, changed_until: String) -> Page {
+    let read = |row: &Row| Some((understood(row, "anomaly")?, revision_of(row)));
+    let (anomalies, revisions) = rows.iter().filter_map(read).unzip();
+    Page { anomalies, revisions, next, changed_until }
+}
+
+/// The revision of an anomaly's row. Rows of before there was a feed of changes have theirs alone.
+fn revision_of(row: &Row) -> String {
+    word(row, "changed").or_else(|| word(row, "rev")).unwrap_or_default()
+}
+
+/// A place among the changes; those of one moment follow each other by id.
+fn place(micros: u64) -> String {
+    format!("{micros:0width$}", width = PLACE_DIGITS)
+}
+
+/// Digits of a place: microseconds since 1970, until the year 2286.
+const PLACE_DIGITS: usize = 16;
+
+fn changed_now(id: &str) -> String {
+    format!("{}#{id}", place(now_micros()))
+}
+
+fn read_place(since: &str) -> Result<String, PublishError> {
+    if since == FIRST_CHANGE {
+        return Ok(place(0));
+    }
+    let (moment, id) = since.split_once('#').map_or((since, None), |(moment, id)| (moment, Some(id)));
+    let known = moment.len() == PLACE_DIGITS
+        && moment.bytes().all(|digit| digit.is_ascii_digit())
+        && id.is_none_or(|id| id.parse::<Uuid>().is_ok());
+    // Of another store, or of a clock that was far ahead: nothing would be found for a long time.
+    let ahead = moment.parse().is_ok_and(|moment: u64| moment > now_micros());
+    if known && !ahead {
+        return Ok(since.to_owned());
+    }
+    let cause = if known { "it lies in the future" } else { "this store has not given it" };
+    Err(PublishError::Fatal { context: BAD_CHANGED_SINCE.to_owned(), cause: format!("`{since}`: {cause}") })
 }
 
 /// Orders the revisions of one anomaly as text: updates, then last moment, then closed after open.
@@ -603,8 +743,13 @@ fn understood<T: serde::de::DeserializeOwned>(row: &Row, name: &str) -> Option<T
 }
 
 /// Rows expire by the wall clock: an old log that is replayed today is not to vanish tomorrow.
-#[allow(clippy::disallowed_methods)]
 fn now() -> i64 {
+    i64::try_from(now_micros() / 1_000_000).unwrap_or(i64::MAX)
+}
+
+/// Microseconds since 1970 by the wall clock.
+#[allow(clippy::disallowed_methods)]
+fn now_micros() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }

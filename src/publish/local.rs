@@ -36,7 +36,7 @@ mod pages;
 mod retention;
 
 /// Each step brings the schema from the version of its index to the next.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     "
     CREATE TABLE anomalies (
         id TEXT PRIMARY KEY,
@@ -134,6 +134,14 @@ const MIGRATIONS: [&str; 5] = [
     ALTER TABLE feedback ADD COLUMN name TEXT NOT NULL DEFAULT '';
     CREATE TABLE marks (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     INSERT INTO marks VALUES ('retention_began', CAST(strftime('%s', 'now') AS INTEGER));
+",
+    // The last revision that was given is kept by itself: the row that has it may be removed. The index of changes holds what is
+    // filtered by, so that a page of changes reads no row that does not stand on it.
+    "
+    INSERT INTO marks SELECT 'revision', IFNULL(MAX(revision), 0) FROM anomalies;
+    DROP INDEX anomalies_changed;
+    CREATE INDEX anomalies_changed
+        ON anomalies (revision, id, threat, severity, status, actor, detected, first_seen, last_seen);
 ",
 ];
 
@@ -367,16 +375,16 @@ impl AnomalyStore for SqliteStore {
         self.bodies(Lane::Inner, "list what was not announced", sql, vec![(limit as i64).into()]).await
     }
 
-    async fn get(&self, id: Uuid) -> Result<Option<Anomaly>, PublishError> {
+    async fn revised(&self, id: Uuid) -> Result<Option<(Anomaly, String)>, PublishError> {
         let look = move |connection: &Connection, context: &str| {
             let mut statement = connection
-                .prepare_cached("SELECT body FROM anomalies WHERE id = ?1")
+                .prepare_cached("SELECT body, revision FROM anomalies WHERE id = ?1")
                 .map_err(|e| classify(context.to_owned(), e))?;
-            let found: Option<String> = statement
-                .query_row([id.to_string()], |row| row.get(0))
+            let found: Option<(String, i64)> = statement
+                .query_row([id.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))
                 .optional()
                 .map_err(|e| classify(context.to_owned(), e))?;
-            found.map(|text| parse(&id.to_string(), &text)).transpose()
+            found.map(|(text, revision)| Ok((parse(&id.to_string(), &text)?, revision.to_string()))).transpose()
         };
         self.connections.read(Lane::Inner, format!("get anomaly {id}"), look).await
     }
@@ -384,29 +392,38 @@ impl AnomalyStore for SqliteStore {
     async fn query(&self, query: &Query) -> Result<Page, PublishError> {
         let limit = if query.limit == 0 { 100 } else { query.limit.min(PAGE_MAX) };
         let cursor = query.cursor.as_deref().map(read_cursor).transpose()?;
+        let since = query.changed_since.as_deref().map(read_revision).transpose()?;
         let query = query.clone();
         let look = move |connection: &Connection, context: &str| {
             let failed = |e| classify(context.to_owned(), e);
             // One snapshot for the keys and what they stand for.
             let snapshot = connection.unchecked_transaction().map_err(failed)?;
-            let mut keys = pages::keys(&snapshot, &query, cursor, limit + 1).map_err(failed)?;
-            let more = keys.len() > limit;
-            keys.truncate(limit);
-            let next = keys.last().filter(|_| more).map(|key| format!("{}.{}", key.detected, key.id));
-            let mut statement =
-                snapshot.prepare_cached("SELECT id, body FROM anomalies WHERE id = ?1").map_err(failed)?;
-            let mut anomalies = Vec::with_capacity(keys.len());
-            for key in keys {
-                match statement.query_row([&key.id], understood) {
-                    Ok(anomaly) => anomalies.extend(anomaly),
-                    // The page that it stands on is damaged; others may be whole.
-                    Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) => {
-                        name_unreadable(&key.id, "it stands on a damaged page of the file");
-                    }
-                    Err(error) => return Err(failed(error)),
+            let last: i64 = snapshot
+                .query_row("SELECT value FROM marks WHERE name = 'revision'", [], |row| row.get(0))
+                .map_err(failed)?;
+            let (ids, next, changed_until) = match since {
+                Some(since) if since > last => {
+                    let cause = format!("`{since}` is later than the last change of this store, {last}");
+                    return Err(fatal(super::BAD_CHANGED_SINCE.to_owned(), cause));
                 }
-            }
-            Ok(Page { anomalies, next })
+                Some(since) => {
+                    let mut changes = pages::changes(&snapshot, &query, since, limit + 1).map_err(failed)?;
+                    let more = changes.len() > limit;
+                    changes.truncate(limit);
+                    let until = changes.last().filter(|_| more).map_or(last, |(revision, _)| *revision).to_string();
+                    let ids: Vec<String> = changes.into_iter().map(|(_, id)| id).collect();
+                    (ids, more.then(|| until.clone()), until)
+                }
+                None => {
+                    let mut keys = pages::keys(&snapshot, &query, cursor, limit + 1).map_err(failed)?;
+                    let more = keys.len() > limit;
+                    keys.truncate(limit);
+                    let next = keys.last().filter(|_| more).map(|key| format!("{}.{}", key.detected, key.id));
+                    (keys.into_iter().map(|key| key.id).collect(), next, last.to_string())
+                }
+            };
+            let (anomalies, revisions) = rows(&snapshot, &ids, context)?.into_iter().unzip();
+            Ok(Page { anomalies, revisions, next, changed_until })
         };
         self.connections.read(Lane::Lists, "query anomalies".to_owned(), look).await
     }
@@ -452,7 +469,12 @@ impl AnomalyStore for SqliteStore {
             let id = feedback.anomaly_id.to_string();
             let transaction = connection.transaction().map_err(failed)?;
             let values = params![id, feedback.by, verdict, feedback.note, feedback.at.0, feedback.name];
-            transaction.execute(sql, values).map_err(failed)?;
+            let kept = transaction.execute(sql, values).map_err(failed)?;
+            if kept > 0 {
+                let revision = next_revision(&transaction).map_err(failed)?;
+                let changed = "UPDATE anomalies SET revision = ?2 WHERE id = ?1";
+                transaction.execute(changed, params![id, revision]).map_err(failed)?;
+            }
             let oldest = "DELETE FROM feedback WHERE (id, by) IN (SELECT id, by FROM feedback ORDER BY at LIMIT
                               MAX(0, (SELECT COUNT(*) FROM feedback INDEXED BY feedback_by_time) - ?1))";
             transaction.execute(oldest, [FEEDBACK_MAX as i64]).map_err(failed)?;
@@ -606,20 +628,50 @@ fn record_in(connection: &mut Connection, mut anomaly: Anomaly, context: &str) -
     Ok(recorded)
 }
 
+/// The anomalies of these ids in their order, each with its revision. What cannot be read is named in the log and left out.
+fn rows(connection: &Connection, ids: &[String], context: &str) -> Result<Vec<(Anomaly, String)>, PublishError> {
+    let failed = |e| classify(context.to_owned(), e);
+    let mut statement =
+        connection.prepare_cached("SELECT id, body, revision FROM anomalies WHERE id = ?1").map_err(failed)?;
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        let read = |row: &Row<'_>| {
+            let revision: i64 = row.get(2)?;
+            Ok(understood(row)?.map(|anomaly| (anomaly, revision.to_string())))
+        };
+        match statement.query_row([id], read) {
+            Ok(row) => found.extend(row),
+            // The page that it stands on is damaged; others may be whole.
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) => {
+                name_unreadable(id, "it stands on a damaged page of the file");
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(found)
+}
+
+/// The revision of the next change. Changes become visible in the order of their revisions, for one writes after the other.
+fn next_revision(connection: &Connection) -> Result<i64, rusqlite::Error> {
+    let sql = "UPDATE marks SET value = value + 1 WHERE name = 'revision' RETURNING value";
+    connection.prepare_cached(sql)?.query_row([], |row| row.get(0))
+}
+
 /// Puts an anomaly and its addresses; a revision is announced anew.
 fn write_anomaly(connection: &Connection, anomaly: &Anomaly) -> Result<(), rusqlite::Error> {
     let id = anomaly.anomaly_id.to_string();
     let text = serde_json::to_string(anomaly).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
     let (detected, threat) = (anomaly.detection_timestamp.0, anomaly.threat.name());
     let (severity, status) = (rank(anomaly.severity), status_name(anomaly.status));
+    let revision = next_revision(connection)?;
     connection
         .prepare_cached(
             "INSERT INTO anomalies
              (id, detected, threat, severity, status, actor, first_seen, last_seen, updates, announced, revision, body, written)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, (SELECT IFNULL(MAX(revision), 0) + 1 FROM anomalies), ?10, ?11)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, ?12, ?10, ?11)
          ON CONFLICT (id) DO UPDATE SET
              detected = ?2, severity = ?4, status = ?5, actor = ?6, first_seen = ?7, last_seen = ?8, updates = ?9, announced = 0,
-             revision = (SELECT IFNULL(MAX(revision), 0) + 1 FROM anomalies), body = ?10, written = ?11",
+             revision = ?12, body = ?10, written = ?11",
         )?
         .execute(params![
             id,
@@ -633,6 +685,7 @@ fn write_anomaly(connection: &Connection, anomaly: &Anomaly) -> Result<(), rusql
             anomaly.updates,
             text,
             retention::now(),
+            revision,
         ])?;
     // What it was known by stays findable, also where the list of targets has moved on.
     connection
@@ -659,6 +712,12 @@ fn read_cursor(cursor: &str) -> Result<pages::Key, PublishError> {
         Some((at, id)) => Ok(pages::Key { detected: at.into(), id: id.to_string() }),
         None => Err(fatal(super::BAD_CURSOR.to_owned(), format!("`{cursor}` is not one of ours"))),
     }
+}
+
+/// The change after which changes are wanted.
+fn read_revision(since: &str) -> Result<i64, PublishError> {
+    let revision = since.parse().ok().filter(|revision| *revision >= 0);
+    revision.ok_or_else(|| fatal(super::BAD_CHANGED_SINCE.to_owned(), format!("`{since}` is not one of ours")))
 }
 
 /// Announces as NDJSON lines: `{"detail-type": "Anomaly Detected", "detail": {…}}`, as EventBridge would carry them.

@@ -23,8 +23,8 @@ use flowvigil::publish::eventbridge::EventBridge;
 use flowvigil::publish::local::{LineAnnouncer, SqliteStore};
 use flowvigil::publish::rules::Rule;
 use flowvigil::publish::{
-    Announcement, Announcer, AnomalyStore, Feedback, Notice, PublishError, Query, Recorded, Silence, Verdict,
-    dead_letter, dynamodb, eventbridge,
+    Announcement, Announcer, AnomalyStore, BAD_CHANGED_SINCE, Feedback, MISSING_INDEX, Notice, PublishError, Query,
+    Recorded, Silence, Verdict, dead_letter, dynamodb, eventbridge,
 };
 use flowvigil::settings::Settings;
 use jiff::SignedDuration;
@@ -157,6 +157,7 @@ pub async fn anomaly_store(store: &dyn AnomalyStore) {
     claims(store).await;
     closings_at_once(store).await;
     rules(store).await;
+    changes(store).await;
 }
 
 async fn revisions(store: &dyn AnomalyStore) {
@@ -190,6 +191,121 @@ async fn closings_at_once(store: &dyn AnomalyStore) {
     let recorded = [a.unwrap(), b.unwrap(), c.unwrap()];
     assert_eq!(recorded.iter().filter(|recorded| **recorded == Recorded::Updated).count(), 1, "{recorded:?}");
     assert_eq!(store.get(open.anomaly_id).await.unwrap(), Some(closed));
+}
+
+/// How long a store may take to give out a change. DynamoDB waits for one attempt of a call and two seconds more.
+const CHANGES_IN: Duration = Duration::from_secs(40);
+
+/// All that has changed since, page by page, and where that ends. No page is longer than it was asked for.
+async fn page_through_changes(store: &dyn AnomalyStore, query: &Query, since: &str) -> (Vec<Anomaly>, String) {
+    let mut found = Vec::new();
+    let mut since = since.to_owned();
+    loop {
+        let query = Query { changed_since: Some(since), limit: 2, ..query.clone() };
+        let page = store.query(&query).await.unwrap();
+        assert!(page.anomalies.len() <= 2 && page.revisions.len() == page.anomalies.len());
+        found.extend(page.anomalies);
+        since = page.changed_until;
+        match page.next {
+            Some(next) => assert_eq!(next, since, "the next page begins where this one ends"),
+            None => return (found, since),
+        }
+    }
+}
+
+/// What has changed since, once there are so many changes, and where that ends.
+async fn wait_for_changes(store: &dyn AnomalyStore, since: &str, many: usize) -> (Vec<Anomaly>, String) {
+    let (mut found, mut until) = (Vec::new(), since.to_owned());
+    let all = eventually(CHANGES_IN, async || {
+        let (more, end) = page_through_changes(store, &Query::default(), &until).await;
+        found.extend(more);
+        until = end;
+        found.len() >= many
+    })
+    .await;
+    assert!(all, "{} of {many} changes came", found.len());
+    (found, until)
+}
+
+/// A program that asks for what has changed gets every change after the last answer, in their order, and nothing else.
+async fn changes(store: &dyn AnomalyStore) {
+    let numbers = |found: &[Anomaly]| -> Vec<u128> { found.iter().map(|a| a.anomaly_id.as_u128() - 1).collect() };
+    // A last anomaly stands behind all that the other tests have written.
+    store.record(&anomaly(40)).await.unwrap();
+    let (mut before, mut since) = (Vec::new(), "0".to_owned());
+    let seen = eventually(CHANGES_IN, async || {
+        let (more, end) = page_through_changes(store, &Query::default(), &since).await;
+        before.extend(more);
+        since = end;
+        before.iter().any(|a| a.anomaly_id == anomaly(40).anomaly_id)
+    })
+    .await;
+    assert!(seen && numbers(&before).last() == Some(&40), "{:?}", numbers(&before));
+    let ids: BTreeSet<u128> = numbers(&before).into_iter().collect();
+    assert!((0..10).all(|number| ids.contains(&number)), "`0` stands before every change: {ids:?}");
+    assert_eq!(page_through_changes(store, &Query::default(), &since).await.0, [], "nothing has changed since");
+
+    // New, updated, closed, merged and judged, in this order; the same again is no change.
+    let [fresh, updated, closed, merged, judged] = [41, 5, 6, 7, 8].map(anomaly);
+    let revision = async |a: &Anomaly| store.revised(a.anomaly_id).await.unwrap().unwrap().1;
+    let untouched = revision(&anomaly(9)).await;
+    let mut wanted = Vec::new();
+    wanted.push(fresh);
+    wanted.push(Anomaly { updates: 2, last_seen: updated.last_seen.plus(60), ..updated });
+    wanted.push(Anomaly { updates: 2, status: Status::Closed, ..closed });
+    wanted.push(Anomaly { updates: 2, status: Status::Closed, merged_into: Some(Uuid::from_u128(42)), ..merged });
+    for changed in &wanted {
+        let before = store.revised(changed.anomaly_id).await.unwrap().map(|(_, revision)| revision);
+        store.record(changed).await.unwrap();
+        let after = revision(changed).await;
+        assert_ne!(before.as_ref(), Some(&after));
+        store.record(changed).await.unwrap();
+        assert_eq!(revision(changed).await, after, "the same again");
+    }
+    let before = revision(&judged).await;
+    let verdict = Feedback {
+        anomaly_id: judged.anomaly_id,
+        verdict: Verdict::TruePositive,
+        by: "ada".to_owned(),
+        name: String::new(),
+        note: String::new(),
+        at: EventTime(400),
+    };
+    store.feedback(&verdict).await.unwrap();
+    assert_ne!(revision(&judged).await, before);
+    assert_eq!(revision(&anomaly(9)).await, untouched);
+    wanted.push(judged);
+    let (found, until) = wait_for_changes(store, &since, 5).await;
+    assert_eq!(found, wanted);
+    assert_eq!(page_through_changes(store, &Query::default(), &until).await.0, []);
+
+    // Filters hold for changes as well.
+    let among = async |query: Query| numbers(&page_through_changes(store, &query, &since).await.0);
+    assert_eq!(among(Query { status: Some(Status::Closed), ..Query::default() }).await, [6, 7]);
+    assert_eq!(among(Query { actor: Some(address(5)), ..Query::default() }).await, [5]);
+    assert_eq!(among(Query { address: Some(address(1006)), ..Query::default() }).await, [6]);
+    assert_eq!(among(Query { threat: Some(anomaly(8).threat), ..Query::default() }).await, [8]);
+    let severe = Query { min_severity: Some(Severity::High), since: Some(anomaly(6).first_seen), ..Query::default() };
+    assert_eq!(among(severe).await, [41, 8]);
+
+    // What changes twice has one place, the later one. Changes after a list begin where it ends.
+    let list = store.query(&Query { limit: 3, ..Query::default() }).await.unwrap();
+    let [a, b] = [41, 5].map(anomaly);
+    let [a, b] = [(a, 3), (b, 4)].map(|(a, updates)| Anomaly { updates, ..a });
+    let again = Anomaly { updates: 5, ..a.clone() };
+    for changed in [&a, &b, &again] {
+        store.record(changed).await.unwrap();
+    }
+    let (found, _) = wait_for_changes(store, &until, 2).await;
+    assert_eq!(numbers(&found), [5, 41]);
+    let (since_list, _) = page_through_changes(store, &Query::default(), &list.changed_until).await;
+    assert!(numbers(&since_list).ends_with(&[5, 41]), "{:?}", numbers(&since_list));
+
+    for wrong in ["junk", "-1", "", "9999999999999999", "0#", "12345678901234567890123"] {
+        let query = Query { changed_since: Some(wrong.to_owned()), ..Query::default() };
+        let refused = store.query(&query).await.unwrap_err();
+        assert!(matches!(&refused, PublishError::Fatal { context, .. } if context == BAD_CHANGED_SINCE), "{refused}");
+    }
 }
 
 async fn announcements(store: &dyn AnomalyStore) {
@@ -363,7 +479,11 @@ async fn tables_that_lack_an_index_get_it_and_tables_with_other_keys_are_left_al
     create(&settings.table, ["anomaly_id", "detection_timestamp"]).await;
     let schema = Schema::new(&aws, &settings);
     let plan: Vec<String> = schema.plan().await.unwrap().iter().map(ToString::to_string).collect();
-    assert_eq!(plan.iter().filter(|s| s.starts_with("add index")).count(), 5, "{plan:?}");
+    assert_eq!(plan.iter().filter(|s| s.starts_with("add index")).count(), 6, "{plan:?}");
+    // Until then only what needs the index is refused.
+    let changed = Query { changed_since: Some("0".to_owned()), ..Query::default() };
+    let refused = DynamoStore::new(&aws, &settings).query(&changed).await.unwrap_err();
+    assert!(matches!(&refused, PublishError::Fatal { context, .. } if context == MISSING_INDEX), "{refused}");
     for step in schema.plan().await.unwrap() {
         schema.apply(&step).await.unwrap();
     }

@@ -23,6 +23,7 @@ mod openapi;
 mod operation;
 mod order;
 mod parameters;
+mod polling;
 mod quality;
 mod redis;
 mod servers;

@@ -1,4 +1,4 @@
-//! The API's own description: it is valid, whole, and what the API answers is what it says.
+//! The API's own description: it is valid and whole, and answers are as it describes them.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -59,7 +59,7 @@ fn no_part_of_an_answer_is_an_object_of_any_shape() {
     let (_, document) = api.get("/openapi.json");
     let mut shapeless = Vec::new();
     look(&document["components"]["schemas"], "", &mut shapeless);
-    // A model's manifest is whatever its artifact says.
+    // A model's manifest is shown as it stands in its artifact.
     assert_eq!(shapeless, ["/ModelsReport/properties/model"]);
 }
 
@@ -105,6 +105,8 @@ fn answers(api: &Api) -> Vec<Value> {
     vec![
         get("/v1/anomalies", "/v1/anomalies?limit=2"),
         get("/v1/anomalies", "/v1/anomalies?threat=tor"),
+        get("/v1/anomalies", "/v1/anomalies?brief=true"),
+        get("/v1/anomalies", "/v1/anomalies?changed_since=0&limit=1"),
         get("/v1/anomalies", "/v1/anomalies?colour=red"),
         get("/v1/anomalies/{id}", &one),
         get("/v1/anomalies/{id}", &unknown),

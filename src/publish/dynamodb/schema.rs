@@ -44,6 +44,7 @@ pub fn tables(settings: &Settings) -> Vec<Table> {
             ("by_threat", "threat", "sort"),
             ("by_status", "status", "sort"),
             ("by_pending", "pending", "sort"),
+            ("by_change", "feed", "changed"),
         ],
         expires: Some("expires"),
     };

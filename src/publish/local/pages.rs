@@ -10,6 +10,7 @@
 //! | `actor`, with any others | `anomalies_of_actor` | the actor's own |
 //! | `address`, with any others | `addresses` | the address's own |
 //! | `since`, `until` alone | `anomalies_of_time` | 5 streams |
+//! | `changed_since`, with any others | `anomalies_changed` | what has changed since, in the index alone |
 //! | any others | `anomalies_of_kind` | a stream for each threat, severity, status and reach that is wanted, 240 at most |
 //!
 //! A stream is the part of an index in which all filtered columns are equal, so it is ordered by detection; streams are merged as
@@ -72,6 +73,38 @@ pub(super) fn keys(
     }
     Ok(found)
 }
+
+/// The revisions and ids of what has changed after a revision, the oldest change first, at most `limit`.
+pub(super) fn changes(
+    connection: &Connection,
+    query: &Query,
+    since: i64,
+    limit: usize,
+) -> rusqlite::Result<Vec<(i64, String)>> {
+    let (sql, mut values) = changes_sql(query, since);
+    values.push((limit as i64).into());
+    let mut statement = connection.prepare_cached(&sql)?;
+    let rows = statement.query_map(params_from_iter(values), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect()
+}
+
+fn changes_sql(query: &Query, since: i64) -> (String, Vec<Value>) {
+    let mut conditions = Conditions::default();
+    conditions.also("revision > ?", since);
+    if let Some(actor) = query.actor {
+        conditions.also("actor = ?", actor.to_string());
+    }
+    conditions.kind(query);
+    conditions.times(query);
+    if let Some(address) = query.address {
+        conditions.also(OF_ADDRESS, address.to_string());
+    }
+    let source = format!("FROM anomalies INDEXED BY anomalies_changed WHERE {}", conditions.text.join(" AND "));
+    (format!("SELECT revision, id {source} ORDER BY revision LIMIT ?"), conditions.values)
+}
+
+/// That an address is the actor's or a target's of an anomaly.
+const OF_ADDRESS: &str = "EXISTS (SELECT 1 FROM addresses x WHERE x.address = ? AND x.detected = anomalies.detected AND x.id = anomalies.id)";
 
 /// A part of an index that is ordered as pages are.
 #[derive(Debug)]
@@ -184,8 +217,7 @@ fn streams(query: &Query) -> Vec<Stream> {
         conditions.kind(query);
         conditions.times(query);
         if let Some(address) = query.address {
-            let its = "EXISTS (SELECT 1 FROM addresses x WHERE x.address = ? AND x.detected = anomalies.detected AND x.id = anomalies.id)";
-            conditions.also(its, address.to_string());
+            conditions.also(OF_ADDRESS, address.to_string());
         }
         return vec![conditions.stream("anomalies INDEXED BY anomalies_of_actor")];
     }

@@ -79,6 +79,7 @@ fn query(draws: &mut Draws) -> Query {
         until: draws.maybe(moment),
         limit: draws.one(&[5, 20, 100, 1000]),
         cursor: None,
+        changed_since: None,
     }
 }
 
@@ -147,6 +148,7 @@ fn combinations() -> impl Iterator<Item = Query> {
             until: on(6).then_some(EventTime(BEGAN - 400_000_000)),
             limit: 50,
             cursor: None,
+            changed_since: None,
         }
     })
 }
@@ -169,6 +171,76 @@ fn no_combination_of_filters_sorts_or_goes_through_a_table() {
             }
         }
     }
+}
+
+#[test]
+fn changes_are_read_from_one_index_alone_whatever_is_filtered() {
+    let connection = super::super::prepare(Connection::open_in_memory().unwrap()).unwrap();
+    for query in combinations() {
+        let (sql, mut values) = changes_sql(&query, 5);
+        values.push(50.into());
+        let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let plan = statement.query_map(params_from_iter(values), |row| row.get(3)).unwrap();
+        let plan = plan.collect::<Result<Vec<String>, _>>().unwrap().join("; ");
+        assert!(plan.contains("SEARCH anomalies USING COVERING INDEX anomalies_changed (revision>?)"), "{plan}\n{sql}");
+        assert!(!plan.contains("TEMP B-TREE") && !plan.contains("SCAN"), "{plan}\n{sql}");
+    }
+}
+
+#[tokio::test]
+async fn changes_with_any_filters_are_those_of_all_rows_in_the_order_of_their_last_change() {
+    let mut draws = Draws(13);
+    let store = SqliteStore::in_memory().unwrap();
+    let mut all: Vec<Anomaly> = (0..200).map(|number| anomaly(number, &mut draws)).collect();
+    for anomaly in &all {
+        store.record(anomaly).await.unwrap();
+    }
+    let began = store.query(&Query { limit: 1, ..Query::default() }).await.unwrap().changed_until;
+    let mut changed: Vec<usize> = Vec::new();
+    for _ in 0..300 {
+        let index = draws.below(150) as usize;
+        all[index].updates += 1;
+        all[index].severity = draws.one(&SEVERITIES);
+        store.record(&all[index]).await.unwrap();
+        changed.retain(|other| *other != index);
+        changed.push(index);
+    }
+    assert!(changed.len() > 100 && changed.len() < 150);
+    for _ in 0..100 {
+        let mut query = Query { limit: draws.one(&[1, 7, 1000]), ..query(&mut draws) };
+        let wanted: Vec<Uuid> =
+            changed.iter().map(|index| &all[*index]).filter(|a| fits(&query, a)).map(|a| a.anomaly_id).collect();
+        let mut found = Vec::new();
+        let mut since = Some(began.clone());
+        while since.is_some() {
+            query.changed_since = since;
+            let page = store.query(&query).await.unwrap();
+            assert!(page.anomalies.len() <= query.limit);
+            found.extend(page.anomalies.iter().map(|anomaly| anomaly.anomaly_id));
+            since = page.next;
+        }
+        assert_eq!(found, wanted, "{query:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_revision_is_given_once_although_the_row_that_had_it_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("anomalies.db");
+    let mut draws = Draws(17);
+    let until = {
+        let store = SqliteStore::open(&path).unwrap();
+        for number in 0..3 {
+            store.record(&anomaly(number, &mut draws)).await.unwrap();
+        }
+        store.query(&Query::default()).await.unwrap().changed_until
+    };
+    Connection::open(&path).unwrap().execute("DELETE FROM anomalies", []).unwrap();
+    let store = SqliteStore::open(&path).unwrap();
+    let later = anomaly(4, &mut draws);
+    store.record(&later).await.unwrap();
+    let since = Query { changed_since: Some(until), ..Query::default() };
+    assert_eq!(store.query(&since).await.unwrap().anomalies, [later]);
 }
 
 #[test]
