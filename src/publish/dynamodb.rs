@@ -179,31 +179,43 @@ impl DynamoStore {
         Ok(row)
     }
 
-    /// Dates an anomaly as changed now; what is not there has not changed.
+    /// Dates an anomaly as changed now; what is not there has not changed. As with puts, each attempt has a moment of its own.
     async fn note_change(&self, id: Uuid) -> Result<(), PublishError> {
         let Some(known) = self.row(id).await? else { return Ok(()) };
-        let noted = self
-            .client
-            .update_item()
-            .table_name(&self.settings.table)
-            .key("anomaly_id", text(id.to_string()))
-            .key("detection_timestamp", text(word(&known, "detection_timestamp").unwrap_or_default()))
-            .update_expression("SET #feed = :feed, #changed = :changed")
-            .condition_expression("attribute_exists(anomaly_id)")
-            .expression_attribute_names("#feed", "feed")
-            .expression_attribute_names("#changed", "changed")
-            .expression_attribute_values(":feed", text(FEED))
-            .expression_attribute_values(":changed", text(changed_now(&id.to_string())))
-            .customize()
-            .config_override(aws_sdk_dynamodb::config::Builder::new().retry_config(RetryConfig::disabled()))
-            .send()
-            .await;
-        match noted {
-            Ok(_) => Ok(()),
-            // It has expired meanwhile.
-            Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => Ok(()),
-            Err(error) => Err(PublishError::of(Backend::DynamoDb, "note a change of an anomaly", Fault::of(&error))),
+        let key = word(&known, "detection_timestamp").unwrap_or_default();
+        let mut fault = None;
+        for _ in 0..PUT_ATTEMPTS {
+            let noted = self
+                .client
+                .update_item()
+                .table_name(&self.settings.table)
+                .key("anomaly_id", text(id.to_string()))
+                .key("detection_timestamp", text(&key))
+                .update_expression("SET #feed = :feed, #changed = :changed")
+                .condition_expression("attribute_exists(anomaly_id)")
+                .expression_attribute_names("#feed", "feed")
+                .expression_attribute_names("#changed", "changed")
+                .expression_attribute_values(":feed", text(FEED))
+                .expression_attribute_values(":changed", text(changed_now(&id.to_string())))
+                .customize()
+                .config_override(aws_sdk_dynamodb::config::Builder::new().retry_config(RetryConfig::disabled()))
+                .send()
+                .await;
+            let Err(error) = noted else { return Ok(()) };
+            if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) {
+                // It has expired meanwhile.
+                return Ok(());
+            }
+            let failed = Fault::of(&error);
+            let retry = failed.retry;
+            fault = Some(failed);
+            if !retry {
+                break;
+            }
+            tokio::time::sleep(PUT_PAUSE).await;
         }
+        let fault = fault.expect("an attempt without a fault has returned");
+        Err(PublishError::of(Backend::DynamoDb, "note a change of an anomaly", fault))
     }
 
     /// The moment before which all changes are in the index, as a place among them.
@@ -643,7 +655,9 @@ const SETTLING: SignedDuration = SignedDuration::from_secs(2);
 
 /// What a query of an index that was not answered comes to. Tables of before there was a feed of changes lack its index.
 fn refused_query(index: &Index, fault: Fault) -> PublishError {
-    if index.between.is_some() && fault.code == "ValidationException" && fault.cause.contains("index") {
+    // DynamoDB calls it invalid, other servers not found.
+    let lacking = matches!(fault.code.as_str(), "ValidationException" | "ResourceNotFoundException");
+    if index.between.is_some() && lacking && fault.cause.contains("index") {
         return PublishError::Fatal { context: MISSING_INDEX.to_owned(), cause: fault.cause };
     }
     PublishError::of(Backend::DynamoDb, "query anomalies", fault)

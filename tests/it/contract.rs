@@ -249,11 +249,12 @@ async fn changes(store: &dyn AnomalyStore) {
     let [fresh, updated, closed, merged, judged] = [41, 5, 6, 7, 8].map(anomaly);
     let revision = async |a: &Anomaly| store.revised(a.anomaly_id).await.unwrap().unwrap().1;
     let untouched = revision(&anomaly(9)).await;
-    let mut wanted = Vec::new();
-    wanted.push(fresh);
-    wanted.push(Anomaly { updates: 2, last_seen: updated.last_seen.plus(60), ..updated });
-    wanted.push(Anomaly { updates: 2, status: Status::Closed, ..closed });
-    wanted.push(Anomaly { updates: 2, status: Status::Closed, merged_into: Some(Uuid::from_u128(42)), ..merged });
+    let mut wanted = vec![
+        fresh,
+        Anomaly { updates: 2, last_seen: updated.last_seen.plus(60), ..updated },
+        Anomaly { updates: 2, status: Status::Closed, ..closed },
+        Anomaly { updates: 2, status: Status::Closed, merged_into: Some(Uuid::from_u128(42)), ..merged },
+    ];
     for changed in &wanted {
         let before = store.revised(changed.anomaly_id).await.unwrap().map(|(_, revision)| revision);
         store.record(changed).await.unwrap();

@@ -128,7 +128,7 @@ fn the_short_form_has_what_tells_anomalies_apart_and_little_else() {
     api.record(&Anomaly { updates: 2, ..anomaly(0, 1_700_000_000) });
     let (_, page) = api.get("/v1/anomalies?brief=true&limit=25");
     assert_ne!(page["anomalies"][24]["changed"], brief["changed"]);
-    assert_eq!(page["anomalies"][23]["changed"].as_str().is_some(), true);
+    assert!(page["anomalies"][23]["changed"].as_str().is_some());
 }
 
 #[test]
