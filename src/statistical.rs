@@ -711,7 +711,16 @@ impl Engine {
     fn note_hosts(&mut self, conversations: &[Conversation], window: EventTime) -> Set<Address> {
         let mut hot = Set::default();
         let state = &mut self.state;
-        for c in conversations {
+        for (at, c) in conversations.iter().enumerate() {
+            if at % AHEAD == 0 {
+                for c in conversations[at..].iter().take(AHEAD) {
+                    if c.ours {
+                        state.internal.approach(&self.seed, c.opener);
+                    }
+                    let table = if c.theirs { &state.internal } else { &state.external };
+                    table.approach(&self.seed, c.responder);
+                }
+            }
             let (ours, theirs, start) = (c.ours, c.theirs, c.start());
             // An outsider that is never called is nobody's service; whoever floods us with spoofed addresses finds no
             // room here to fill.
@@ -894,12 +903,16 @@ impl Engine {
 
     fn close_features(&mut self, out: &mut Output) {
         let window = self.state.feature_window;
-        let mut closed: Vec<(Address, HostWindow)> = std::mem::take(&mut self.state.features).into_iter().collect();
-        closed.sort_unstable_by_key(|(host, _)| *host);
-        for (host, closed) in closed {
-            let baseline = self.state.baselines.entry(host).or_default();
-            out.vectors.push(baseline.vector(host, window, &closed));
+        let state = &mut self.state;
+        let mut hosts: Vec<Address> = state.features.keys().copied().collect();
+        hosts.sort_unstable();
+        for &host in &hosts {
+            let baseline = state.baselines.entry(host).or_default();
+            out.vectors.push(baseline.vector(host, window, &state.features[&host]));
         }
+        // The next window has about as many, and its memory is there already.
+        state.features.clear();
+        state.features.shrink_to(2 * hosts.len());
         let cap = self.settings.tables.baselines as usize;
         if self.state.baselines.len() > cap {
             let mut ages: Vec<(EventTime, Address)> =
