@@ -1097,6 +1097,7 @@ impl Engine {
             let ports = channel::Ports {
                 benign: &self.settings.c2_beacon.benign_ports,
                 pushing: &self.settings.crypto_mining.benign_ports,
+                thin: &self.settings.c2_beacon.thin_ports,
             };
             let judged = character.and_then(|(host, watched)| {
                 channel::judge(channel, &around, &host, watched, &self.settings.channel, &ports)

@@ -202,13 +202,13 @@ pub struct Numbers {
     pub received: f64,
     /// Median payload sent in a session, bytes.
     pub sent: f64,
-    /// Whether the port is no registered service.
+    /// Whether the port is that of no service with a name.
     pub unregistered: bool,
 }
 
 impl Numbers {
     /// Of a channel, and what its host does around it.
-    pub fn of(channel: &Channel, around: &Around) -> Numbers {
+    pub fn of(channel: &Channel, around: &Around, ports: &Ports<'_>) -> Numbers {
         let rhythm = Rhythm::of(channel);
         let sessions = channel.sessions.len() as u32 + channel.forgotten;
         Numbers {
@@ -221,7 +221,7 @@ impl Numbers {
             span: rhythm.timing.map_or(0, |t| t.span),
             received: rhythm.received,
             sent: rhythm.sent,
-            unregistered: port_rank(channel.port) > 0,
+            unregistered: !ports.knows(channel.port),
         }
     }
 
@@ -250,6 +250,15 @@ pub struct Ports<'a> {
     pub benign: &'a [u16],
     /// Services that push short messages all the time.
     pub pushing: &'a [u16],
+    /// Services that hold a thin session for as long as they run.
+    pub thin: &'a [u16],
+}
+
+impl Ports<'_> {
+    /// Whether a port is that of a service with a name, registered or not.
+    fn knows(&self, port: u16) -> bool {
+        port_rank(port) == 0 || self.thin.contains(&port) || self.pushing.contains(&port)
+    }
 }
 
 /// A channel at this probability is a signal: one in ten such is worth a look beside something else.
@@ -283,7 +292,7 @@ pub fn judge(
     if !tcp && (channel.protocol != protocol::UDP || failed * 10 >= channel.sessions.len() * 9) {
         return None;
     }
-    let numbers = Numbers::of(channel, host);
+    let numbers = Numbers::of(channel, host, ports);
     let longest = channel.longest().map_or(0, Session::duration);
     let enough = numbers.calls >= settings.calls || tcp && i64::from(longest) >= settings.session.as_secs();
     if !enough {

@@ -14,7 +14,7 @@ const AROUND: Surroundings =
 /// What a host does that opens little beside the channel.
 const HOST: Around = Around { sessions: 20, on_port: 0, unregistered: 1 };
 
-const PORTS: Ports<'static> = Ports { benign: &[53], pushing: &[443] };
+const PORTS: Ports<'static> = Ports { benign: &[53], pushing: &[443], thin: &[5_938] };
 
 const DAY: u32 = 86_400;
 
@@ -111,6 +111,8 @@ fn on_a_registered_port_only_a_timer_is_told_that_lasts() {
         (0..40).map(|n| Session { start: EventTime(100_000 + 12 * n), ..session(0, 200, 300) }).collect(),
     );
     assert!(!passes(&hasty, &AROUND, &HOST, DAY), "over in eight minutes");
+    let remote_help = channel(5_938, vec![Session { end: EventTime(101_800), ..session(0, 900, 900) }]);
+    assert!(!passes(&remote_help, &AROUND, &HOST, DAY), "a service that its maker names");
     let untimed = channel(8_080, (0..12).map(|n| session(n * n, 200, 300)).collect());
     assert!(!passes(&untimed, &AROUND, &HOST, DAY));
 }
