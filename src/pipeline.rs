@@ -56,6 +56,7 @@ use crate::telemetry::{self, Metrics};
 use crate::wait::{backoff, positive};
 use crate::{correlation, ml, statistical, validation};
 
+pub mod chain;
 mod delivery;
 mod judgement;
 mod shard;

@@ -453,6 +453,8 @@ impl Engine {
             self.close_oldest(out);
         }
         self.decide_sweeps(watermark, out);
+        // A host's window ends with event time as well, and not only with the next window that has records.
+        self.open_feature_window(watermark.window(self.window), out);
         while self.open_conversations() > self.settings.tables.conversations as usize {
             self.state.statistics.early_closes += 1;
             self.close_oldest(out);

@@ -23,7 +23,7 @@ use super::episodes::{Claim, Claimed, Episodes};
 use super::rules::{Rule, Rules};
 use super::{
     Announcement, Announcer, AnomalyStore, Feedback, Notice, Page, PublishError, Query, Recorded, Silence, Verdict,
-    name_unreadable, unreadable,
+    name_unreadable, revision, unreadable,
 };
 use crate::anomaly::{Anomaly, Status};
 use crate::blame::Backend;
@@ -324,11 +324,6 @@ const fn rank(severity: Severity) -> i64 {
         Severity::High => 2,
         Severity::Critical => 3,
     }
-}
-
-/// What orders the revisions of one anomaly.
-fn revision(anomaly: &Anomaly) -> (u32, EventTime, Status) {
-    (anomaly.updates, anomaly.last_seen, anomaly.status)
 }
 
 #[async_trait]
