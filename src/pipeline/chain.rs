@@ -2,7 +2,7 @@
 //!
 //! | step | what is done | until |
 //! | --- | --- | --- |
-//! | close | incidents that are over are closed, and judged one by one in the order in which they were over | the end of the window, or the watermark, floored to an end of windows |
+//! | close | incidents that are over are closed, and judged one by one in the order in which they were over | the start of the window, for what it says may begin there; behind the last window the watermark, floored to an end of windows |
 //! | fold | the findings of one window of one shard become parts of incidents | |
 //! | judge | the incidents that this touched are judged | |
 //!
@@ -103,7 +103,7 @@ impl Chain {
         let mut turns = Vec::new();
         for window in findings.chunk_by(|a, b| moment(a) == moment(b)) {
             if !window[0].provisional {
-                self.watermarks.move_to(shard, window_end(&window[0]));
+                self.watermarks.move_to(shard, window_end(&window[0]).minus(self.window));
                 turns.extend(self.close(stores).await);
             }
             let incidents = stores.fold(shard, window).await;
@@ -173,3 +173,5 @@ fn window_end(finding: &Finding) -> EventTime {
     finding.window.plus(finding.window_seconds)
 }
 
+#[cfg(test)]
+mod tests;

@@ -184,7 +184,8 @@ impl Courier {
     async fn announce_leftovers(&self) -> Result<(), PipelineError> {
         let mut said = BTreeSet::new();
         loop {
-            let mut left = self.desk.insist("recall", || self.desk.places.store.unannounced(LEFTOVERS)).await.unwrap_or_default();
+            let mut left =
+                self.desk.insist("recall", || self.desk.places.store.unannounced(LEFTOVERS)).await.unwrap_or_default();
             // A store that cannot keep that something was announced must not make us say it for ever.
             left.retain(|anomaly| said.insert((anomaly.anomaly_id, anomaly.updates, anomaly.detection_timestamp)));
             if left.is_empty() {

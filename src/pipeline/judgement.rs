@@ -46,7 +46,7 @@ const WATERMARKS_TOLD_EVERY: Duration = Duration::from_secs(20);
 const RULES_EVERY: Duration = Duration::from_secs(2);
 
 /// Parts that hold or delay what is told while they are away, and change nothing of it.
-const NO_MATTER: [&str; 6] = ["publish", "announcer", "snapshot", "checkpoint", "state", "settings"];
+const NO_MATTER: [&str; 7] = ["publish", "announcer", "snapshot", "checkpoint", "state", "settings", "clock"];
 
 /// What shards tell the judge.
 pub(super) enum Message {
@@ -390,7 +390,9 @@ impl Judgement {
     /// Says how much each suppression has hidden: whoever looks should know what is not seen.
     fn tell_hidden(&self) {
         let mut all = BTreeMap::new();
-        for (suppression, matches) in self.chain.judge.suppressions().iter().filter(|(_, matches)| matches.incidents > 0) {
+        for (suppression, matches) in
+            self.chain.judge.suppressions().iter().filter(|(_, matches)| matches.incidents > 0)
+        {
             self.common.metrics.set(&telemetry::SUPPRESSED, &[&suppression.name], matches.incidents as i64);
             let hidden = Hidden { incidents: matches.incidents, last: matches.last };
             all.insert(suppression.name.clone(), hidden);

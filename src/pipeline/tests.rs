@@ -34,7 +34,7 @@ pub(super) fn common(settings: &crate::settings::Settings, folder: &Path) -> Com
         stop: watch::channel(false).1,
         ending: Ending::LeaveOpen,
         refusals: None,
-        behind: Arc::default(),
+        troubles: Arc::default(),
     }
 }
 

@@ -152,12 +152,7 @@ impl Recorder {
     }
 
     /// Closes an anomaly that turned out to be part of another; nothing to announce when that was done before.
-    async fn close_part(
-        &mut self,
-        records: &impl Records,
-        part: Uuid,
-        whole: Uuid,
-    ) -> Option<(Announcement, Anomaly)> {
+    async fn close_part(&mut self, records: &impl Records, part: Uuid, whole: Uuid) -> Option<(Announcement, Anomaly)> {
         if self.settled.len() >= IDS_MAX {
             self.settled.clear();
         }

@@ -1,5 +1,6 @@
 //! Tiers 3 and 4 and delivery of several tasks on one store, in any order, with the store of incidents coming and going.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use crate::correlation::local::LocalIncidents;
 use crate::correlation::{CorrelationError, Incident, Watermarks};
 use crate::finding::{Actor, Evidence, Finding, IncidentKey, Merge, Severity, Subject, Target, Threat};
 use crate::flow::{Address, EventTime};
-use crate::ingest::{Fence, ShardId};
+use crate::ingest::ShardId;
 use crate::pipeline::tests::common;
 use crate::publish::Query;
 use crate::publish::local::{LineAnnouncer, SqliteStore};
