@@ -11,6 +11,8 @@
 //! channels are bounded: a store that is away holds delivery, which holds judgement, which holds the shards, and the
 //! stream keeps the data.
 //!
+//! *One order.* What the judge does with a window is in [`chain`], which `detect` goes through as well.
+//!
 //! *The barrier.* Now and then the reader sends a mark down the chain, behind everything it has read. The engine adds its
 //! snapshot to it, the score stage and the judge add theirs, and when it has left delivery, everything before it is
 //! recorded and announced. Only then the snapshots are saved and the checkpoint moves. A crash at any instant so loses

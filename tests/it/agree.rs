@@ -113,7 +113,7 @@ async fn agree(log: &Path, settings: &[(&str, &str)]) -> Told {
 #[tokio::test]
 async fn of_simulated_logs_in_both_formats() {
     let folder = tempfile::tempdir().unwrap();
-    for (seed, format) in [("3", "v2"), ("3", "v5"), ("4", "v5")] {
+    for (seed, format) in [("3", "v2"), ("4", "v5")] {
         let log = folder.path().join(format!("{format}-{seed}.log"));
         let made = flowvigil(&["simulate", "--seed", seed, "--format", format, "--threats", "all:low"])
             .args(["--duration", "30m", "--hosts", "10", "--demand", "0.05", "-o"])

@@ -48,7 +48,9 @@ impl Passed {
     }
 
     fn told(&self) -> Vec<&Anomaly> {
-        let told = |outcome| if let &Outcome::Told(ref anomaly) = outcome { Some(&**anomaly) } else { None };
+        fn told(outcome: &Outcome) -> Option<&Anomaly> {
+            if let Outcome::Told(anomaly) = outcome { Some(anomaly) } else { None }
+        }
         self.outcomes.iter().filter_map(told).collect()
     }
 }
