@@ -255,6 +255,7 @@ fn router(context: Context) -> Router {
         .route("/v1/anomalies/{id}", get(anomalies::one))
         .route("/v1/anomalies/{id}/feedback", post(feedback::give))
         .route("/v1/silences", get(anomalies::silences))
+        .route("/v1/signals", get(anomalies::signals))
         .route("/v1/models", get(models::show))
         .route("/v1/explain", get(explain::explain))
         .route("/v1/suppressions", get(suppressions::list).post(suppressions::make))

@@ -4,6 +4,7 @@
 //! part of a finding is *mergeable*: sets join, extremes take the extreme, and what must be added is kept per shard and
 //! window and overwritten, so that applying a finding twice changes nothing.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -120,7 +121,7 @@ pub struct Evidence {
     /// Which tier measured it.
     pub tier: Tier,
     /// What was measured, in snake_case: `distinct_ports`, `failure_ratio`.
-    pub name: String,
+    pub name: Cow<'static, str>,
     /// The measurement, in `unit`.
     pub value: f64,
     /// What it was held against; `None` where the number only informs.
@@ -129,34 +130,34 @@ pub struct Evidence {
     #[serde(default)]
     pub bound: Option<Bound>,
     /// `ports`, `hosts`, `s`, `bytes/packet`, `ratio`, …
-    pub unit: String,
+    pub unit: Cow<'static, str>,
     /// How it joins with the same number of other windows.
     pub merge: Merge,
 }
 
 impl Evidence {
-    fn new(name: &str, value: f64, unit: &str, merge: Merge) -> Evidence {
-        let (name, unit) = (name.to_owned(), unit.to_owned());
+    fn new(name: &'static str, value: f64, unit: &'static str, merge: Merge) -> Evidence {
+        let (name, unit) = (Cow::Borrowed(name), Cow::Borrowed(unit));
         Evidence { tier: Tier::Statistical, name, value, threshold: None, bound: None, unit, merge }
     }
 
     /// A tier-1 number that must reach a threshold.
-    pub fn at_least(name: &str, value: f64, threshold: f64, unit: &str, merge: Merge) -> Evidence {
+    pub fn at_least(name: &'static str, value: f64, threshold: f64, unit: &'static str, merge: Merge) -> Evidence {
         Evidence { threshold: Some(threshold), bound: Some(Bound::AtLeast), ..Evidence::new(name, value, unit, merge) }
     }
 
     /// A tier-1 number that may not exceed a threshold.
-    pub fn at_most(name: &str, value: f64, threshold: f64, unit: &str, merge: Merge) -> Evidence {
+    pub fn at_most(name: &'static str, value: f64, threshold: f64, unit: &'static str, merge: Merge) -> Evidence {
         Evidence { threshold: Some(threshold), bound: Some(Bound::AtMost), ..Evidence::new(name, value, unit, merge) }
     }
 
     /// A tier-1 number that must stay below a threshold.
-    pub fn below(name: &str, value: f64, threshold: f64, unit: &str, merge: Merge) -> Evidence {
+    pub fn below(name: &'static str, value: f64, threshold: f64, unit: &'static str, merge: Merge) -> Evidence {
         Evidence { threshold: Some(threshold), bound: Some(Bound::Below), ..Evidence::new(name, value, unit, merge) }
     }
 
     /// A tier-1 number that only informs.
-    pub fn told(name: &str, value: f64, unit: &str, merge: Merge) -> Evidence {
+    pub fn told(name: &'static str, value: f64, unit: &'static str, merge: Merge) -> Evidence {
         Evidence::new(name, value, unit, merge)
     }
 

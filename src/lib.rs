@@ -59,6 +59,8 @@
 //!   interval and amounts, however often it is delivered.
 //! - A sweep that succeeds is judged by what its host did before; where the log is too young to know, it is held back until it was
 //!   repeated, as jobs are, or two hours are over ([`statistical::port_scan::sweep`]).
+//! - What tells most of a channel is not its shape but what its host does around it ([`statistical::habits`]); that adds up as
+//!   evidence in nats, of a host with a past alone ([`statistical::channel`]). Where the host is new, shapes are all there is.
 //! - Where the log has no packet addresses, NAT gateways are found by what they repeat, and who is behind them by the two legs of
 //!   each conversation that a gateway's own interface logs ([`statistical::translation`]).
 //! - The sequence model and its trainer are our own: a library would bring more than a hundred crates and be slower at one window.

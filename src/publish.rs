@@ -186,6 +186,16 @@ pub struct Silence {
     pub reason: String,
     /// The sentence that was not told.
     pub summary: String,
+    /// How likely it is true, 0 to 1, as far as could be told.
+    #[serde(default)]
+    pub confidence: f64,
+}
+
+impl Silence {
+    /// Whether it was kept back for want of evidence alone, so that it is worth a look beside something else of the same host.
+    pub fn is_signal(&self) -> bool {
+        matches!(self.stage.as_str(), "corroboration" | "confidence")
+    }
 }
 
 /// What an analyst said of an anomaly.

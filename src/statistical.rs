@@ -16,6 +16,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use hashbrown::HashSet;
+use hashbrown::hash_map::Entry;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
@@ -27,9 +28,11 @@ use crate::ml::features::{Baseline, HostWindow, Opened, WINDOW_SECONDS};
 
 mod ahead;
 pub mod beacon;
+pub mod channel;
 pub mod conversation;
 pub mod ddos;
 pub mod explain;
+pub mod habits;
 pub mod host;
 pub mod intel;
 pub mod merge;
@@ -38,6 +41,7 @@ pub mod owner;
 pub mod pair;
 pub mod pane;
 pub mod port_scan;
+mod strangers;
 pub mod table;
 pub mod tor;
 pub mod translation;
@@ -45,6 +49,7 @@ pub mod translation;
 use ahead::Ahead;
 use conversation::Conversation;
 use explain::{Approach, Explained, Explanations, Judgement, Seen};
+use habits::Habits;
 use host::Host;
 use merge::Inherited;
 use owner::Owners;
@@ -53,6 +58,7 @@ use pane::Pane;
 use port_scan::Suspect;
 use port_scan::joint::{Besieged, Siege};
 use port_scan::sweep::Sweeper;
+use strangers::Strangers;
 use table::Table;
 
 type Map<K, V> = hashbrown::HashMap<K, V, foldhash::fast::FixedState>;
@@ -76,6 +82,8 @@ pub struct Settings {
     pub c2_beacon: beacon::Settings,
     /// Crypto mining.
     pub crypto_mining: mining::Settings,
+    /// Channels that are out of character for their host.
+    pub channel: channel::Settings,
     /// Tor.
     pub tor: tor::Settings,
     /// Lists of addresses.
@@ -104,6 +112,8 @@ pub struct Caps {
     pub besieged: u32,
     /// (host of ours, administrative port) pairs.
     pub sweepers: u32,
+    /// Hosts of ours of which it is kept what they do with services on the internet.
+    pub habits: u32,
     /// Hosts of ours with a behaviour baseline.
     pub baselines: u32,
 }
@@ -226,17 +236,19 @@ struct State {
     external_suspects: Table<Suspect>,
     besieged: Table<Besieged>,
     sweepers: Table<Sweeper>,
+    habits: Table<Habits>,
     owners: Owners,
+    strangers: Strangers,
     explanations: Explanations,
     tor: BTreeMap<Address, tor::Contacts>,
     /// Start of the open feature window.
     feature_window: EventTime,
     features: Map<Address, HostWindow>,
-    baselines: BTreeMap<Address, Baseline>,
+    baselines: Map<Address, Baseline>,
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 10;
+const SNAPSHOT_VERSION: u32 = 12;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
@@ -249,6 +261,8 @@ pub struct Engine {
     state: State,
     /// Until when it was looked whether sweeps have been held back for long enough.
     decided_until: EventTime,
+    /// The sweepers of which a sweep is held back: few of them, and each is looked at again every window.
+    held: BTreeSet<(Address, u16)>,
     // Memory that is used again by every window.
     conversations: Vec<Conversation>,
     spare: Vec<Pane>,
@@ -287,12 +301,14 @@ impl Engine {
             external_suspects: Table::new(caps.external_suspects),
             besieged: Table::new(caps.besieged),
             sweepers: Table::new(caps.sweepers),
+            habits: Table::new(caps.habits),
             owners: Owners::default(),
+            strangers: Strangers::default(),
             explanations: Explanations::new(),
             tor: BTreeMap::new(),
             feature_window: EventTime(0),
             features: Map::default(),
-            baselines: BTreeMap::new(),
+            baselines: Map::default(),
         };
         Engine::with(settings, network, state)
     }
@@ -304,6 +320,7 @@ impl Engine {
             network: network.clone(),
             lists: Arc::default(),
             seed: foldhash::fast::FixedState::with_seed(state.hash_seed),
+            held: held(&state.sweepers),
             state,
             decided_until: EventTime(0),
             conversations: Vec::new(),
@@ -646,17 +663,10 @@ impl Engine {
             }
         }
         for c in conversations.iter().filter(|c| !c.ours && !c.theirs && owner::is_between_hosts(c)) {
-            let statistics = &mut state.statistics;
-            statistics.strangers += 1;
-            let networks = BTreeSet::from([network_of(c.opener), network_of(c.responder)]);
-            for network in networks {
-                *statistics.strange_networks.entry(network).or_default() += 1;
-            }
-            if statistics.strange_networks.len() > 256 {
-                let least = statistics.strange_networks.iter().min_by_key(|(_, n)| **n).map(|(name, _)| name.clone());
-                statistics.strange_networks.remove(&least.unwrap_or_default());
-            }
+            state.statistics.strangers += 1;
+            state.strangers.note(c.opener, c.responder);
         }
+        state.strangers.make_room();
     }
 
     /// Whether an address is ours, by the settings or by what was learned.
@@ -803,6 +813,11 @@ impl Engine {
             let (pair, inserted) = state.pairs.entry_or_insert(seed, fingerprint, || Pair::new(fingerprint, c, window));
             new = inserted;
             let settings = &self.settings.c2_beacon;
+            let outside = !theirs && protocol_has_calls(c.protocol) && !c.responder.is_private();
+            if inserted && outside && !settings.benign_ports.contains(&c.port) {
+                let habits = state.habits.entry(seed, c.opener, || Habits::new(c.opener));
+                habits.note_contact(window, c.responder, c.port, c.protocol);
+            }
             let may_be_worth = pair.promoted
                 || !inserted
                     && (!theirs || settings.proxy_ports.contains(&c.port))
@@ -817,7 +832,12 @@ impl Engine {
             if may_be_worth && (pair.promoted || !common()) {
                 let channel = state.channels.entry(seed, fingerprint, || Channel::promote(pair, c));
                 pair.promoted = true;
-                channel.add(c);
+                if channel.add(c)
+                    && outside
+                    && let Some(habits) = state.habits.get_mut(seed, c.opener)
+                {
+                    habits.note_session(window);
+                }
                 channel.aws_service |= c.sent.has(Marks::TO_AWS_SERVICE) || c.received.has(Marks::FROM_AWS_SERVICE);
                 touched.channels.push(fingerprint);
             }
@@ -856,8 +876,8 @@ impl Engine {
         let cap = self.settings.tables.baselines as usize;
         let state = &mut self.state;
         let room = state.features.len() < cap;
-        if ours && (room || state.features.contains_key(&c.opener)) {
-            state.features.entry(c.opener).or_default().opened(&Opened {
+        if ours && let Some(window) = entry_if(&mut state.features, c.opener, || room) {
+            window.opened(&Opened {
                 peer_hash: host::mix(c.responder),
                 port: c.port,
                 sent: c.sent.bytes,
@@ -869,13 +889,13 @@ impl Engine {
                 start: c.start(),
             });
         }
-        let known = || state.features.contains_key(&c.responder);
         // An address that never spoke has no behaviour.
-        let speaks = || c.received.seen() || known() || state.baselines.contains_key(&c.responder);
-        if theirs && !c.responder.is_group() && (room || known()) && speaks() {
-            let peer = host::mix(c.opener);
-            let window = state.features.entry(c.responder).or_default();
-            window.accepted(peer, c.received.bytes, c.sent.bytes, c.failed(), ours);
+        let may_enter = || room && (c.received.seen() || state.baselines.contains_key(&c.responder));
+        if theirs
+            && !c.responder.is_group()
+            && let Some(window) = entry_if(&mut state.features, c.responder, may_enter)
+        {
+            window.accepted(host::mix(c.opener), c.received.bytes, c.sent.bytes, c.failed(), ours);
         }
     }
 
@@ -958,7 +978,8 @@ impl Engine {
         }
         self.decided_until = until;
         let (hold, window) = (self.settings.port_scan.sweep_hold, self.window);
-        let held = self.state.sweepers.iter().filter_map(|sweeper| sweeper.held_until(hold));
+        let sweepers = self.held.iter().filter_map(|&key| self.state.sweepers.get(&self.seed, key));
+        let held = sweepers.filter_map(|sweeper| sweeper.held_until(hold));
         let ends = held.map(|over| over.plus(window - 1).window(window));
         let due: BTreeSet<EventTime> = ends.filter(|end| *end <= until && *end > self.state.closed_until).collect();
         for end in due {
@@ -969,21 +990,31 @@ impl Engine {
     /// Judges hosts of ours that use an administrative port with many others, and again those that were held back. Where most of
     /// a sweep fails, the scan is told already.
     fn judge_sweeps(&mut self, touched: &Touched, now: EventTime, window: EventTime, ended: bool, out: &mut Output) {
-        let held = self.state.sweepers.iter().filter(|sweeper| sweeper.is_held()).map(|s| (s.source, s.port));
-        let mut keys: BTreeSet<(Address, u16)> = touched.sweepers.iter().copied().collect();
-        keys.extend(held);
+        let mut keys: Vec<(Address, u16)> = touched.sweepers.iter().chain(&self.held).copied().collect();
+        keys.sort_unstable();
+        keys.dedup();
         let since = self.state.statistics.first;
         for key in keys {
-            let Some(sweeper) = self.state.sweepers.get_mut(&self.seed, key) else { continue };
+            let Some(sweeper) = self.state.sweepers.get_mut(&self.seed, key) else {
+                self.held.remove(&key);
+                continue;
+            };
             let settings = &self.settings.port_scan;
             let judgement = sweeper.judge(settings, since, now, ended);
-            if touched.scanning.contains(&key.0) {
+            let scans = touched.scanning.contains(&key.0);
+            if scans {
                 sweeper.note_scan();
+            }
+            let finding = (judgement.passed && !scans)
+                .then(|| (sweeper.finding(&judgement, settings, window, self.window), sweeper.interface()));
+            if sweeper.is_held() {
+                self.held.insert(key);
+            } else {
+                self.held.remove(&key);
+            }
+            if scans {
                 continue;
             }
-            let finding = judgement
-                .passed
-                .then(|| (sweeper.finding(&judgement, settings, window, self.window), sweeper.interface()));
             self.explain(key.0, None, Threat::PortScan, window, &judgement);
             if let Some((mut finding, interface)) = finding {
                 self.sign(&mut finding, interface);
@@ -1036,6 +1067,8 @@ impl Engine {
             if !channel.due(now) {
                 continue;
             }
+            let character = self.character(fingerprint);
+            let Some(channel) = self.state.channels.get(&self.seed, fingerprint) else { continue };
             let internal = self.is_ours(channel.responder);
             let table = if internal { &self.state.internal } else { &self.state.external };
             let responder = table.get(&self.seed, channel.responder);
@@ -1063,7 +1096,30 @@ impl Engine {
                     judgement.refuse_peers(self.peers_of(channel), self.settings.c2_beacon.peers_tried);
                 }
             }
+            let told_otherwise = [&mining, &beacon].into_iter().flatten().any(|j| j.passed);
+            let ports = channel::Ports {
+                benign: &self.settings.c2_beacon.benign_ports,
+                pushing: &self.settings.crypto_mining.benign_ports,
+            };
+            let judged = character.and_then(|(host, watched)| {
+                channel::judge(channel, &around, &host, watched, &self.settings.channel, &ports)
+            });
+            let (mut character, mut signal) = judged.map_or((None, false), |j| (Some(j.judgement), j.signal));
+            if let Some(judgement) = character.as_mut().filter(|_| signal) {
+                let contacts = self.state.tor.get(&channel.opener);
+                signal &= judgement.refuse_relay(contacts.is_some_and(|contacts| contacts.explains(channel.responder)));
+                let kin = self.state.channels.iter().filter(|other| channel::is_kin(channel, other)).count();
+                signal &= judgement.refuse_kin(kin);
+            }
             let mut findings = Vec::new();
+            // What is no more than a signal is stated as well, and kept back by validation.
+            if let Some(j) = character.as_ref().filter(|_| signal && !told_otherwise) {
+                let hinted = listed || self.settings.crypto_mining.ports.contains(&channel.port);
+                findings.push(match channel.mined || channel::is_mining(channel, hinted) {
+                    true => mining::finding(channel, j, window, self.window),
+                    false => beacon::finding(channel, j, window, self.window),
+                });
+            }
             let (opener, responder, interface) = (channel.opener, channel.responder, channel.interface);
             // A session that has the shape of mining is not told as a thin channel too.
             let mined = channel.mined || mining.as_ref().is_some_and(|j| j.passed);
@@ -1074,7 +1130,8 @@ impl Engine {
                 findings.push(beacon::finding(channel, j, window, self.window));
             }
             let told = !findings.is_empty();
-            for (threat, judgement) in [(Threat::CryptoMining, &mining), (Threat::C2Beacon, &beacon)] {
+            let judged = [(Threat::CryptoMining, &mining), (Threat::C2Beacon, &beacon), (Threat::C2Beacon, &character)];
+            for (threat, judgement) in judged {
                 if let Some(judgement) = judgement {
                     self.explain(opener, Some(responder), threat, window, judgement);
                     self.explain(responder, Some(opener), threat, window, judgement);
@@ -1089,6 +1146,20 @@ impl Engine {
                 channel.judged(now, told);
             }
         }
+    }
+
+    /// What a channel's host does around it, and for how long it was watched when it first used the service, s. Notes how things
+    /// stood when the channel began, where that is not known yet.
+    fn character(&mut self, fingerprint: u64) -> Option<(habits::Around, u32)> {
+        let (state, seed) = (&mut self.state, &self.seed);
+        let channel = state.channels.get_mut(seed, fingerprint)?;
+        let habits = state.habits.get_mut(seed, channel.opener)?;
+        habits.settle();
+        let began = channel.sessions.iter().map(|s| s.start).min().unwrap_or(channel.first_contact);
+        let (port, protocol) = (channel.port, channel.protocol);
+        let before = *channel.before.get_or_insert_with(|| habits.before(began.window(self.window), port, protocol));
+        let host = state.internal.get(seed, channel.opener)?;
+        Some((habits.around(&before, port, protocol)?, channel.first_contact.since(host.first_seen)))
     }
 
     /// With how many others outside its host has tried, answered or not, services of which the port says nothing, while the channel
@@ -1196,6 +1267,7 @@ impl Engine {
             ("external_suspects", state.external_suspects.len(), state.external_suspects.evicted()),
             ("besieged", state.besieged.len(), state.besieged.evicted()),
             ("sweepers", state.sweepers.len(), state.sweepers.evicted()),
+            ("habits", state.habits.len(), state.habits.evicted()),
         ];
         for (name, entries, evicted) in tables {
             statistics.entries.insert(name.to_owned(), entries as u64);
@@ -1205,6 +1277,7 @@ impl Engine {
         let certain = state.gateways.iter().filter(|(_, gateway)| gateway.is_certain());
         statistics.gateways = certain.map(|(&address, _)| address).collect();
         statistics.learned_hosts = state.owners.len() as u64;
+        statistics.strange_networks = state.strangers.told().collect();
         if statistics.first == EventTime(u32::MAX) {
             statistics.first = EventTime(0);
         }
@@ -1242,6 +1315,7 @@ impl Engine {
         state.external_suspects.set_cap(caps.external_suspects);
         state.besieged.set_cap(caps.besieged);
         state.sweepers.set_cap(caps.sweepers);
+        state.habits.set_cap(caps.habits);
         state.internal.reindex(&seed);
         state.external.reindex(&seed);
         state.pairs.reindex(&seed);
@@ -1250,12 +1324,21 @@ impl Engine {
         state.external_suspects.reindex(&seed);
         state.besieged.reindex(&seed);
         state.sweepers.reindex(&seed);
+        state.habits.reindex(&seed);
         state.explanations.reindex(&seed);
         state.inherited.iter_mut().for_each(Inherited::reindex);
         for pane in &mut state.panes {
             pane.reindex(&seed);
         }
         Ok(Engine::with(settings, network, state))
+    }
+}
+
+/// The value of an address; made where there is none and `may` says so.
+fn entry_if<V: Default>(map: &mut Map<Address, V>, address: Address, may: impl FnOnce() -> bool) -> Option<&mut V> {
+    match map.entry(address) {
+        Entry::Occupied(known) => Some(known.into_mut()),
+        Entry::Vacant(new) => may().then(|| new.insert(V::default())),
     }
 }
 
@@ -1289,10 +1372,9 @@ fn is_ours(network: &Network, owners: &Owners, address: Address) -> bool {
     network.is_internal(address) || owners.owns(address) && !network.is_external(address)
 }
 
-/// The network of an address, as it would be named in the settings: /16 of IPv4, /48 of IPv6.
-fn network_of(address: Address) -> String {
-    let length = if address.as_v4().is_some() { 16 } else { 48 };
-    ipnet::IpNet::new(address.to_ip(), length).map_or_else(|_| address.to_string(), |net| net.trunc().to_string())
+/// Whether a service over the protocol has ports and is called.
+fn protocol_has_calls(number: u8) -> bool {
+    matches!(number, protocol::TCP | protocol::UDP)
 }
 
 /// Whether a conversation of a host of ours says that it uses a service.
@@ -1369,6 +1451,11 @@ impl Held {
         let meets = |other: &&Held| other.end >= session.start && other.start <= session.end;
         held.iter().filter(meets).map(|other| other.with).collect::<BTreeSet<_>>().len()
     }
+}
+
+/// The sweepers of which a sweep is held back.
+fn held(sweepers: &Table<Sweeper>) -> BTreeSet<(Address, u16)> {
+    sweepers.iter().filter(|sweeper| sweeper.is_held()).map(table::Entry::key).collect()
 }
 
 /// The order of findings within a window, which nothing about hashing or arrival can change.

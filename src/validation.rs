@@ -494,6 +494,7 @@ impl Judge {
             stage: refusal.name,
             reason: refusal.reason,
             summary: summary::of(case),
+            confidence: self.calibration.confidence(case),
         }));
     }
 
@@ -637,9 +638,9 @@ pub(crate) fn stage(name: &str, passed: bool, reason: String) -> Stage {
 /// The incident's numbers, and what correlation knows beside them.
 fn told_evidence(case: &Case<'_>) -> Vec<Evidence> {
     let mut evidence = case.evidence.clone();
-    let mut told = |name: &str, value: f64, unit: &str| {
+    let mut told = |name: &'static str, value: f64, unit: &'static str| {
         let tier = Tier::Correlation;
-        let (name, unit) = (name.to_owned(), unit.to_owned());
+        let (name, unit) = (name.into(), unit.into());
         evidence.push(Evidence {
             tier,
             name,

@@ -161,6 +161,13 @@ pub struct Silences {
     pub silences: Vec<Silence>,
 }
 
+/// What was too uncertain to tell.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Signals {
+    /// The likeliest first, of the newest that were not told.
+    pub signals: Vec<Silence>,
+}
+
 /// Why not: incidents that were judged and not told, with the stage that refused and its reason
 #[utoipa::path(
     get, path = "/v1/silences", tag = "anomalies", params(About),
@@ -170,6 +177,20 @@ pub async fn silences(State(context): State<Context>, Query(about): Query<About>
     let limit = limited(about.limit, context.page_max)?;
     let silences = context.store.silences(about.address, limit).await?;
     Ok(Json(Silences { silences }))
+}
+
+/// What was too uncertain to tell, the likeliest first: worth a look beside something else of the same host
+#[utoipa::path(
+    get, path = "/v1/signals", tag = "anomalies", params(About),
+    responses((status = 200, body = Signals), (status = 400, body = Problem))
+)]
+pub async fn signals(State(context): State<Context>, Query(about): Query<About>) -> Result<Json<Signals>, Problem> {
+    let limit = limited(about.limit, context.page_max)?;
+    let mut signals = context.store.silences(about.address, context.page_max).await?;
+    signals.retain(Silence::is_signal);
+    signals.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then_with(|| b.last_seen.cmp(&a.last_seen)));
+    signals.truncate(limit);
+    Ok(Json(Signals { signals }))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use crate::flow::{Address, EventTime};
         anomalies::list,
         anomalies::one,
         anomalies::silences,
+        anomalies::signals,
         explain::explain,
         suppressions::list,
         suppressions::make,

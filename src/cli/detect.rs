@@ -65,6 +65,9 @@ pub struct Args {
     /// Say why an address did or did not alert, each number beside its threshold; may be repeated
     #[arg(long, value_name = "ADDRESS")]
     pub explain: Vec<Address>,
+    /// Also list what was too uncertain to tell, the likeliest first
+    #[arg(long)]
+    pub signals: bool,
     /// Score the run against labelled truth (LABELS.json)
     #[arg(long, value_name = "FILE")]
     pub truth: Option<PathBuf>,
@@ -251,6 +254,9 @@ fn tell(args: &Args, tiers: &Tiers, truth: Option<&truth::Truth>) -> anyhow::Res
         return Err(error).context("write anomalies");
     }
     output::summary(tiers, &anomalies);
+    if args.signals {
+        output::signals(&mut std::io::stderr().lock(), tiers).context("write signals")?;
+    }
     if format == Format::Ndjson {
         whys.iter().try_for_each(|why| why.tell(&mut std::io::stderr().lock())).context("write explanations")?;
     }

@@ -18,6 +18,7 @@
 //! looks serve the first report alone: as soon as one closed window has spoken, they count for nothing. What is told of an
 //! incident from then on is a function of the records and of event time.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -311,7 +312,7 @@ fn threshold_order(a: &Evidence, b: &Evidence) -> Ordering {
 }
 
 /// Identifies a number of an incident: two methods that measure the same thing under one name measure one thing.
-type NumberName = (Tier, String, u8);
+type NumberName = (Tier, Cow<'static, str>, u8);
 
 /// What findings say together.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -354,9 +355,9 @@ pub struct Account {
     numbers: BTreeMap<NumberName, Number>,
     /// Sums of the recent windows, by window.
     #[serde(with = "pairs")]
-    windows: BTreeMap<Source, BTreeMap<String, f64>>,
+    windows: BTreeMap<Source, BTreeMap<Cow<'static, str>, f64>>,
     /// Sums of the windows up to `added_through`, added for good.
-    added: BTreeMap<String, f64>,
+    added: BTreeMap<Cow<'static, str>, f64>,
     added_windows: u32,
     added_through: Option<EventTime>,
     headline: Option<Headline>,
@@ -648,8 +649,8 @@ impl Account {
 }
 
 /// Adds windows and shards. Two methods that counted the same thing in one window counted it once, so the larger stands.
-fn total(windows: &BTreeMap<Source, BTreeMap<String, f64>>) -> BTreeMap<String, f64> {
-    let mut per_window: BTreeMap<(&str, EventTime, &str), f64> = BTreeMap::new();
+fn total(windows: &BTreeMap<Source, BTreeMap<Cow<'static, str>, f64>>) -> BTreeMap<Cow<'static, str>, f64> {
+    let mut per_window: BTreeMap<(&Cow<'static, str>, EventTime, &str), f64> = BTreeMap::new();
     for (source, sums) in windows {
         for (name, &value) in sums {
             let kept = per_window.entry((name, source.window, &source.shard)).or_insert(value);
@@ -658,7 +659,7 @@ fn total(windows: &BTreeMap<Source, BTreeMap<String, f64>>) -> BTreeMap<String, 
     }
     let mut totals = BTreeMap::new();
     for ((name, _, _), value) in per_window {
-        *totals.entry(name.to_owned()).or_insert(0.0) += value;
+        *totals.entry(name.clone()).or_insert(0.0) += value;
     }
     totals
 }

@@ -7,6 +7,7 @@
 //! Vovk et al. 2005), so that a target of one in ten thousand means that, and a deployment that is too young to know says
 //! nothing.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -219,21 +220,26 @@ pub(super) fn contribution(vector: &FeatureVector, score: &Score) -> MlContribut
 fn finding(vector: &FeatureVector, score: &Score, settings: &Settings, first: EventTime, count: u32) -> Finding {
     let p = score.p_value.unwrap_or(1.0);
     let (rise, least) = rise(vector, score, settings);
-    let ml = |name: &str, value: f64, threshold: Option<f64>, unit: &str| Evidence {
+    let ml = |name: Cow<'static, str>, value: f64, threshold: Option<f64>, unit: &'static str| Evidence {
         tier: Tier::Ml,
-        name: name.to_owned(),
         value,
         threshold,
         bound: threshold.map(|_| if name == "p_value" { Bound::AtMost } else { Bound::AtLeast }),
-        unit: unit.to_owned(),
+        unit: unit.into(),
         merge: Merge::Latest,
+        name,
     };
     let mut evidence = vec![
-        ml("p_value", p, Some(settings.p_value), "probability"),
-        ml(if score.loudest() == Part::Lstm { "unforeseen" } else { "top3_z" }, rise, Some(least), "sd"),
-        ml("unusual_windows", f64::from(count), Some(f64::from(settings.windows)), "windows of 3"),
+        ml("p_value".into(), p, Some(settings.p_value), "probability"),
+        ml((if score.loudest() == Part::Lstm { "unforeseen" } else { "top3_z" }).into(), rise, Some(least), "sd"),
+        ml("unusual_windows".into(), f64::from(count), Some(f64::from(settings.windows)), "windows of 3"),
     ];
-    evidence.extend(score.attribution().iter().map(|(name, value)| ml(name, f64::from(*value), None, "contribution")));
+    evidence.extend(
+        score
+            .attribution()
+            .iter()
+            .map(|(name, value)| ml(name.clone().into(), f64::from(*value), None, "contribution")),
+    );
     let what: Vec<String> = score.attribution().iter().map(|(name, z)| plain(vector, name, *z)).collect();
     Finding {
         threat: Threat::Behavior,

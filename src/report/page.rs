@@ -205,7 +205,21 @@ fn targets(anomaly: &Anomaly) -> String {
 }
 
 fn silences(silences: &[&Silence]) -> Markup {
+    let mut signals: Vec<&Silence> = silences.iter().copied().filter(|silence| silence.is_signal()).collect();
+    signals.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then_with(|| a.anomaly_id.cmp(&b.anomaly_id)));
     html! {
+        @if !signals.is_empty() {
+            h2 { "Signals" }
+            p.soft { "Too uncertain to tell; worth a look beside something else of the same host." }
+            div.scroll {
+                table {
+                    tr { th.n { "Likely" } th { "Threat" } th { "From" } th { "What" } }
+                    @for Silence { threat, first_seen, confidence, summary, .. } in signals.iter().take(SILENCES_MAX) {
+                        tr { td.n { (format!("{confidence:.2}")) } td { (threat) } td { (first_seen) } td { (summary) } }
+                    }
+                }
+            }
+        }
         h2 { "Looked at and not told" }
         div.scroll {
             table {

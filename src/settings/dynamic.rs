@@ -16,6 +16,7 @@ pub const CHANGEABLE: &[&str] = &[
     "statistical.port_scan",
     "statistical.ddos",
     "statistical.c2_beacon",
+    "statistical.channel",
     "statistical.crypto_mining",
     "statistical.tor",
     "validation",

@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
 use crate::flow::{EventTime, protocol};
+use crate::statistical::channel;
 use crate::statistical::conversation::port_rank;
 use crate::statistical::explain::Judgement;
 use crate::statistical::pair::{Channel, Session};
@@ -121,16 +122,22 @@ pub struct Timing {
 /// Share of calls that may be out of order (a user, a retry, a missed record) without spoiling the test.
 const STRAY: f64 = 0.1;
 
-/// Tests session starts for a timer: intervals are a mixture of a Laplace distribution around the median (a timer with
-/// jitter) and, for one in ten, an exponential one; against exponential intervals of the same mean (calls at random).
-/// Gaps above twenty periods are sleep: the host was off, or the attacker paused. They count for neither.
-pub fn timing(starts: &[EventTime]) -> Option<Timing> {
+/// The beginnings of calls, of session starts in ascending order.
+pub fn calls(starts: &[EventTime]) -> Vec<u32> {
     let mut calls: Vec<u32> = Vec::with_capacity(starts.len());
     for start in starts {
         if calls.last().is_none_or(|&last| start.0.saturating_sub(last) > BURST_SECONDS) {
             calls.push(start.0);
         }
     }
+    calls
+}
+
+/// Tests session starts for a timer: intervals are a mixture of a Laplace distribution around the median (a timer with
+/// jitter) and, for one in ten, an exponential one; against exponential intervals of the same mean (calls at random).
+/// Gaps above twenty periods are sleep: the host was off, or the attacker paused. They count for neither.
+pub fn timing(starts: &[EventTime]) -> Option<Timing> {
+    let calls = calls(starts);
     let mut intervals: Vec<f64> = calls.windows(2).map(|pair| f64::from(pair[1] - pair[0])).collect();
     if intervals.len() < 3 {
         return None;
@@ -163,7 +170,7 @@ pub fn timing(starts: &[EventTime]) -> Option<Timing> {
 }
 
 /// The median, 0 for no values at all.
-fn median(values: &mut [f64]) -> f64 {
+pub fn median(values: &mut [f64]) -> f64 {
     if values.is_empty() {
         return 0.0;
     }
@@ -346,6 +353,7 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
     let (severity, reason) = match judgement.method.as_str() {
         "periodic" => (Severity::High, "somebody who answers a program at its own beat may command the host"),
         "failing" => (Severity::Medium, "nobody answers, so nobody commands the host at present"),
+        channel::METHOD => (Severity::Medium, "what is out of character for one host may be somebody's new program"),
         _ => (Severity::Medium, "a thin session may as well be that of a service nobody named"),
     };
     // A call may be several connections at once.
@@ -366,6 +374,7 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
             span(number("session_length") as u32),
             number("payload_rate")
         ),
+        channel::METHOD => channel::sentence(channel, &span(last.since(first))),
         _ => format!(
             "{opener} calls {responder} port {port} every {:.0} s (± {:.0} %) with {} exchange: {calls} in {}",
             number("period"),
@@ -388,7 +397,10 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
         last_seen: last,
         window,
         window_seconds,
-        score: 1.0 - 0.5 / judgement.ratio.max(1.0),
+        score: match judgement.method.as_str() {
+            channel::METHOD => number("probability"),
+            _ => 1.0 - 0.5 / judgement.ratio.max(1.0),
+        },
         severity,
         evidence: judgement.evidence.clone(),
         summary,

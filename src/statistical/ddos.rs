@@ -339,8 +339,8 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
         ("icmp_flood", ratio(victim.icmp_packets as f64 / seconds, settings.icmp_packets_per_second)),
     ];
     let (method, ratio) = rules.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("there are nine rules");
-    let told = |name: &str, value: f64, unit: &str| Evidence::told(name, value, unit, Merge::Max);
-    let judged = |name: &str, value: f64, threshold: f64, unit: &str| {
+    let told = |name: &'static str, value: f64, unit: &'static str| Evidence::told(name, value, unit, Merge::Max);
+    let judged = |name: &'static str, value: f64, threshold: f64, unit: &'static str| {
         Evidence::at_least(name, value, threshold, unit, Merge::Max)
     };
     let mut evidence = match method {
@@ -421,7 +421,7 @@ pub fn finding(
     let leading = &judgement.evidence[0];
     let what = judgement.method.replace('_', " ");
     let seconds = victim.last.saturating_sub(victim.first).max(1);
-    let summary = match leading.name.as_str() {
+    let summary = match &*leading.name {
         "distinct_sources" => format!("connections that carry nothing from {who} on {address} within {seconds} s"),
         name => format!("{what} from {who} on {address}: {{{name}}} {} within {seconds} s", name.replace('_', " ")),
     };

@@ -40,9 +40,19 @@ impl Judgement {
     }
 
     /// Takes back what was passed, where the host was told to use Tor and the peer is one of its relays.
-    pub fn refuse_relay(&mut self, is_relay: bool) {
+    /// Says whether it is not refused.
+    pub fn refuse_relay(&mut self, is_relay: bool) -> bool {
         self.passed &= !is_relay;
         self.evidence.push(Evidence::below("tor_relay", f64::from(u8::from(is_relay)), 1.0, "yes=1", Merge::Latest));
+        !is_relay
+    }
+
+    /// Takes back what was passed, where the host has long used the same service under so many other addresses. Says whether it is
+    /// not refused.
+    pub fn refuse_kin(&mut self, kin: usize) -> bool {
+        self.passed &= kin == 0;
+        self.evidence.push(Evidence::below("same_service_elsewhere", kin as f64, 1.0, "addresses", Merge::Latest));
+        kin == 0
     }
 
     /// How close it is to a finding: one that is found, then one of which fewer conditions fail, then the larger number.

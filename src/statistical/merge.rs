@@ -17,6 +17,7 @@
 use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
 
+use super::habits::Habits;
 use super::pair::{Channel, Pair};
 use super::port_scan::Suspect;
 use super::port_scan::sweep::Sweeper;
@@ -114,7 +115,9 @@ impl Engine {
             external_suspects,
             besieged,
             sweepers,
+            habits,
             owners,
+            strangers,
             explanations,
             tor,
             feature_window,
@@ -141,7 +144,10 @@ impl Engine {
         let mut sweepers = sweepers;
         sweepers.change_all(seed, |sweeper| sweeper.rename(rename));
         state.sweepers.absorb(seed, sweepers, Sweeper::join);
+        self.held = super::held(&state.sweepers);
+        state.habits.absorb(seed, habits, Habits::join);
         state.owners.join(owners, rename);
+        state.strangers.join(strangers);
         state.explanations.join(seed, explanations);
         for (host, contacts) in tor {
             state.tor.entry(host).or_default().join(&contacts, rename);
@@ -271,9 +277,6 @@ fn join_statistics(known: &mut Statistics, other: Statistics) {
     known.duplicates += other.duplicates;
     known.repeated += other.repeated;
     known.strangers += other.strangers;
-    for (network, conversations) in other.strange_networks {
-        *known.strange_networks.entry(network).or_default() += conversations;
-    }
     known.conversations += other.conversations;
     known.windows += other.windows;
     known.early_closes += other.early_closes;

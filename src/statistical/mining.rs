@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
 use crate::flow::{EventTime, protocol};
 use crate::statistical::beacon::{Surroundings, span};
+use crate::statistical::channel;
 use crate::statistical::explain::Judgement;
 use crate::statistical::pair::{Channel, Session};
 
@@ -35,7 +36,7 @@ pub struct Settings {
     pub rate_min: f64,
     /// More is not mining. A third of it without a hint.
     pub rate_max: f64,
-    /// Mean payload of a packet from the pool, bytes: jobs are short lines of JSON. Half of it without a hint.
+    /// Mean payload of a packet from the pool, bytes: jobs are short lines of JSON. A third of it without a hint.
     pub message_max: f64,
     /// Mean payload of a packet of either direction, bytes, with a hint: less is a heartbeat. A list hit needs none.
     pub message_min_hinted: f64,
@@ -68,8 +69,9 @@ pub fn judge(
     }
     let (age, steadiness) =
         if hinted { (settings.age_hinted, settings.steadiness_hinted) } else { (settings.age, settings.steadiness) };
-    // Without a hint only the common, short jobs count: longer messages are as well those of any other steady session.
-    let message_max = if hinted { settings.message_max } else { settings.message_max / 2.0 };
+    // Without a hint only the common, short jobs count: longer messages are as well those of any other steady session, and Tor's
+    // cells have 514 bytes (tor-spec, 3).
+    let message_max = if hinted { settings.message_max } else { settings.message_max / 3.0 };
     let message_min = if hinted { settings.message_min_hinted } else { settings.message_min };
     let rate_max = if hinted { settings.rate_max } else { settings.rate_max / 3.0 };
     let shape = Shape::of(session);
@@ -166,18 +168,26 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
         last_seen: last,
         window,
         window_seconds,
-        score: if judgement.method == "stratum_shape" { 0.7 } else { 0.9 },
+        score: match judgement.method.as_str() {
+            "stratum_shape" => 0.7,
+            channel::METHOD => number("probability"),
+            _ => 0.9,
+        },
         severity: Severity::High,
         evidence: judgement.evidence.clone(),
-        summary: format!(
-            "{} works for {} port {} ({why}): one session of {}, {:.0} bytes a minute, the other side speaks {:.0} % of the time",
-            channel.opener,
-            channel.responder,
-            channel.port,
-            span(number("session_length") as u32),
-            number("payload_rate"),
-            number("steadiness") * 100.0
-        ),
+        summary: if judgement.method == channel::METHOD {
+            channel::sentence(channel, &span(last.since(first))) + ", and it behaves like a mining pool's"
+        } else {
+            format!(
+                "{} works for {} port {} ({why}): one session of {}, {:.0} bytes a minute, the other side speaks {:.0} % of the time",
+                channel.opener,
+                channel.responder,
+                channel.port,
+                span(number("session_length") as u32),
+                number("payload_rate"),
+                number("steadiness") * 100.0
+            )
+        },
         interfaces: Vec::new(),
         account: String::new(),
         provisional: false,

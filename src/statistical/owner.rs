@@ -11,9 +11,11 @@
 //! An address that never sent anything is nobody's, whoever asks for it.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
+use super::Map;
 use crate::flow::{Address, EventTime, InterfaceId, Marks, protocol};
 use crate::statistical::conversation::Conversation;
 use crate::statistical::host::mix;
@@ -30,18 +32,56 @@ const WINDOWS: u16 = 3;
 /// What was learned of the owners of interfaces.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Owners {
-    owned: BTreeMap<Address, InterfaceId>,
-    learning: BTreeMap<InterfaceId, Learner>,
+    owned: Map<Address, InterfaceId>,
+    learning: Map<InterfaceId, Learner>,
+    /// Interfaces of which something was noted since the last decision, each once.
+    #[serde(skip)]
+    noted: Vec<InterfaceId>,
 }
 
 /// The addresses that an interface logged, as far as neither end was known to be ours.
+///
+/// Every window decides about thousands of interfaces, so what a decision needs is kept while addresses are noted, and not
+/// counted anew each time.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Learner {
     candidates: BTreeMap<Address, Candidate>,
+    lead: Lead,
+    /// Candidates whose records say that they are the interface's own, ascending.
+    named: Vec<Address>,
+    /// What was last decided, ascending: whatever the interface owns is among these.
+    decided: Vec<Address>,
     /// Whether what was decided needs no more looking at.
     certain: bool,
     /// Whether anything was noted since the last decision.
+    #[serde(skip)]
     noted: bool,
+}
+
+/// What a block of neighbours has together: partners, and windows in which one of them opened a conversation.
+type Total = (u32, u32);
+
+/// The block of neighbours with the most, of equals the one of the higher addresses, and what the next one has. Totals only
+/// grow until candidates are forgotten, so that it can be told as they grow which of them leads.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Lead {
+    /// The first address of the block.
+    block: Option<Address>,
+    most: Total,
+    second: Total,
+}
+
+impl Lead {
+    /// Notes what a block now has.
+    fn note(&mut self, block: Address, total: Total) {
+        if self.block == Some(block) {
+            self.most = total;
+        } else if self.block.is_none_or(|own| (self.most, own) < (total, block)) {
+            (self.block, self.most, self.second) = (Some(block), total, self.most);
+        } else {
+            self.second = self.second.max(total);
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -77,14 +117,13 @@ impl Owners {
         self.owned.is_empty()
     }
 
-    /// Whether a conversation can teach anything: it has an interface that is not decided about, and its ends are hosts.
-    fn teaches(&self, c: &Conversation) -> bool {
+    /// Whether a conversation can teach anything: it has an interface, and its ends are hosts.
+    fn teaches(c: &Conversation) -> bool {
         c.interface != InterfaceId(0)
             && !is_no_host(c.opener)
             && !is_no_host(c.responder)
             // An intermediary logs the addresses of others.
             && !Marks(c.sent.marks | c.received.marks).has(Marks::INTERMEDIARY)
-            && (self.learning.len() < INTERFACES_MAX || self.learning.contains_key(&c.interface))
     }
 
     /// Whether the owner of an address may still turn out to be somebody else.
@@ -95,11 +134,19 @@ impl Owners {
 
     /// Learns from a window's conversations with no end of ours, or with one that is only supposed to be.
     pub fn note(&mut self, c: &Conversation, window: EventTime) {
-        if !self.teaches(c) {
+        if !Owners::teaches(c) {
             return;
         }
-        let learner = self.learning.entry(c.interface).or_default();
-        learner.noted = true;
+        let room = self.learning.len() < INTERFACES_MAX;
+        let learner = match self.learning.get_mut(&c.interface) {
+            Some(learner) => learner,
+            None if room => self.learning.entry(c.interface).or_default(),
+            None => return,
+        };
+        if !learner.noted {
+            learner.noted = true;
+            self.noted.push(c.interface);
+        }
         let (egress, ingress) = (Marks::EGRESS, Marks::INGRESS);
         let opener_named = c.sent.has(egress) || c.received.has(ingress);
         let responder_named = c.sent.has(ingress) || c.received.has(egress);
@@ -111,18 +158,24 @@ impl Owners {
     /// True when anything changed.
     pub fn settle(&mut self, is_vetoed: impl Fn(Address) -> bool) -> bool {
         let mut changed = false;
-        for (&interface, learner) in self.learning.iter_mut().filter(|(_, learner)| learner.noted) {
+        // In order, since room may be short, and of two interfaces that seem to own an address the last is taken.
+        self.noted.sort_unstable();
+        for interface in self.noted.drain(..) {
+            let Some(learner) = self.learning.get_mut(&interface) else { continue };
             learner.noted = false;
             let owners = learner.owners();
-            let gone = |address: &Address, of: &InterfaceId| *of == interface && !owners.contains(address);
-            let before = self.owned.len();
-            self.owned.retain(|address, of| !gone(address, of));
-            changed |= self.owned.len() != before;
-            for address in owners {
+            for gone in learner.decided.iter().filter(|address| owners.binary_search(address).is_err()) {
+                if self.owned.get(gone) == Some(&interface) {
+                    self.owned.remove(gone);
+                    changed = true;
+                }
+            }
+            for &address in &owners {
                 if self.owned.len() < OWNED_MAX && !is_vetoed(address) {
                     changed |= self.owned.insert(address, interface).is_none();
                 }
             }
+            learner.decided = owners;
         }
         changed
     }
@@ -133,11 +186,7 @@ impl Owners {
             self.owned.entry(address).or_insert(rename(interface));
         }
         for (interface, learner) in other.learning {
-            let known = self.learning.entry(rename(interface)).or_default();
-            known.certain |= learner.certain;
-            for (address, candidate) in learner.candidates {
-                known.candidates.entry(address).or_default().join(&candidate);
-            }
+            self.learning.entry(rename(interface)).or_default().join(learner);
         }
     }
 }
@@ -148,6 +197,7 @@ impl Learner {
             self.forget();
         }
         let candidate = self.candidates.entry(it).or_default();
+        let before = candidate.total();
         candidate.partners |= 1 << (mix(with) & 63);
         if candidate.last != window.0 + 1 {
             candidate.last = window.0 + 1;
@@ -155,7 +205,47 @@ impl Learner {
             candidate.opened = candidate.opened.saturating_add(u16::from(opened));
         }
         candidate.spoke |= spoke;
-        candidate.named |= named;
+        if named && !candidate.named {
+            candidate.named = true;
+            let place = self.named.partition_point(|&known| known < it);
+            self.named.insert(place, it);
+        }
+        let after = candidate.total();
+        if after == before {
+            return;
+        }
+        let block = block(it);
+        let total = if self.lead.block == Some(*block.start()) {
+            let (partners, opened) = self.lead.most;
+            (partners + after.0 - before.0, opened + after.1 - before.1)
+        } else {
+            self.candidates.range(block.clone()).fold((0, 0), |sum, (_, candidate)| plus(sum, candidate.total()))
+        };
+        self.lead.note(*block.start(), total);
+    }
+
+    /// Counts anew what a decision needs.
+    fn count(&mut self) {
+        let mut blocks: BTreeMap<Address, Total> = BTreeMap::new();
+        for (&address, candidate) in &self.candidates {
+            let total = blocks.entry(*block(address).start()).or_default();
+            *total = plus(*total, candidate.total());
+        }
+        self.lead = Lead::default();
+        blocks.into_iter().for_each(|(block, total)| self.lead.note(block, total));
+        self.named = self.candidates.iter().filter(|(_, c)| c.named).map(|(&address, _)| address).collect();
+    }
+
+    /// Takes over what another engine learned of the same interface.
+    fn join(&mut self, other: Learner) {
+        self.certain |= other.certain;
+        for (address, candidate) in other.candidates {
+            self.candidates.entry(address).or_default().join(&candidate);
+        }
+        self.count();
+        self.decided.extend(other.decided);
+        self.decided.sort_unstable();
+        self.decided.dedup();
     }
 
     /// Room is short: those with one partner go, the ones seen least recently first.
@@ -166,37 +256,33 @@ impl Learner {
         for (_, _, address) in &ages[..CANDIDATES_MAX / 4] {
             self.candidates.remove(address);
         }
+        self.count();
     }
 
-    /// The addresses that are the interface's own, as far as can be told.
+    /// The addresses that are the interface's own, as far as can be told, ascending.
     fn owners(&mut self) -> Vec<Address> {
-        let named: Vec<Address> = self.candidates.iter().filter(|(_, c)| c.named).map(|(&a, _)| a).collect();
-        if !named.is_empty() {
+        if !self.named.is_empty() {
             self.certain = true;
-            return named;
+            return self.named.clone();
         }
         // Neighbours' partners count together, and between equals who opens: clients' servers are many, or they are pods' one.
-        let mut blocks: BTreeMap<u128, (u32, u32)> = BTreeMap::new();
-        for (&address, candidate) in &self.candidates {
-            let total = blocks.entry(block(address)).or_default();
-            *total = (total.0 + candidate.partners.count_ones(), total.1 + u32::from(candidate.opened));
-        }
-        let mut ranked: Vec<((u32, u32), u128)> = blocks.into_iter().map(|(block, total)| (total, block)).collect();
-        ranked.sort_unstable();
-        let Some(((most, opened), own)) = ranked.pop() else { return Vec::new() };
-        let second = ranked.pop().map_or((0, 0), |(total, _)| total);
+        let Lead { block: Some(own), most: (most, opened), second } = self.lead else { return Vec::new() };
         self.certain = most >= 4 && most >= 2 * second.0;
         let ahead = most > second.0;
-        let of_block = self.candidates.iter().filter(|(address, _)| block(**address) == own);
         let is_own = |c: &Candidate| {
             let lasting = c.windows >= WINDOWS && (ahead || opened > second.1);
             c.spoke && (ahead && c.partners.count_ones() >= 2 || lasting)
         };
-        of_block.filter(|(_, c)| is_own(c)).map(|(&address, _)| address).collect()
+        self.candidates.range(block(own)).filter(|(_, c)| is_own(c)).map(|(&address, _)| address).collect()
     }
 }
 
 impl Candidate {
+    /// What it adds to its block.
+    fn total(&self) -> Total {
+        (self.partners.count_ones(), self.opened.into())
+    }
+
     fn join(&mut self, other: &Candidate) {
         self.partners |= other.partners;
         self.windows = self.windows.max(other.windows);
@@ -207,12 +293,15 @@ impl Candidate {
     }
 }
 
+fn plus(one: Total, other: Total) -> Total {
+    (one.0 + other.0, one.1 + other.1)
+}
+
 /// Neighbours: the same /16 of IPv4 (the largest block that a VPC can have), or the same /64 of IPv6 (a VPC's subnet).
-pub fn block(address: Address) -> u128 {
-    match address.as_v4() {
-        Some(_) => address.bits() >> 16,
-        None => address.bits() >> 64,
-    }
+fn block(address: Address) -> RangeInclusive<Address> {
+    let hosts = if address.as_v4().is_some() { u128::from(u16::MAX) } else { u128::from(u64::MAX) };
+    let first = address.bits() & !hosts;
+    Address::from_bits(first)..=Address::from_bits(first | hosts)
 }
 
 /// Multicast, broadcast, unspecified, link-local or loopback: the interface's own as little as anybody's.

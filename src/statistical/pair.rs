@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::flow::{Address, EventTime};
 use crate::statistical::conversation::{Conversation, Outcome};
+use crate::statistical::habits::Before;
 use crate::statistical::pane::Direction;
 use crate::statistical::table::Entry;
 
@@ -295,6 +296,10 @@ pub struct Channel {
     pub mined: bool,
     /// Highest number of windows of a session when it was last judged as one long session.
     pub judged_windows: u32,
+    /// When the host first used the service, whatever was forgotten since.
+    pub first_contact: EventTime,
+    /// How things stood with its host when these sessions began, once it was looked at.
+    pub before: Option<Before>,
     /// Interface that saw it first.
     pub interface: crate::flow::InterfaceId,
 }
@@ -333,6 +338,8 @@ impl Channel {
             told: EventTime(0),
             mined: false,
             judged_windows: 0,
+            first_contact: pair.first_seen,
+            before: None,
             interface: c.interface,
         }
     }
@@ -359,6 +366,9 @@ impl Channel {
         self.judged_windows = self.judged_windows.max(other.judged_windows);
         self.told = self.told.max(other.told);
         self.mined |= other.mined;
+        self.first_contact = self.first_contact.min(other.first_contact);
+        // What either engine knew of the host is compared with what the fuller of both knows now.
+        self.before = self.before.min(other.before);
     }
 
     fn forget_oldest(&mut self) {
@@ -417,7 +427,7 @@ impl Channel {
         if self.sessions.last().is_some_and(|last| quiet(last.end)) && at.since(self.last_seen()) > self.gap() {
             self.sessions.clear();
             (self.forgotten, self.judged_sessions, self.judged_windows) = (0, 0, 0);
-            (self.told, self.mined) = (EventTime(0), false);
+            (self.told, self.mined, self.before) = (EventTime(0), false, None);
         }
     }
 
@@ -430,8 +440,8 @@ impl Channel {
         }
     }
 
-    /// Adds one window's conversation: to the session it continues, or as a new one.
-    pub fn add(&mut self, c: &Conversation) {
+    /// Adds one window's conversation: to the session it continues, or as a new one. Says whether it is new.
+    pub fn add(&mut self, c: &Conversation) -> bool {
         let at = c.start();
         self.begin_anew_after_silence(at);
         let continued = self.sessions.iter_mut().rev().find(|s| {
@@ -440,7 +450,10 @@ impl Channel {
                 && s.start.since(c.end()) <= STITCH_SECONDS
         });
         match continued {
-            Some(session) => session.add(c),
+            Some(session) => {
+                session.add(c);
+                false
+            }
             None => {
                 self.age(at);
                 if self.sessions.len() == Self::SESSIONS_MAX {
@@ -451,6 +464,7 @@ impl Channel {
                 let place =
                     self.sessions.partition_point(|s| (s.start, s.opener_port) <= (session.start, session.opener_port));
                 self.sessions.insert(place, session);
+                true
             }
         }
     }

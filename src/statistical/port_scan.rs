@@ -25,6 +25,7 @@ use crate::flow::{Address, EventTime, InterfaceId, protocol};
 use crate::statistical::conversation::{Conversation, Place};
 use crate::statistical::explain::Judgement;
 use crate::statistical::table::Entry;
+use crate::statistical::{Map, Set};
 
 pub mod joint;
 pub mod sweep;
@@ -284,8 +285,8 @@ impl Suspect {
 
     /// Breadth of what is remembered: the host with most ports, the port with most hosts.
     fn breadth(&self, settings: &Settings, ours: bool) -> Breadth {
-        let mut ports_of: BTreeMap<(Address, u8), u32> = BTreeMap::new();
-        let mut hosts_of: BTreeMap<(u16, u8), u32> = BTreeMap::new();
+        let mut ports_of: Map<(Address, u8), u32> = Map::default();
+        let mut hosts_of: Map<(u16, u8), u32> = Map::default();
         for &(target, port, protocol) in self.failures.keys() {
             *ports_of.entry((target, protocol)).or_default() += 1;
             // No rule asks of an outsider how many hosts there are on one port.
@@ -318,8 +319,8 @@ impl Suspect {
         };
         let is_peers = |key: &&(Address, u16, u8)| settings.peer_ports.contains(&key.1);
         let telling = || self.failures.keys().filter(|key| !is_peers(key) && !is_client_v6(key.0, key.1, settings));
-        let hosts: std::collections::BTreeSet<Address> = telling().map(|k| k.0).collect();
-        let ports: std::collections::BTreeSet<u16> = telling().map(|k| k.1).collect();
+        let hosts: Set<Address> = telling().map(|k| k.0).collect();
+        let ports: Set<u16> = telling().map(|k| k.1).collect();
         Breadth {
             tcp_ports: vertical(true),
             udp_ports: vertical(false),
@@ -355,7 +356,7 @@ impl Suspect {
 
     /// The most TCP ports of one host that it tried since a moment.
     fn burst(&self, since: EventTime) -> u32 {
-        let mut ports_of: BTreeMap<Address, u32> = BTreeMap::new();
+        let mut ports_of: Map<Address, u32> = Map::default();
         for ((target, _, protocol), (_, last)) in &self.failures {
             if *protocol == protocol::TCP && *last >= since {
                 *ports_of.entry(*target).or_default() += 1;

@@ -15,7 +15,7 @@ pub(super) fn settings() -> (Settings, Network) {
     (all.statistical, Network::new(&all.network))
 }
 
-fn engine() -> Engine {
+pub(super) fn engine() -> Engine {
     let (settings, network) = settings();
     Engine::new(&settings, &network)
 }
@@ -88,13 +88,13 @@ impl Exchange {
     }
 }
 
-fn records(exchanges: &[Exchange]) -> Vec<FlowRecord> {
+pub(super) fn records(exchanges: &[Exchange]) -> Vec<FlowRecord> {
     let mut records: Vec<FlowRecord> = exchanges.iter().flat_map(Exchange::records).collect();
     records.sort_by_key(|r| (r.end, r.start));
     records
 }
 
-fn run(engine: &mut Engine, records: &[FlowRecord], batch: usize) -> Output {
+pub(super) fn run(engine: &mut Engine, records: &[FlowRecord], batch: usize) -> Output {
     let mut out = Output::default();
     for piece in records.chunks(batch.max(1)) {
         engine.observe(piece);

@@ -28,6 +28,7 @@ use crate::anomaly::Stage;
 use crate::finding::Threat;
 use crate::flow::EventTime;
 use crate::publish::{Feedback, Verdict};
+use crate::statistical::channel;
 
 /// Settings `[validation.calibration]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -176,7 +177,9 @@ impl Calibration {
 
     /// The probability that a case is true.
     pub fn confidence(&self, case: &Case<'_>) -> f64 {
-        let windows = f64::from(case.account.distinct_windows().max(1)).log2();
+        // A channel's evidence is of all its calls: what a later window says of it, the first has said in part.
+        let whole = case.account.methods.keys().all(|method| method == channel::METHOD);
+        let windows = if whole { 0.0 } else { f64::from(case.account.distinct_windows().max(1)).log2() };
         let methods = case.account.methods.len().saturating_sub(1) as f64;
         let support = windows * self.settings.per_doubling_of_windows
             + methods * self.settings.per_method

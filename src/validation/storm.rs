@@ -126,11 +126,11 @@ impl Storms {
         );
         anomaly.evidence = vec![Evidence {
             tier: crate::finding::Tier::Validation,
-            name: "held_back".to_owned(),
+            name: "held_back".into(),
             value: f64::from(count),
             threshold: None,
             bound: None,
-            unit: "anomalies".to_owned(),
+            unit: "anomalies".into(),
             merge: Merge::Max,
         }];
         anomaly.tiers.validation = Validation { stages: vec![refusal.clone()] };

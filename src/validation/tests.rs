@@ -459,7 +459,7 @@ fn what_correlation_knows_stands_beside_the_numbers() {
         let told = told_evidence(&Case::new(&incident));
         told.into_iter().filter(|e| e.tier == Tier::Correlation).map(|e| (e.name, e.value)).collect::<Vec<_>>()
     };
-    let named = |name: &str, value| (name.to_owned(), value);
+    let named = |name: &'static str, value| (std::borrow::Cow::from(name), value);
     assert_eq!(of(&[]), [named("windows", 2.0)]);
     assert_eq!(of(&["203.0.113.10"]), [named("windows", 2.0), named("actors_on_target", 2.0)]);
 }

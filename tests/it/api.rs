@@ -294,12 +294,22 @@ fn what_was_not_told_can_be_asked_for_by_address() {
         stage: "known_benign".to_owned(),
         reason: "time: NTP".to_owned(),
         summary: "10.0.0.9 calls a time server".to_owned(),
+        confidence: 0.8,
     };
     api.runtime.block_on(api.store.silence(&silence)).unwrap();
     let (_, told) = api.get("/v1/silences?address=10.0.0.9");
     assert_eq!(told["silences"][0]["reason"], "time: NTP");
     let (_, none) = api.get("/v1/silences?address=10.0.0.8");
     assert_eq!(none["silences"], json!([]));
+    assert_eq!(api.get("/v1/signals").1["signals"], json!([]), "what is known to be benign is no signal");
+    for (id, confidence) in [(4, 0.2), (5, 0.4), (6, 0.3)] {
+        let id = Uuid::from_u128(id);
+        let signal = Silence { anomaly_id: id, stage: "confidence".to_owned(), confidence, ..silence.clone() };
+        api.runtime.block_on(api.store.silence(&signal)).unwrap();
+    }
+    let (_, signals) = api.get("/v1/signals?limit=2");
+    let likely: Vec<_> = signals["signals"].as_array().unwrap().iter().map(|s| s["confidence"].clone()).collect();
+    assert_eq!(likely, [0.4, 0.3], "the likeliest first");
 }
 
 #[test]
@@ -315,7 +325,7 @@ fn with_a_token_only_its_bearer_is_answered() {
         (Some("Bearer a-token-of-some-length"), 200),
     ] {
         let headers: Vec<_> = header.map(|value| ("authorization", value)).into_iter().collect();
-        for path in ["/v1/anomalies", "/v1/status", "/v1/silences", "/metrics"] {
+        for path in ["/v1/anomalies", "/v1/status", "/v1/silences", "/v1/signals", "/metrics"] {
             assert_eq!(api.ask(path, &headers).status(), status, "{path} with {header:?}");
         }
     }

@@ -267,6 +267,7 @@ async fn silences(store: &dyn AnomalyStore) {
         stage: "allow_list".to_owned(),
         reason: "trusted".to_owned(),
         summary: String::new(),
+        confidence: 0.25,
     };
     for number in [1, 2, 3, 2] {
         store.silence(&silence(number)).await.unwrap();

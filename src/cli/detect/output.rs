@@ -84,6 +84,23 @@ pub(super) fn write(
     }
 }
 
+/// What was too uncertain to tell, a line each, the likeliest first.
+pub(super) fn signals(out: &mut impl Write, tiers: &Tiers) -> std::io::Result<()> {
+    let signals = tiers.signals();
+    if signals.is_empty() {
+        return writeln!(out, "signals: none; nothing was kept back for want of evidence");
+    }
+    writeln!(out, "signals: kept back for want of evidence, not told")?;
+    for signal in signals {
+        writeln!(
+            out,
+            "  {:>4.2}  {:<13}  {}  {}",
+            signal.confidence, signal.threat, signal.first_seen, signal.summary
+        )?;
+    }
+    Ok(())
+}
+
 /// A line of facts and a line of words for each anomaly.
 fn table(out: &mut impl Write, anomalies: &[Anomaly], coloured: bool) -> std::io::Result<()> {
     if anomalies.is_empty() {

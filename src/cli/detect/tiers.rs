@@ -149,6 +149,13 @@ impl Tiers {
         anomalies
     }
 
+    /// What was kept back for want of evidence, the likeliest first.
+    pub fn signals(&self) -> Vec<&Silence> {
+        let mut signals: Vec<&Silence> = self.silences.values().filter(|silence| silence.is_signal()).collect();
+        signals.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then_with(|| a.anomaly_id.cmp(&b.anomaly_id)));
+        signals
+    }
+
     /// Everything that the report shows.
     pub fn run<'a>(&'a self, anomalies: &'a [Anomaly]) -> report::Run<'a> {
         report::Run {

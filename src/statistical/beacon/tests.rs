@@ -116,6 +116,8 @@ fn channel(sessions: Vec<Session>) -> Channel {
         told: EventTime(0),
         mined: false,
         judged_windows: 0,
+        first_contact: EventTime(0),
+        before: None,
         interface: InterfaceId(1),
     }
 }

@@ -56,6 +56,8 @@ fn channel(port: u16, sessions: &[Session]) -> Channel {
         told: EventTime(0),
         mined: false,
         judged_windows: 0,
+        first_contact: EventTime(0),
+        before: None,
         interface: InterfaceId(1),
     }
 }
@@ -159,10 +161,10 @@ fn less_than_a_hundred_bytes_a_minute_is_a_keep_alive_and_more_than_thirty_thous
 }
 
 #[test]
-fn a_job_is_a_short_message_and_half_as_short_without_a_hint() {
+fn a_job_is_a_short_message_and_a_third_as_long_without_a_hint() {
     let of = |received_payload| Session { received_payload, received_packets: 10, ..session() };
     assert!(passes(POOL, of(12_000)) && !passes(POOL, of(12_001)));
-    assert!(passes(UNKNOWN, of(6_000)) && !passes(UNKNOWN, of(6_001)));
+    assert!(passes(UNKNOWN, of(4_000)) && !passes(UNKNOWN, of(4_001)));
 }
 
 #[test]
@@ -196,7 +198,7 @@ fn a_place_that_half_of_our_hosts_use_is_no_pool_unless_a_list_says_so() {
 fn every_number_stands_beside_its_threshold() {
     let judgement = judged(&channel(POOL, &[session()]), &AROUND, false).unwrap();
     let numbers: Vec<(&str, f64, Option<f64>)> =
-        judgement.evidence.iter().map(|e| (e.name.as_str(), e.value, e.threshold)).collect();
+        judgement.evidence.iter().map(|e| (&*e.name, e.value, e.threshold)).collect();
     assert_eq!(
         numbers,
         [

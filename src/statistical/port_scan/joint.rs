@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Settings, Suspect};
 use crate::finding::{Actor, Evidence, Finding, Merge, Origin, Severity, Subject, Target, Threat};
 use crate::flow::{Address, EventTime, InterfaceId, protocol};
+use crate::statistical::Map;
 use crate::statistical::conversation::Place;
 use crate::statistical::explain::Judgement;
 use crate::statistical::table::Entry;
@@ -197,14 +198,17 @@ impl Suspect {
         if (self.failures.len() as u32) < ports {
             return Vec::new();
         }
-        let mut tried: BTreeMap<Address, u32> = BTreeMap::new();
+        let mut tried: Map<Address, u32> = Map::default();
         for ((target, _, protocol), (_, last)) in &self.failures {
             if *protocol == protocol::TCP && *last >= since {
                 *tried.entry(*target).or_default() += 1;
             }
         }
         tried.retain(|_, count| *count >= ports);
-        tried.into_keys().collect()
+        // Whose room is short must not hang on the order of a hash table.
+        let mut besieged: Vec<Address> = tried.into_keys().collect();
+        besieged.sort_unstable();
+        besieged
     }
 }
 

@@ -219,7 +219,7 @@ fn the_closest_rule_is_the_one_that_is_told_of_with_its_numbers() {
     assert!(!judgement.passed);
     assert_eq!((judgement.method.as_str(), judgement.ratio), ("vertical", 13.0 / 15.0));
     let numbers: Vec<(&str, f64, Option<f64>, &str)> =
-        judgement.evidence.iter().map(|e| (e.name.as_str(), e.value, e.threshold, e.unit.as_str())).collect();
+        judgement.evidence.iter().map(|e| (&*e.name, e.value, e.threshold, &*e.unit)).collect();
     assert_eq!(numbers[0], ("distinct_ports", 13.0, Some(15.0), "ports"));
     assert_eq!(numbers[1], ("success_ratio", 0.0, Some(0.2), "ratio"));
     assert_eq!(numbers[3], ("refused_ratio", 12.0 / 22.0, None, "ratio"));
@@ -227,7 +227,7 @@ fn the_closest_rule_is_the_one_that_is_told_of_with_its_numbers() {
         let judgement = suspect(failures).judge(&settings(), ours, NOW);
         (judgement.evidence[0].name.clone(), judgement.evidence[0].unit.clone(), judgement.evidence[0].value)
     };
-    let named = |name: &str, unit: &str, value| (name.to_owned(), unit.to_owned(), value);
+    let named = |name: &'static str, unit: &'static str, value| (name.into(), unit.into(), value);
     assert_eq!(leading(true, hosts(20).collect()), named("distinct_hosts", "hosts", 20.0));
     assert_eq!(leading(true, hosts(50).map(udp).collect()), named("distinct_hosts", "hosts", 50.0));
     assert_eq!(leading(true, square(9, 9).collect()), named("distinct_ports", "ports", 81.0));

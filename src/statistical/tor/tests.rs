@@ -117,7 +117,7 @@ fn every_number_stands_beside_its_threshold() {
     let all = [several(1, Kind::Listed), several(1, Kind::OrPort)].concat();
     let judgement = contacts(&all).judge(&settings(), EventTime(1_020));
     let numbers: Vec<(&str, f64, Option<f64>)> =
-        judgement.evidence.iter().map(|e| (e.name.as_str(), e.value, e.threshold)).collect();
+        judgement.evidence.iter().map(|e| (&*e.name, e.value, e.threshold)).collect();
     assert_eq!(
         numbers,
         [

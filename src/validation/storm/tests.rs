@@ -83,7 +83,7 @@ fn the_one_that_stands_for_all_holds_their_span_severity_and_targets() {
         both.summary,
         "2 more anomalies of port_scan since 1970-01-01T00:10:00Z: see the silences of stage storm"
     );
-    assert_eq!((both.evidence[0].name.as_str(), both.evidence[0].value), ("held_back", 2.0));
+    assert_eq!((&*both.evidence[0].name, both.evidence[0].value), ("held_back", 2.0));
     assert_eq!(both.tiers.validation.stages[0].name, NAME);
     let key = IncidentKey { threat: Threat::PortScan, subject: Subject::Victim(Address::UNSPECIFIED) };
     assert_eq!(both.anomaly_id, key.episode(EventTime(600)));

@@ -43,7 +43,7 @@ fn the_median_of_two_and_of_five() {
 fn every_number_of_a_periodic_channel_stands_beside_its_threshold() {
     let judgement = judged(&same(11), &AROUND);
     let numbers: Vec<(&str, f64, Option<f64>)> =
-        judgement.evidence.iter().map(|e| (e.name.as_str(), e.value, e.threshold)).collect();
+        judgement.evidence.iter().map(|e| (&*e.name, e.value, e.threshold)).collect();
     let needed = 6.0 + 10f64.ln();
     assert_eq!(numbers[0].2, Some(needed), "more channels take more evidence");
     assert_eq!(judgement.ratio, numbers[0].1 / needed);
@@ -142,7 +142,7 @@ fn a_long_channel_is_one_tcp_session_with_outside_of_three_windows_and_more() {
     assert_eq!((judgement.method.as_str(), judgement.passed), ("long_channel", true));
     assert_eq!(judgement.ratio, 7_200.0 / wanted());
     let numbers: Vec<(&str, f64, Option<f64>)> =
-        judgement.evidence.iter().map(|e| (e.name.as_str(), e.value, e.threshold)).collect();
+        judgement.evidence.iter().map(|e| (&*e.name, e.value, e.threshold)).collect();
     assert_eq!(
         numbers,
         [

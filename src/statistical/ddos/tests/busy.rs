@@ -73,7 +73,7 @@ fn every_number_of_busy_sources_stands_beside_its_threshold() {
     let judgement = judged(all, true);
     assert_eq!((judgement.method.as_str(), judgement.ratio), ("busy_sources", 1.5));
     let numbers: Vec<(&str, f64, Option<f64>)> =
-        judgement.evidence.iter().map(|e| (e.name.as_str(), e.value, e.threshold)).collect();
+        judgement.evidence.iter().map(|e| (&*e.name, e.value, e.threshold)).collect();
     assert_eq!(
         numbers[..3],
         [

@@ -124,7 +124,7 @@ fn a_shared_scan_is_told_of_its_victim() {
     let judgement = siege.judge(&settings());
     assert_eq!((judgement.method.as_str(), judgement.ratio), ("joint", 200.0 / 150.0));
     let numbers: Vec<(&str, f64, Option<f64>)> =
-        judgement.evidence.iter().map(|e| (e.name.as_str(), e.value, e.threshold)).collect();
+        judgement.evidence.iter().map(|e| (&*e.name, e.value, e.threshold)).collect();
     assert_eq!(
         numbers,
         [("distinct_ports", 200.0, Some(150.0)), ("sources", 4.0, Some(3.0)), ("sources_per_port", 1.0, Some(1.5))]
