@@ -172,6 +172,11 @@ pub struct Statistics {
 }
 
 impl Statistics {
+    /// Where records came too late for their windows: how many, their share, and what mends it, as a sentence.
+    pub fn late_records(&self) -> Option<String> {
+        (self.late > 0).then(|| late_records(self.late, self.records))
+    }
+
     /// Where most conversations touch no host of ours: how many, and the networks to name, as a sentence. Nobody is watched in
     /// these, so that their peace says nothing.
     pub fn nobody_watched(&self) -> Option<String> {
@@ -189,6 +194,15 @@ impl Statistics {
             names.join(", ")
         ))
     }
+}
+
+/// What is said of so many late records of so many.
+pub fn late_records(late: u64, records: u64) -> String {
+    let share = 100.0 * late as f64 / records.max(1) as f64;
+    format!(
+        "{late} of {records} records ({share:.2} %) came after their window had closed and were left out: set statistical.lateness \
+         to more than they are behind, or cut the log into files that are each in the order of time"
+    )
 }
 
 /// All that an engine knows; a snapshot is this and nothing else.
@@ -470,6 +484,8 @@ impl Engine {
             self.close_oldest(out);
         }
         self.decide_sweeps(watermark, out);
+        // A host's window ends with event time as well, and not only with the next window that has records.
+        self.open_feature_window(watermark.window(self.window), out);
         while self.open_conversations() > self.settings.tables.conversations as usize {
             self.state.statistics.early_closes += 1;
             self.close_oldest(out);

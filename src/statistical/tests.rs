@@ -324,6 +324,21 @@ fn a_flood_is_told_from_the_open_window() {
 }
 
 #[test]
+fn a_hosts_window_ends_with_event_time_and_does_not_wait_for_the_next_that_has_records() {
+    let mut engine = engine();
+    let mut out = Output::default();
+    engine.observe(&records(&[Exchange::new("10.0.0.5", 40_000, "198.51.100.7", 443, 10)]));
+    engine.advance_to(EventTime(START + 299), &mut out);
+    assert_eq!(out.vectors.len(), 0, "it is still open");
+    // No window after it has closed, and none has a record.
+    engine.advance_to(EventTime(START + 299 + 300), &mut out);
+    let windows: Vec<_> = out.vectors.iter().map(|vector| (vector.host, vector.window)).collect();
+    assert_eq!(windows, [(address("10.0.0.5"), EventTime(START))]);
+    engine.finish(&mut out);
+    assert_eq!(out.vectors.len(), 1, "and it is not said again");
+}
+
+#[test]
 fn looking_at_open_windows_changes_nothing() {
     let all = records(&busy(3));
     let (mut looked, mut plain) = (engine(), engine());
