@@ -1143,7 +1143,8 @@ impl Engine {
             if let Some(j) = beacon.as_ref().filter(|j| j.passed && !(mined && j.method == "long_channel")) {
                 findings.push(beacon::finding(channel, j, window, self.window));
             }
-            let told = !findings.is_empty();
+            // A signal is looked at again as soon as there is more to see.
+            let told = told_otherwise || character.as_ref().is_some_and(|j| j.passed);
             let judged = [(Threat::CryptoMining, &mining), (Threat::C2Beacon, &beacon), (Threat::C2Beacon, &character)];
             for (threat, judgement) in judged {
                 if let Some(judgement) = judgement {

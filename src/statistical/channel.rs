@@ -162,12 +162,12 @@ impl Rhythm {
 }
 
 /// Whether a host used the same service before under another address: names of large services lead to another one every few
-/// minutes, and what polls them keeps its rhythm and its sizes.
+/// minutes, and what polls them keeps its rhythm and its sizes. Of an attack with several controllers the first is told.
 pub fn is_kin(channel: &Channel, other: &Channel) -> bool {
     let same = other.opener == channel.opener
         && (other.port, other.protocol) == (channel.port, channel.protocol)
         && other.responder != channel.responder
-        && channel.first_contact.since(other.first_contact) >= KIN_SECONDS;
+        && other.first_contact < channel.first_contact;
     let near = |a: f64, b: f64, factor: f64| a.max(b) + 1.0 <= factor * (a.min(b) + 1.0);
     same && {
         let (this, that) = (Rhythm::of(channel), Rhythm::of(other));
@@ -177,9 +177,6 @@ pub fn is_kin(channel: &Channel, other: &Channel) -> bool {
         sizes && period(&this).is_none_or(|own| period(&that).is_some_and(|other| near(own, other, 1.25)))
     }
 }
-
-/// By so much earlier a host has used what is part of its character: what an attack brings along comes within minutes.
-const KIN_SECONDS: u32 = 3_600;
 
 /// The six numbers of a channel.
 #[derive(Clone, Copy, PartialEq, Debug)]
