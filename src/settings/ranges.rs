@@ -101,6 +101,7 @@ const RANGES: &[(&str, Range)] = &[
     ("statistical.brute_force.slow_pace", RATE),
     ("statistical.brute_force.alike", SHARE),
     ("statistical.brute_force.each", Number(1.0, 1e6)),
+    ("statistical.brute_force.joint_times", Number(1.0, 1e6)),
     ("statistical.brute_force.*", Count(2, 512)),
     ("statistical.exfiltration.watched", Time(0, YEARS)),
     ("statistical.exfiltration.bytes", Count(1, i64::MAX)),

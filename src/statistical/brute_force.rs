@@ -50,6 +50,8 @@ pub struct Settings {
     pub joint_attempts: u32,
     /// Their span.
     pub joint_span: SignedDuration,
+    /// And so many times what usually comes by in such a span, where that is known.
+    pub joint_times: f64,
     /// How many sources.
     pub joint_sources: u32,
 }
@@ -114,6 +116,8 @@ struct Attempt {
     /// The place of the address on the other side.
     other: u16,
     opener_port: u16,
+    /// Conversations of it, held at the maximum.
+    pieces: u8,
     failed: bool,
 }
 
@@ -161,11 +165,18 @@ const QUIET_SECONDS: u32 = 3_600;
 /// A failed log-in is over by then: SSH waits two minutes (`LoginGraceTime`).
 const LENGTH_SECONDS: u32 = 130;
 
-/// A session so long is somebody's work, s.
+/// A session so long is somebody's work, s; if it was seen in so many windows, since a port may be used again.
 const WORK_SECONDS: u32 = 300;
+const WORK_PIECES: u8 = 3;
+
+/// Seconds of silence after which the same five-tuple is another session: a guesser is soon through with its ports.
+const STITCH_SECONDS: u32 = 900;
 
 /// So many log-ins must come before one that looks like a success.
-const BEFORE_SUCCESS: usize = 20;
+const BEFORE_SUCCESS: u32 = 10;
+
+/// What reaches a target is known when it was watched for so many spans before.
+const PAST_SPANS: u32 = 3;
 
 /// A guesser who does not mind that nothing answers: so many times as many.
 const REFUSED_TIMES: f64 = 3.0;
@@ -191,7 +202,8 @@ impl Logins {
     /// Notes a conversation at the port, if it is a log-in, an attempt at one, or more of one. To be called in the order of starts.
     pub fn note(&mut self, c: &Conversation) {
         let (start, end) = (c.start(), c.end());
-        if start.since(self.last_seen) > QUIET_SECONDS {
+        // A target's past is what tells an attack from what comes by all day.
+        if self.side != Side::Target && start.since(self.last_seen) > QUIET_SECONDS {
             self.attempts.clear();
             self.others.clear();
             self.forgotten = 0;
@@ -203,10 +215,14 @@ impl Logins {
         let known = c.sent.has(Marks::FLAGS_KNOWN);
         let opens = known && c.sent.flags & tcp_flags::SYN != 0;
         let goes_on = |attempt: &&mut Attempt| {
-            Some(usize::from(attempt.other)) == other && attempt.opener_port == c.opener_port && !opens
+            Some(usize::from(attempt.other)) == other
+                && attempt.opener_port == c.opener_port
+                && start.since(attempt.end) <= STITCH_SECONDS
+                && !opens
         };
         if let Some(attempt) = self.attempts.iter_mut().rev().find(goes_on) {
             attempt.end = attempt.end.max(end);
+            attempt.pieces = attempt.pieces.saturating_add(1);
             attempt.sent = attempt.sent.saturating_add(sent);
             attempt.received = attempt.received.saturating_add(received);
             self.last_seen = self.last_seen.max(end);
@@ -221,11 +237,11 @@ impl Logins {
             self.others.push(address);
             self.others.len() - 1
         });
-        if self.attempts.is_empty() {
+        if self.total() == 0 {
             self.began = start;
         }
         let (other, opener_port) = (other as u16, c.opener_port);
-        self.attempts.push(Attempt { start, end, sent, received, other, opener_port, failed });
+        self.attempts.push(Attempt { start, end, sent, received, other, opener_port, pieces: 1, failed });
         if c.place() > self.latest {
             (self.latest, self.interface) = (c.place(), c.interface);
         }
@@ -325,7 +341,7 @@ impl Logins {
         // Where each target is asked no more often than a monitor asks, it may be one.
         let guessed = picture.counts.iter().filter(|&&n| of_target(n) >= settings.slow_pace).sum::<u32>();
         let spraying = f64::from(guessed) < 0.5 * picture.answered;
-        let mut evidence = self.evidence(settings, &picture, wanted);
+        let mut evidence = self.evidence(settings, &picture, picture.answered, wanted);
         evidence.push(Evidence::told("targets", targets, "hosts", Merge::Max));
         let each = picture.answered / targets.max(1.0);
         let mut passed = picture.answered >= wanted && picture.is_alike(settings, self.port);
@@ -348,22 +364,36 @@ impl Logins {
 
     /// Many sources at one target. None of them may do it all: that one is judged by itself.
     fn judge_joint(&self, settings: &Settings, now: EventTime) -> Judgement {
-        let since = now.minus(settings.joint_span.as_secs() as u32);
+        let span = settings.joint_span.as_secs() as u32;
+        let since = now.minus(span);
         let picture = self.picture(since, None);
-        let wanted = f64::from(settings.joint_attempts);
+        // Where not all of the span are kept, what is kept speaks for it.
+        let cut = self.forgotten > 0 && self.attempts.first().is_some_and(|first| first.start > since);
+        let tried = if cut { picture.pace() * f64::from(span) / 60.0 } else { picture.answered };
+        let past = since.since(self.began);
+        let usual = match past >= span * PAST_SPANS {
+            true => (f64::from(self.total()) - picture.answered).max(0.0) * f64::from(span) / f64::from(past),
+            false => 0.0,
+        };
+        let wanted = f64::from(settings.joint_attempts).max(settings.joint_times * usual);
         let sources = picture.others();
         let most = f64::from(picture.counts.iter().copied().max().unwrap_or(0)) / picture.answered.max(1.0);
         let timer = f64::from(u8::from(picture.on_timer));
-        let mut evidence = self.evidence(settings, &picture, wanted);
+        let mut evidence = self.evidence(settings, &picture, tried, wanted);
+        for (name, value) in [("attempts", picture.answered), ("span", picture.span.into())] {
+            evidence.retain(|e| e.name != name);
+            evidence.push(Evidence::told(name, value, if name == "span" { "s" } else { name }, Merge::Max));
+        }
+        evidence.push(Evidence::told("usual_attempts", usual, "attempts", Merge::Latest));
         evidence.push(Evidence::at_least("sources", sources, settings.joint_sources.into(), "hosts", Merge::Max));
         evidence.push(Evidence::at_most("share_of_one_source", most, 0.5, "ratio", Merge::Latest));
         evidence.push(Evidence::below("monitors_timer", timer, 1.0, "yes=1", Merge::Latest));
-        let passed = picture.answered >= wanted
+        let passed = tried >= wanted
             && sources >= f64::from(settings.joint_sources)
             && most <= 0.5
             && !picture.on_timer
             && picture.is_alike(settings, self.port);
-        Judgement { method: JOINT.to_owned(), passed, evidence, ratio: picture.answered / wanted }
+        Judgement { method: JOINT.to_owned(), passed, evidence, ratio: tried / wanted }
     }
 
     /// What is never let in and does not end, at one target. Databases' clients try again at any pace.
@@ -405,12 +435,20 @@ impl Logins {
         let near = |value: u32, usual: f64| (f64::from(value) - usual).abs() <= (0.25 * usual).max(64.0);
         let alike =
             |a: &&&Attempt| near(a.sent, sent) && near(a.received, received) && a.end.since(a.start) <= LENGTH_SECONDS;
-        let larger = |value: u32, usual: f64| f64::from(value) > 3.0 * usual + 3_000.0;
-        let work = |a: &&&Attempt| {
-            larger(a.sent, sent) || larger(a.received, received) || a.end.since(a.start) >= WORK_SECONDS
+        let larger = |value: u32, usual: f64, times: f64| f64::from(value) > times * (usual + 1_000.0);
+        let work = |a: &Attempt| {
+            let long = a.pieces >= WORK_PIECES && a.end.since(a.start) >= WORK_SECONDS;
+            larger(a.sent, sent, 3.0) || larger(a.received, received, if long { 1.0 } else { 3.0 })
         };
+        // A success is somebody's who has failed before; others' sessions at the same target are others' business.
         let mut counts = vec![0; self.others.len()];
-        answered.iter().for_each(|a| counts[usize::from(a.other)] += 1);
+        let mut successes = 0_u32;
+        for (n, attempt) in answered.iter().enumerate() {
+            let count = &mut counts[usize::from(attempt.other)];
+            let failed = if self.side == Side::Target { *count } else { n as u32 };
+            successes += u32::from(failed >= BEFORE_SUCCESS && work(attempt));
+            *count += 1;
+        }
         counts.retain(|n| *n > 0);
         Picture {
             answered: answered.len() as f64,
@@ -418,7 +456,7 @@ impl Logins {
             alike: answered.iter().filter(alike).count() as f64 / (answered.len() as f64).max(1.0),
             sent,
             received,
-            work: answered.iter().skip(BEFORE_SUCCESS).filter(work).count() as f64,
+            work: successes.into(),
             counts,
             span: match (answered.first(), answered.last()) {
                 (Some(first), Some(last)) => last.start.since(first.start),
@@ -447,10 +485,10 @@ impl Logins {
         steps >= 1.0 && (usual - steps * STEP).abs() <= 0.05 * STEP && median(&mut off) <= (0.05 * usual).max(1.0)
     }
 
-    fn evidence(&self, settings: &Settings, picture: &Picture, wanted: f64) -> Vec<Evidence> {
+    fn evidence(&self, settings: &Settings, picture: &Picture, tried: f64, wanted: f64) -> Vec<Evidence> {
         let (sent, received) = sizes(self.port);
         vec![
-            Evidence::at_least("attempts_in_span", picture.answered, wanted, "attempts", Merge::Max),
+            Evidence::at_least("attempts_in_span", tried, wanted, "attempts", Merge::Max),
             Evidence::at_least("alike", picture.alike, settings.alike, "ratio", Merge::Latest),
             Evidence::at_most("median_sent", picture.sent, sent[1] as f64, "bytes", Merge::Latest),
             Evidence::at_most("median_received", picture.received, received[1] as f64, "bytes", Merge::Latest),
@@ -482,6 +520,10 @@ impl Logins {
         targets.truncate(Finding::TARGETS_MAX);
         let (who, port) = (self.who, self.port);
         let service = service(port);
+        let at = match targets.as_slice() {
+            [one] if !joint => format!("{} port {port} ({service})", one.address),
+            _ => format!("port {port} ({service}) of {{targets}} hosts"),
+        };
         let success = match number("larger_sessions") >= 1.0 {
             true => {
                 "; {larger_sessions} sessions among them are much larger or longer, as after a log-in that succeeded"
@@ -498,8 +540,8 @@ impl Logins {
                  answered {{refused}} times within ten minutes"
             ),
             _ => format!(
-                "{who} tried {{attempts}} log-ins at port {port} ({service}) of {{targets}} hosts in {{span}} s, {{pace}} a minute, each of \
-                 about {{median_sent}} bytes sent and {{median_received}} received{success}"
+                "{who} tried {{attempts}} log-ins at {at} in {{span}} s, {{pace}} a minute, each of about {{median_sent}} bytes sent and \
+                 {{median_received}} received{success}"
             ),
         };
         Finding {
