@@ -215,12 +215,14 @@ impl Logins {
         let known = c.sent.has(Marks::FLAGS_KNOWN);
         let opens = known && c.sent.flags & tcp_flags::SYN != 0;
         let goes_on = |attempt: &&mut Attempt| {
-            Some(usize::from(attempt.other)) == other
+            other == Some(usize::from(attempt.other))
                 && attempt.opener_port == c.opener_port
                 && start.since(attempt.end) <= STITCH_SECONDS
-                && !opens
         };
-        if let Some(attempt) = self.attempts.iter_mut().rev().find(goes_on) {
+        if other.is_some()
+            && !opens
+            && let Some(attempt) = self.attempts.iter_mut().rev().find(goes_on)
+        {
             attempt.end = attempt.end.max(end);
             attempt.pieces = attempt.pieces.saturating_add(1);
             attempt.sent = attempt.sent.saturating_add(sent);
@@ -508,7 +510,10 @@ impl Logins {
         self.attempts.iter().for_each(|a| counts[usize::from(a.other)] += 1);
         let mut met: Vec<Origin> =
             self.others.iter().zip(counts).map(|(&address, amount)| Origin { address, amount }).collect();
-        met.retain(|other| other.amount > 0);
+        // Between our own hosts it is about those that are tried at that pace.
+        let most = met.iter().map(|other| other.amount).max().unwrap_or(0);
+        let least = if self.side == Side::Inside { most / 2 } else { 0 };
+        met.retain(|other| other.amount > 0 && other.amount >= least);
         let target = |address| Target { address, ports: vec![self.port], port_count: 1 };
         let joint = self.side == Side::Target;
         let mut targets: Vec<Target> = match joint {
