@@ -468,9 +468,9 @@ impl Logins {
         }
     }
 
-    /// Whether each of the other side is met on the timer that monitors and polls have: half minutes, or multiples of them.
+    /// Whether each of the other side is met on a timer that monitors and polls have.
     fn on_timer(&self, answered: &[&Attempt]) -> bool {
-        const STEP: f64 = 30.0;
+        const TIMERS: [f64; 8] = [30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1_800.0, 3_600.0];
         const INTERVALS: usize = 5;
         let mut latest = vec![None; self.others.len()];
         let mut pauses: Vec<f64> = Vec::new();
@@ -483,8 +483,8 @@ impl Logins {
         }
         let usual = median(&mut pauses);
         let mut off: Vec<f64> = pauses.iter().map(|pause| (pause - usual).abs()).collect();
-        let steps = (usual / STEP).round();
-        steps >= 1.0 && (usual - steps * STEP).abs() <= 0.05 * STEP && median(&mut off) <= (0.05 * usual).max(1.0)
+        let near = |timer: &f64| (usual - timer).abs() <= (0.02 * timer).max(1.0);
+        TIMERS.iter().any(near) && median(&mut off) <= (0.05 * usual).max(1.0)
     }
 
     fn evidence(&self, settings: &Settings, picture: &Picture, tried: f64, wanted: f64) -> Vec<Evidence> {

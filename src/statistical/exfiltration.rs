@@ -40,6 +40,9 @@ pub struct Settings {
 /// Bytes sent in a window below which nobody looks: 16 kB a minute are 23 MB a day.
 pub const LEAST: u64 = 16_384;
 
+/// Bytes that a host sends in a window to acknowledge a download of some 50 MB.
+const DOWNLOAD: u64 = 1_000_000;
+
 /// What is sent within so long belongs together, s.
 const DAY: u32 = 86_400;
 
@@ -154,8 +157,8 @@ impl Uploads {
         }
         let at = match self.places.iter().position(|place| place.network == network) {
             Some(at) => at,
-            // A download makes no place.
-            None if c.received.bytes > c.sent.bytes => return,
+            // A download makes no place, unless it is a large one: what follows may be the other half of a speed test.
+            None if c.received.bytes > c.sent.bytes && c.sent.bytes < DOWNLOAD => return,
             None => {
                 if self.places.len() >= 2 * PLACES {
                     self.settle();

@@ -114,6 +114,10 @@ fn few_tries_at_each_of_many_targets_are_sprayed() {
     assert_eq!((finding.method.as_str(), finding.target_count), ("spraying", 40));
     assert_eq!(finding.targets.len(), Finding::TARGETS_MAX);
     assert_eq!(inbound(&spray(1, 3)), None, "each once is a sweep's, or a survey's");
+    let careful = (0..6).flat_map(|round| {
+        (0..30).map(move |n| failed(OUTSIDER, &format!("10.0.1.{n}"), 3389, round * 30 + n, round * 150 + n * 4))
+    });
+    assert!(inbound(&careful.collect::<Vec<_>>()).is_some(), "one try at each, then the next, is no monitor's timer");
     let rounds = (0..60).flat_map(|minute| {
         (0..30).map(move |n| failed(OUTSIDER, &format!("10.0.1.{n}"), 3389, minute * 30 + n, minute * MINUTE + n))
     });

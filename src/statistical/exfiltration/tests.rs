@@ -112,6 +112,7 @@ fn what_goes_both_ways_is_no_theft() {
     let mut test = vec![minute("203.0.113.9", 30 * HOUR, GB / 10, 5 * GB)];
     test.push(minute("203.0.113.9", 30 * HOUR + 60, 4 * GB, GB / 10));
     assert_eq!(judge(&test), None);
+    assert!(judge(&test[1..]).is_some(), "without the first half");
 }
 
 #[test]
