@@ -4,7 +4,7 @@
 //! same as a theft, but was there yesterday; so a host is judged by what it sent before, and a place by what it was sent
 //! before. Places are networks (/24 of IPv4, /48 of IPv6), since stores answer under many addresses of a block.
 //!
-//! What a host did in its first hour under watch is taken for its habit: of that nobody can say that it is new.
+//! What a host sent in its first hour under watch counts as sent before: of that nobody can say that it is new.
 
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
@@ -69,15 +69,13 @@ struct Upload {
     address: Address,
     most: u64,
     port: u16,
-    /// Whether the host began with it.
-    habit: bool,
     /// Start of the day under way.
     began: EventTime,
     last: EventTime,
     /// In the day under way, bytes.
     sent: u64,
     received: u64,
-    /// The most of an earlier day, bytes.
+    /// The most of an earlier day, or what was sent in the host's first hour under watch, bytes.
     before: u64,
 }
 
@@ -168,7 +166,6 @@ impl Uploads {
                     address: c.responder,
                     most: 0,
                     port: c.port,
-                    habit: start.since(watched_since) < FIRST_HOUR,
                     began: start,
                     last: start,
                     sent: 0,
@@ -192,6 +189,9 @@ impl Uploads {
         place.last = place.last.max(c.end());
         place.sent = place.sent.saturating_add(c.sent.bytes);
         place.received = place.received.saturating_add(c.received.bytes);
+        if start.since(watched_since) < FIRST_HOUR {
+            place.before = place.before.max(place.sent);
+        }
         if c.sent.bytes > place.most {
             (place.most, place.address, place.port) = (c.sent.bytes, c.responder, c.port);
         }
@@ -209,11 +209,10 @@ impl Uploads {
             match self.places.iter_mut().find(|place| place.network == theirs.network) {
                 Some(known) => {
                     let before = known.before.max(theirs.before);
-                    let habit = known.habit || theirs.habit;
                     if (theirs.sent, theirs.last) > (known.sent, known.last) {
                         *known = theirs;
                     }
-                    (known.before, known.habit) = (before, habit);
+                    known.before = before;
                 }
                 None => self.places.push(theirs),
             }
@@ -247,7 +246,6 @@ impl Uploads {
             .iter()
             .filter(|place| {
                 place.last >= since
-                    && !place.habit
                     && (place.before as f64) * settings.times_place < place.sent as f64
                     && place.sent as f64 >= settings.one_sided * place.received as f64
             })

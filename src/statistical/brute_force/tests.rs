@@ -183,11 +183,11 @@ fn what_a_target_has_met_all_day_is_no_attack_until_it_is_many_times_as_much() {
     // Two a minute for ten hours, then twelve a minute, or four.
     let mut day = botnet(60, 20, 36_000, 0);
     let usual = day.len();
-    day.extend(botnet(60, 12, 3_600, 36_000));
+    day.extend(botnet(60, 12, 3_500, 36_000));
     assert_eq!(see(Side::Target, "10.0.0.5", &day[..usual]), None);
     assert!(see(Side::Target, "10.0.0.5", &day).is_some());
     let mut busy = botnet(60, 48, 36_000, 0);
-    busy.extend(botnet(60, 12, 3_600, 36_000));
+    busy.extend(botnet(60, 12, 3_500, 36_000));
     assert_eq!(see(Side::Target, "10.0.0.5", &busy), None, "less than five times as much");
 }
 
