@@ -94,11 +94,12 @@ fn what_carries_nothing_is_no_log_in() {
 #[test]
 fn a_session_of_many_minutes_is_one_log_in() {
     let side = Side::Inbound;
+    let settings = settings();
     let mut logins = Logins::new(side, address(OUTSIDER), 22, EventTime(1_000));
     // Ten people behind one address type for two hours.
     for minute in 0..120 {
         (0..10).for_each(|person| logins.note(&failed(OUTSIDER, "10.0.0.5", 22, person, minute * MINUTE)));
-        let judgement = logins.judge(&settings(), EventTime(1_000 + (minute + 1) * MINUTE));
+        let judgement = logins.judge(&settings, EventTime(1_000 + (minute + 1) * MINUTE));
         assert!(judgement.is_none_or(|j| !j.passed), "minute {minute}");
     }
     assert_eq!(logins.attempts.len(), 10);

@@ -26,12 +26,13 @@ fn upload(to: &str, from: u32, minutes: u32, bytes: u64) -> Vec<Conversation> {
 }
 
 fn judge_with(conversations: &[Conversation], clients: f64) -> Option<Finding> {
+    let settings = settings();
     let mut uploads = Uploads::new(address("10.0.0.5"), FIRST);
     let mut found = None;
     for c in conversations.iter().filter(|c| counts(c)) {
         uploads.note(c, FIRST);
         let window = c.start().window(60);
-        if let Some((judgement, story)) = uploads.judge(&settings(), FIRST, window, |_| clients)
+        if let Some((judgement, story)) = uploads.judge(&settings, FIRST, window, |_| clients)
             && judgement.passed
         {
             found = Some(uploads.finding(&judgement, &story, window, 60));
