@@ -334,8 +334,8 @@ impl Uploads {
             severity: Severity::High,
             evidence: judgement.evidence.clone(),
             summary: format!(
-                "{} sent {{sent}} MB to {whom} in {{span}} s and received {{received}} MB; it did not send there before, and at most \
-                 {{own_past}} MB a day to any other place",
+                "{} sent {{sent}} MB to {whom} in {{span}} s and received {{received}} MB; it sent little or nothing there before, and \
+                 at most {{own_past}} MB a day to any other place",
                 self.host
             ),
             interfaces: Vec::new(),

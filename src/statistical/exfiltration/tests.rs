@@ -49,8 +49,8 @@ fn judge(conversations: &[Conversation]) -> Option<Finding> {
 fn tens_of_gigabytes_to_a_new_place_are_told_with_their_numbers() {
     let finding = judge(&upload("203.0.113.9", 6 * HOUR, 30, 60 * GB)).expect("it is reported");
     assert_eq!((finding.severity, finding.target_count), (Severity::High, 1));
-    let words = "10.0.0.5 sent 60000 MB to 203.0.113.9 port 443 in 1741 s and received 1200 MB; it did not send there before, and at \
-                 most 0 MB a day to any other place";
+    let words = "10.0.0.5 sent 60000 MB to 203.0.113.9 port 443 in 1741 s and received 1200 MB; it sent little or nothing there before, \
+                 and at most 0 MB a day to any other place";
     assert_eq!(finding.sentence(), words);
 }
 
