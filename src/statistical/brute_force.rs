@@ -537,12 +537,12 @@ impl Logins {
         };
         let summary = match judgement.method.as_str() {
             JOINT => format!(
-                "{{sources}} outsiders together tried {{attempts_in_span}} log-ins at {who} port {port} ({service}), {{pace}} a minute, \
-                 each of about {{median_sent}} bytes sent and {{median_received}} received{success}"
+                "{{sources}} outsiders together try log-ins at {who} port {port} ({service}), {{pace}} a minute, each of about \
+                 {{median_sent}} bytes sent and {{median_received}} received{success}"
             ),
             REFUSED => format!(
                 "{who} tried {{attempts}} times to reach port {port} ({service}) of one host of ours in {{span}} s, and was refused or not \
-                 answered {{refused}} times within ten minutes"
+                 answered"
             ),
             _ => format!(
                 "{who} tried {{attempts}} log-ins at {at} in {{span}} s, {{pace}} a minute, each of about {{median_sent}} bytes sent and \

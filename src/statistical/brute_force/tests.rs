@@ -175,6 +175,8 @@ fn many_outsiders_at_one_target_are_one_story() {
     assert_eq!((finding.method.as_str(), finding.actor), ("distributed_guessing", Actor::Many));
     assert_eq!(finding.subject, Subject::Victim(address("10.0.0.5")));
     assert!(!finding.sources.is_empty() && finding.targets.len() == 1);
+    let words = "60 outsiders together try log-ins at 10.0.0.5 port 22 (SSH), 14 a minute, each of about 1411 bytes";
+    assert!(finding.sentence().starts_with(words), "{}", finding.sentence());
     assert_eq!(see(Side::Target, "10.0.0.5", &botnet(60, 4, 3_600, 0)), None, "four a minute come by all day");
     assert_eq!(see(Side::Target, "10.0.0.5", &botnet(5, 200, 3_000, 0)), None, "a handful are judged by themselves");
 }
