@@ -61,6 +61,9 @@
 //!   repeated, as jobs are, or two hours are over ([`statistical::port_scan::sweep`]).
 //! - What tells most of a channel is not its shape but what its host does around it ([`statistical::habits`]); that adds up as
 //!   evidence in nats, of a host with a past alone ([`statistical::channel`]). Where the host is new, shapes are all there is.
+//! - A failed log-in is known by its likeness to hundreds of others and by nothing else ([`statistical::brute_force`]); data that
+//!   leaves by what its host, and the place that it goes to, were used to ([`statistical::exfiltration`]), so that nothing is told of
+//!   what was there when the log began.
 //! - Where the log has no packet addresses, NAT gateways are found by what they repeat, and who is behind them by the two legs of
 //!   each conversation that a gateway's own interface logs ([`statistical::translation`]).
 //! - The sequence model and its trainer are our own: a library would bring more than a hundred crates and be slower at one window.

@@ -28,9 +28,11 @@ use crate::ml::features::{Baseline, HostWindow, Opened, WINDOW_SECONDS};
 
 mod ahead;
 pub mod beacon;
+pub mod brute_force;
 pub mod channel;
 pub mod conversation;
 pub mod ddos;
+pub mod exfiltration;
 pub mod explain;
 pub mod habits;
 pub mod host;
@@ -47,7 +49,9 @@ pub mod tor;
 pub mod translation;
 
 use ahead::Ahead;
+use brute_force::{Logins, Side};
 use conversation::Conversation;
+use exfiltration::Uploads;
 use explain::{Approach, Explained, Explanations, Judgement, Seen};
 use habits::Habits;
 use host::Host;
@@ -86,6 +90,10 @@ pub struct Settings {
     pub channel: channel::Settings,
     /// Tor.
     pub tor: tor::Settings,
+    /// Log-ins that are guessed.
+    pub brute_force: brute_force::Settings,
+    /// Data that leaves.
+    pub exfiltration: exfiltration::Settings,
     /// Lists of addresses.
     pub intel: intel::Settings,
 }
@@ -114,6 +122,12 @@ pub struct Caps {
     pub sweepers: u32,
     /// Hosts of ours of which it is kept what they do with services on the internet.
     pub habits: u32,
+    /// (Host of ours, log-in port) pairs, as a source and as a target.
+    pub internal_logins: u32,
+    /// (Outsider, log-in port) pairs.
+    pub external_logins: u32,
+    /// Hosts of ours that send data outside.
+    pub uploads: u32,
     /// Hosts of ours with a behaviour baseline.
     pub baselines: u32,
 }
@@ -237,6 +251,9 @@ struct State {
     besieged: Table<Besieged>,
     sweepers: Table<Sweeper>,
     habits: Table<Habits>,
+    internal_logins: Table<Logins>,
+    external_logins: Table<Logins>,
+    uploads: Table<Uploads>,
     owners: Owners,
     strangers: Strangers,
     explanations: Explanations,
@@ -248,7 +265,7 @@ struct State {
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 12;
+const SNAPSHOT_VERSION: u32 = 13;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
@@ -302,6 +319,9 @@ impl Engine {
             besieged: Table::new(caps.besieged),
             sweepers: Table::new(caps.sweepers),
             habits: Table::new(caps.habits),
+            internal_logins: Table::new(caps.internal_logins),
+            external_logins: Table::new(caps.external_logins),
+            uploads: Table::new(caps.uploads),
             owners: Owners::default(),
             strangers: Strangers::default(),
             explanations: Explanations::new(),
@@ -601,7 +621,7 @@ impl Engine {
         let hot = self.note_hosts(conversations, window);
         let flooded = self.judge_floods(conversations, &hot, window, out);
         let mut touched = Touched::default();
-        let (mut failures, mut answers) = (Vec::new(), Vec::new());
+        let (mut failures, mut answers, mut logins, mut uploads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for c in conversations.iter().filter(|c| flooded.is_empty() || !flooded.contains(&c.responder)) {
             let first_answer = self.note_pair(c, window, &mut touched);
             if Suspect::counts(c) {
@@ -610,6 +630,12 @@ impl Engine {
                 }
             } else if first_answer || !c.ours && !c.failed() {
                 answers.push(c);
+            }
+            if let Some(side) = self.settings.brute_force.side(c) {
+                logins.push((side, c));
+            }
+            if exfiltration::counts(c) {
+                uploads.push(c);
             }
         }
         drop_error_messages(&mut failures, conversations);
@@ -629,6 +655,8 @@ impl Engine {
         let now = window.plus(self.window);
         touched.scanning = self.judge_scans(&touched, now, window, out);
         self.judge_sweeps(&touched, now, window, false, out);
+        self.judge_logins(logins, now, window, out);
+        self.judge_uploads(uploads, window, out);
         // First, since a session with a relay is neither mining nor a channel of somebody's own.
         self.judge_tor(&touched, now, window, out);
         self.judge_channels(&touched, now, window, out);
@@ -1036,6 +1064,78 @@ impl Engine {
         }
     }
 
+    /// Notes a window's log-ins, and judges whoever made them, and hosts of ours at which many outsiders did.
+    fn judge_logins(
+        &mut self,
+        mut logins: Vec<(Side, &Conversation)>,
+        now: EventTime,
+        window: EventTime,
+        out: &mut Output,
+    ) {
+        logins.sort_unstable_by_key(|(side, c)| (c.start(), *side, c.opener, c.responder, c.port, c.opener_port));
+        let mut touched = BTreeSet::new();
+        for (side, c) in logins {
+            let key = (side, c.opener, c.port);
+            let target = (Side::Target, c.responder, c.port);
+            let (state, seed, inbound) = (&mut self.state, &self.seed, side == Side::Inbound);
+            let table = if inbound { &mut state.external_logins } else { &mut state.internal_logins };
+            table.entry(seed, key, || Logins::new(side, c.opener, c.port, window)).note(c);
+            touched.insert(key);
+            if inbound && c.theirs && !c.failed() {
+                let new = || Logins::new(Side::Target, c.responder, c.port, window);
+                state.internal_logins.entry(seed, target, new).note(c);
+                touched.insert(target);
+            }
+        }
+        for key in touched {
+            let (state, settings) = (&mut self.state, &self.settings.brute_force);
+            let table = if key.0 == Side::Inbound { &mut state.external_logins } else { &mut state.internal_logins };
+            let Some(logins) = table.get_mut(&self.seed, key) else { continue };
+            let Some(judgement) = logins.judge(settings, now) else { continue };
+            let finding =
+                judgement.passed.then(|| (logins.finding(&judgement, window, self.window), logins.interface()));
+            self.explain(key.1, None, Threat::BruteForce, window, &judgement);
+            if let Some((mut finding, interface)) = finding {
+                self.sign(&mut finding, interface);
+                out.findings.push(finding);
+            }
+        }
+    }
+
+    /// Notes what hosts of ours sent outside in a window, and judges them.
+    fn judge_uploads(&mut self, mut uploads: Vec<&Conversation>, window: EventTime, out: &mut Output) {
+        uploads.sort_unstable_by_key(|c| (c.opener, c.start(), c.responder, c.port, c.opener_port, c.protocol));
+        let mut senders = BTreeSet::new();
+        for c in uploads {
+            let (state, seed) = (&mut self.state, &self.seed);
+            let Some(host) = state.internal.get(seed, c.opener) else { continue };
+            // A server's answer whose question is of an earlier window.
+            if c.protocol == protocol::TCP && host.serves(c.opener_port) {
+                continue;
+            }
+            state.uploads.entry(seed, c.opener, || Uploads::new(c.opener, window)).note(c, host.first_seen);
+            senders.insert(c.opener);
+        }
+        for sender in senders {
+            let (state, seed) = (&self.state, &self.seed);
+            let (Some(uploads), Some(host)) = (state.uploads.get(seed, sender), state.internal.get(seed, sender))
+            else {
+                continue;
+            };
+            let clients = |address| state.external.get(seed, address).map_or(0.0, Host::clients);
+            let settings = &self.settings.exfiltration;
+            let Some((judgement, story)) = uploads.judge(settings, host.first_seen, window, clients) else { continue };
+            let finding = judgement
+                .passed
+                .then(|| (uploads.finding(&judgement, &story, window, self.window), uploads.interface()));
+            self.explain(sender, None, Threat::Exfiltration, window, &judgement);
+            if let Some((mut finding, interface)) = finding {
+                self.sign(&mut finding, interface);
+                out.findings.push(finding);
+            }
+        }
+    }
+
     /// Judges hosts that several outsiders scan together.
     fn judge_sieges(
         &mut self,
@@ -1283,6 +1383,9 @@ impl Engine {
             ("besieged", state.besieged.len(), state.besieged.evicted()),
             ("sweepers", state.sweepers.len(), state.sweepers.evicted()),
             ("habits", state.habits.len(), state.habits.evicted()),
+            ("internal_logins", state.internal_logins.len(), state.internal_logins.evicted()),
+            ("external_logins", state.external_logins.len(), state.external_logins.evicted()),
+            ("uploads", state.uploads.len(), state.uploads.evicted()),
         ];
         for (name, entries, evicted) in tables {
             statistics.entries.insert(name.to_owned(), entries as u64);
@@ -1331,6 +1434,9 @@ impl Engine {
         state.besieged.set_cap(caps.besieged);
         state.sweepers.set_cap(caps.sweepers);
         state.habits.set_cap(caps.habits);
+        state.internal_logins.set_cap(caps.internal_logins);
+        state.external_logins.set_cap(caps.external_logins);
+        state.uploads.set_cap(caps.uploads);
         state.internal.reindex(&seed);
         state.external.reindex(&seed);
         state.pairs.reindex(&seed);
@@ -1340,6 +1446,9 @@ impl Engine {
         state.besieged.reindex(&seed);
         state.sweepers.reindex(&seed);
         state.habits.reindex(&seed);
+        state.internal_logins.reindex(&seed);
+        state.external_logins.reindex(&seed);
+        state.uploads.reindex(&seed);
         state.explanations.reindex(&seed);
         state.inherited.iter_mut().for_each(Inherited::reindex);
         for pane in &mut state.panes {

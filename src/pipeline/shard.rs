@@ -731,10 +731,9 @@ impl Observer {
     /// Goes on under the detectors' other thresholds, as after a restart. The window, the lateness and the tables stay: they
     /// shape the state.
     fn set_thresholds(&mut self, thresholds: &statistical::Settings) {
-        let statistical::Settings { port_scan, ddos, c2_beacon, crypto_mining, tor, .. } = thresholds.clone();
         let tiers = &self.common.tiers;
-        let settings =
-            statistical::Settings { port_scan, ddos, c2_beacon, crypto_mining, tor, ..tiers.statistical.clone() };
+        let statistical::Settings { window, lateness, tables, intel, .. } = tiers.statistical.clone();
+        let settings = statistical::Settings { window, lateness, tables, intel, ..thresholds.clone() };
         match Engine::restore(&self.engine.snapshot(), &settings, &tiers.network) {
             Ok(engine) => self.engine = engine,
             Err(error) => tracing::error!(%error, "the thresholds stay as they were; this is a defect in flowvigil"),
