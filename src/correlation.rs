@@ -65,6 +65,10 @@ pub struct EpisodeGap {
     pub tor: SignedDuration,
     /// Of a host out of character.
     pub behavior: SignedDuration,
+    /// Of log-ins that are guessed.
+    pub brute_force: SignedDuration,
+    /// Of a host that sends data away.
+    pub exfiltration: SignedDuration,
 }
 
 impl EpisodeGap {
@@ -77,6 +81,8 @@ impl EpisodeGap {
             Threat::CryptoMining => self.crypto_mining,
             Threat::Tor => self.tor,
             Threat::Behavior => self.behavior,
+            Threat::BruteForce => self.brute_force,
+            Threat::Exfiltration => self.exfiltration,
         };
         whole_seconds(gap)
     }

@@ -29,12 +29,24 @@ pub enum Threat {
     Tor,
     /// Out of character for the host, with no better name yet (the ML tier's own).
     Behavior,
+    /// Log-ins tried at a pace that no person keeps.
+    BruteForce,
+    /// A host of ours that sends far more than it ever did to a place that is new for it.
+    Exfiltration,
 }
 
 impl Threat {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Threat; 6] =
-        [Threat::PortScan, Threat::Ddos, Threat::C2Beacon, Threat::CryptoMining, Threat::Tor, Threat::Behavior];
+    pub const ALL: [Threat; 8] = [
+        Threat::PortScan,
+        Threat::Ddos,
+        Threat::BruteForce,
+        Threat::C2Beacon,
+        Threat::CryptoMining,
+        Threat::Tor,
+        Threat::Exfiltration,
+        Threat::Behavior,
+    ];
 
     /// The name in the API, in settings and in metrics.
     pub const fn name(self) -> &'static str {
@@ -45,6 +57,8 @@ impl Threat {
             Threat::CryptoMining => "crypto_mining",
             Threat::Tor => "tor",
             Threat::Behavior => "behavior",
+            Threat::BruteForce => "brute_force",
+            Threat::Exfiltration => "exfiltration",
         }
     }
 }

@@ -33,7 +33,8 @@ pub struct Degraded {
     /// What is away: `ml`, `correlation`, `publish`, `announcer`, `snapshot`, `checkpoint`, `state` (a shard goes on from less than its
     /// newest snapshot), `ingest`, `settings`; `input` of which nothing can be read; `files` that cannot be opened; `network` where
     /// most conversations touch no host of ours; `lateness`
-    /// where records come too late for their windows, and `event_time` where they are dated ahead of the rest.
+    /// where records come too late for their windows, `event_time` where they are dated ahead of the rest, and `clock` where the
+    /// newest are hours away from this machine's clock.
     pub part: String,
     /// Why, and what happens in the meantime.
     pub reason: String,

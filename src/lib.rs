@@ -61,9 +61,14 @@
 //!   repeated, as jobs are, or two hours are over ([`statistical::port_scan::sweep`]).
 //! - What tells most of a channel is not its shape but what its host does around it ([`statistical::habits`]); that adds up as
 //!   evidence in nats, of a host with a past alone ([`statistical::channel`]). Where the host is new, shapes are all there is.
+//! - A failed log-in is known by its likeness to hundreds of others and by nothing else ([`statistical::brute_force`]); data that
+//!   leaves by what its host, and the place that it goes to, were used to ([`statistical::exfiltration`]), so that nothing is told of
+//!   what was there when the log began.
 //! - Where the log has no packet addresses, NAT gateways are found by what they repeat, and who is behind them by the two legs of
 //!   each conversation that a gateway's own interface logs ([`statistical::translation`]).
 //! - The sequence model and its trainer are our own: a library would bring more than a hundred crates and be slower at one window.
+//! - Tiers 3 and 4 have one order for `detect` and for the service, a window at a time ([`pipeline::chain`]), so that what is told
+//!   hangs on event time and not on batches, and both tell the same of a log.
 //! - What is open is closed by whoever has its incident. Incidents can get lost, the record of what was told does not: what is
 //!   over and unknown to correlation, found so twice, is closed by whoever finds it ([`pipeline`], its sweep).
 //! - The Redis backend commits what the same Rust core computed, by version checks in one script, so that the semantics of

@@ -11,6 +11,8 @@
 //! channels are bounded: a store that is away holds delivery, which holds judgement, which holds the shards, and the
 //! stream keeps the data.
 //!
+//! *One order.* What the judge does with a window is in [`chain`], which `detect` goes through as well.
+//!
 //! *The barrier.* Now and then the reader sends a mark down the chain, behind everything it has read. The engine adds its
 //! snapshot to it, the score stage and the judge add theirs, and when it has left delivery, everything before it is
 //! recorded and announced. Only then the snapshots are saved and the checkpoint moves. A crash at any instant so loses
@@ -56,6 +58,7 @@ use crate::telemetry::{self, Metrics};
 use crate::wait::{backoff, positive};
 use crate::{correlation, ml, statistical, validation};
 
+pub mod chain;
 mod delivery;
 mod judgement;
 mod shard;
@@ -73,6 +76,8 @@ pub struct Settings {
     pub sweep_every: SignedDuration,
     /// After how long without records a shard's event time moves on with the clock.
     pub idle_after: SignedDuration,
+    /// How far the newest records of what is followed may be from the clock before the service says so; never where it is zero.
+    pub clock_gap_max: SignedDuration,
     /// How long one read of a shard may take before the shard is given up.
     pub read_timeout: SignedDuration,
     /// How long one call of a store, an announcer or the correlation backend may take.
@@ -187,6 +192,9 @@ pub enum PipelineError {
     Unheard(String),
 }
 
+/// The reasons for which shards are in trouble, by part.
+type Troubles = Arc<Mutex<BTreeMap<&'static str, BTreeMap<ShardId, String>>>>;
+
 /// What all stages share.
 #[derive(Clone)]
 struct Common {
@@ -199,8 +207,8 @@ struct Common {
     stop: watch::Receiver<bool>,
     ending: Ending,
     refusals: Option<Refusals>,
-    /// Shards that do not go on from their newest snapshots, with the reason.
-    behind: Arc<Mutex<BTreeMap<ShardId, String>>>,
+    /// What is wrong with single shards, by the part as health names it.
+    troubles: Troubles,
 }
 
 /// Runs until the input ends or `stop` becomes true.
@@ -225,7 +233,7 @@ pub async fn run(
         stop,
         ending,
         refusals,
-        behind: Arc::default(),
+        troubles: Arc::default(),
     };
     let waiting = common.settings.findings_waiting.max(1);
     let (to_delivery, deliveries) = tokio::sync::mpsc::channel(waiting);
@@ -377,7 +385,9 @@ impl Shards {
         match result {
             Ok(end) => {
                 self.failures.remove(&id);
-                self.common.caught_up(&id);
+                for part in [STATE, LATENESS, EVENT_TIME, CLOCK] {
+                    self.common.trouble(part, &id, None);
+                }
                 tracing::info!(shard = name, ?end, "shard left");
                 self.common.health.shard(&name, |shard| shard.state = end.name().to_owned());
             }
@@ -450,27 +460,33 @@ impl Common {
     /// A shard could not go on from its newest snapshot. Seen until its checkpoint moves again.
     fn fell_back(&self, shard: &ShardId, cause: String) {
         tracing::warn!(shard = &*shard.0, cause, "a shard does not go on from its newest snapshot");
-        self.tell_behind(|behind| drop(behind.insert(shard.clone(), cause)));
+        self.trouble(STATE, shard, Some(cause));
     }
 
     /// The checkpoint of a shard has moved, or it is read no more here.
     fn caught_up(&self, shard: &ShardId) {
-        self.tell_behind(|behind| drop(behind.remove(shard)));
+        self.trouble(STATE, shard, None);
     }
 
-    fn tell_behind(&self, change: impl FnOnce(&mut BTreeMap<ShardId, String>)) {
-        let mut behind = self.behind.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = behind.len();
-        change(&mut behind);
-        match behind.iter().next() {
-            None if before == 0 => {}
-            None => drop(self.health.restore(STATE)),
+    /// Notes what is wrong with a shard, or that it is over. Health shows a part for as long as one shard is in trouble. Whether
+    /// that is news of this shard.
+    fn trouble(&self, part: &'static str, shard: &ShardId, cause: Option<String>) -> bool {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        let shards = troubles.entry(part).or_default();
+        let news = match cause {
+            Some(cause) => shards.insert(shard.clone(), cause).is_none(),
+            None => shards.remove(shard).is_some(),
+        };
+        match shards.iter().next() {
+            None if news => drop(self.health.restore(part)),
+            None => {}
             Some((shard, cause)) => {
-                let others = behind.len() - 1;
+                let others = shards.len() - 1;
                 let more = if others > 0 { format!(" (and {others} more shards)") } else { String::new() };
-                self.health.degrade(STATE, format!("shard {}: {cause}{more}", shard.0));
+                self.health.degrade(part, format!("shard {}: {cause}{more}", shard.0));
             }
         }
+        news
     }
 }
 
@@ -480,6 +496,15 @@ const CORRELATION: &str = "correlation";
 
 /// The part that is away, as health names it, while a shard goes on from less than its newest snapshot.
 const STATE: &str = "state";
+
+/// The part while many records come too late for their windows.
+const LATENESS: &str = "lateness";
+
+/// The part while records are dated ahead of all others.
+const EVENT_TIME: &str = "event_time";
+
+/// The part while what is followed is of another time than the clock's.
+const CLOCK: &str = "clock";
 
 impl Settings {
     /// The pause after so many failures in a row.

@@ -139,6 +139,11 @@ pub enum Recorded {
     Unchanged,
 }
 
+/// What orders the revisions of one anomaly: a store keeps the greatest.
+pub fn revision(anomaly: &Anomaly) -> (u32, EventTime, Status) {
+    (anomaly.updates, anomaly.last_seen, anomaly.status)
+}
+
 /// Which anomalies are wanted. Empty means all, newest first; with `changed_since` the oldest change comes first.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Query {

@@ -28,9 +28,11 @@ use crate::ml::features::{Baseline, HostWindow, Opened, WINDOW_SECONDS};
 
 mod ahead;
 pub mod beacon;
+pub mod brute_force;
 pub mod channel;
 pub mod conversation;
 pub mod ddos;
+pub mod exfiltration;
 pub mod explain;
 pub mod habits;
 pub mod host;
@@ -47,7 +49,9 @@ pub mod tor;
 pub mod translation;
 
 use ahead::Ahead;
+use brute_force::{Logins, Side};
 use conversation::Conversation;
+use exfiltration::Uploads;
 use explain::{Approach, Explained, Explanations, Judgement, Seen};
 use habits::Habits;
 use host::Host;
@@ -86,6 +90,10 @@ pub struct Settings {
     pub channel: channel::Settings,
     /// Tor.
     pub tor: tor::Settings,
+    /// Log-ins that are guessed.
+    pub brute_force: brute_force::Settings,
+    /// Data that leaves.
+    pub exfiltration: exfiltration::Settings,
     /// Lists of addresses.
     pub intel: intel::Settings,
 }
@@ -114,6 +122,12 @@ pub struct Caps {
     pub sweepers: u32,
     /// Hosts of ours of which it is kept what they do with services on the internet.
     pub habits: u32,
+    /// (Host of ours, log-in port) pairs, as a source and as a target.
+    pub internal_logins: u32,
+    /// (Outsider, log-in port) pairs.
+    pub external_logins: u32,
+    /// Hosts of ours that send data outside.
+    pub uploads: u32,
     /// Hosts of ours with a behaviour baseline.
     pub baselines: u32,
 }
@@ -172,6 +186,11 @@ pub struct Statistics {
 }
 
 impl Statistics {
+    /// Where records came too late for their windows: how many, their share, and what mends it, as a sentence.
+    pub fn late_records(&self) -> Option<String> {
+        (self.late > 0).then(|| late_records(self.late, self.records))
+    }
+
     /// Where most conversations touch no host of ours: how many, and the networks to name, as a sentence. Nobody is watched in
     /// these, so that their peace says nothing.
     pub fn nobody_watched(&self) -> Option<String> {
@@ -189,6 +208,15 @@ impl Statistics {
             names.join(", ")
         ))
     }
+}
+
+/// What is said of so many late records of so many.
+pub fn late_records(late: u64, records: u64) -> String {
+    let share = 100.0 * late as f64 / records.max(1) as f64;
+    format!(
+        "{late} of {records} records ({share:.2} %) came after their window had closed and were left out: set statistical.lateness \
+         to more than they are behind, or cut the log into files that are each in the order of time"
+    )
 }
 
 /// All that an engine knows; a snapshot is this and nothing else.
@@ -223,6 +251,9 @@ struct State {
     besieged: Table<Besieged>,
     sweepers: Table<Sweeper>,
     habits: Table<Habits>,
+    internal_logins: Table<Logins>,
+    external_logins: Table<Logins>,
+    uploads: Table<Uploads>,
     owners: Owners,
     strangers: Strangers,
     explanations: Explanations,
@@ -234,7 +265,7 @@ struct State {
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 12;
+const SNAPSHOT_VERSION: u32 = 13;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
@@ -288,6 +319,9 @@ impl Engine {
             besieged: Table::new(caps.besieged),
             sweepers: Table::new(caps.sweepers),
             habits: Table::new(caps.habits),
+            internal_logins: Table::new(caps.internal_logins),
+            external_logins: Table::new(caps.external_logins),
+            uploads: Table::new(caps.uploads),
             owners: Owners::default(),
             strangers: Strangers::default(),
             explanations: Explanations::new(),
@@ -470,6 +504,8 @@ impl Engine {
             self.close_oldest(out);
         }
         self.decide_sweeps(watermark, out);
+        // A host's window ends with event time as well, and not only with the next window that has records.
+        self.open_feature_window(watermark.window(self.window), out);
         while self.open_conversations() > self.settings.tables.conversations as usize {
             self.state.statistics.early_closes += 1;
             self.close_oldest(out);
@@ -585,7 +621,7 @@ impl Engine {
         let hot = self.note_hosts(conversations, window);
         let flooded = self.judge_floods(conversations, &hot, window, out);
         let mut touched = Touched::default();
-        let (mut failures, mut answers) = (Vec::new(), Vec::new());
+        let (mut failures, mut answers, mut logins, mut uploads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for c in conversations.iter().filter(|c| flooded.is_empty() || !flooded.contains(&c.responder)) {
             let first_answer = self.note_pair(c, window, &mut touched);
             if Suspect::counts(c) {
@@ -594,6 +630,12 @@ impl Engine {
                 }
             } else if first_answer || !c.ours && !c.failed() {
                 answers.push(c);
+            }
+            if let Some(side) = self.settings.brute_force.side(c) {
+                logins.push((side, c));
+            }
+            if exfiltration::counts(c) {
+                uploads.push(c);
             }
         }
         drop_error_messages(&mut failures, conversations);
@@ -613,6 +655,8 @@ impl Engine {
         let now = window.plus(self.window);
         touched.scanning = self.judge_scans(&touched, now, window, out);
         self.judge_sweeps(&touched, now, window, false, out);
+        self.judge_logins(logins, now, window, out);
+        self.judge_uploads(uploads, window, out);
         // First, since a session with a relay is neither mining nor a channel of somebody's own.
         self.judge_tor(&touched, now, window, out);
         self.judge_channels(&touched, now, window, out);
@@ -711,7 +755,16 @@ impl Engine {
     fn note_hosts(&mut self, conversations: &[Conversation], window: EventTime) -> Set<Address> {
         let mut hot = Set::default();
         let state = &mut self.state;
-        for c in conversations {
+        for (at, c) in conversations.iter().enumerate() {
+            if at % AHEAD == 0 {
+                for c in conversations[at..].iter().take(AHEAD) {
+                    if c.ours {
+                        state.internal.approach(&self.seed, c.opener);
+                    }
+                    let table = if c.theirs { &state.internal } else { &state.external };
+                    table.approach(&self.seed, c.responder);
+                }
+            }
             let (ours, theirs, start) = (c.ours, c.theirs, c.start());
             // An outsider that is never called is nobody's service; whoever floods us with spoofed addresses finds no
             // room here to fill.
@@ -894,12 +947,16 @@ impl Engine {
 
     fn close_features(&mut self, out: &mut Output) {
         let window = self.state.feature_window;
-        let mut closed: Vec<(Address, HostWindow)> = std::mem::take(&mut self.state.features).into_iter().collect();
-        closed.sort_unstable_by_key(|(host, _)| *host);
-        for (host, closed) in closed {
-            let baseline = self.state.baselines.entry(host).or_default();
-            out.vectors.push(baseline.vector(host, window, &closed));
+        let state = &mut self.state;
+        let mut hosts: Vec<Address> = state.features.keys().copied().collect();
+        hosts.sort_unstable();
+        for &host in &hosts {
+            let baseline = state.baselines.entry(host).or_default();
+            out.vectors.push(baseline.vector(host, window, &state.features[&host]));
         }
+        // The next window has about as many, and its memory is there already.
+        state.features.clear();
+        state.features.shrink_to(2 * hosts.len());
         let cap = self.settings.tables.baselines as usize;
         if self.state.baselines.len() > cap {
             let mut ages: Vec<(EventTime, Address)> =
@@ -1007,6 +1064,78 @@ impl Engine {
         }
     }
 
+    /// Notes a window's log-ins, and judges whoever made them, and hosts of ours at which many outsiders did.
+    fn judge_logins(
+        &mut self,
+        mut logins: Vec<(Side, &Conversation)>,
+        now: EventTime,
+        window: EventTime,
+        out: &mut Output,
+    ) {
+        logins.sort_unstable_by_key(|(side, c)| (c.start(), *side, c.opener, c.responder, c.port, c.opener_port));
+        let mut touched = BTreeSet::new();
+        for (side, c) in logins {
+            let key = (side, c.opener, c.port);
+            let target = (Side::Target, c.responder, c.port);
+            let (state, seed, inbound) = (&mut self.state, &self.seed, side == Side::Inbound);
+            let table = if inbound { &mut state.external_logins } else { &mut state.internal_logins };
+            table.entry(seed, key, || Logins::new(side, c.opener, c.port, window)).note(c);
+            touched.insert(key);
+            if inbound && c.theirs && !c.failed() {
+                let new = || Logins::new(Side::Target, c.responder, c.port, window);
+                state.internal_logins.entry(seed, target, new).note(c);
+                touched.insert(target);
+            }
+        }
+        for key in touched {
+            let (state, settings) = (&mut self.state, &self.settings.brute_force);
+            let table = if key.0 == Side::Inbound { &mut state.external_logins } else { &mut state.internal_logins };
+            let Some(logins) = table.get_mut(&self.seed, key) else { continue };
+            let Some(judgement) = logins.judge(settings, now) else { continue };
+            let finding =
+                judgement.passed.then(|| (logins.finding(&judgement, window, self.window), logins.interface()));
+            self.explain(key.1, None, Threat::BruteForce, window, &judgement);
+            if let Some((mut finding, interface)) = finding {
+                self.sign(&mut finding, interface);
+                out.findings.push(finding);
+            }
+        }
+    }
+
+    /// Notes what hosts of ours sent outside in a window, and judges them.
+    fn judge_uploads(&mut self, mut uploads: Vec<&Conversation>, window: EventTime, out: &mut Output) {
+        uploads.sort_unstable_by_key(|c| (c.opener, c.start(), c.responder, c.port, c.opener_port, c.protocol));
+        let mut senders = BTreeSet::new();
+        for c in uploads {
+            let (state, seed) = (&mut self.state, &self.seed);
+            let Some(host) = state.internal.get(seed, c.opener) else { continue };
+            // A server's answer whose question is of an earlier window.
+            if c.protocol == protocol::TCP && host.serves(c.opener_port) {
+                continue;
+            }
+            state.uploads.entry(seed, c.opener, || Uploads::new(c.opener, window)).note(c, host.first_seen);
+            senders.insert(c.opener);
+        }
+        for sender in senders {
+            let (state, seed) = (&self.state, &self.seed);
+            let (Some(uploads), Some(host)) = (state.uploads.get(seed, sender), state.internal.get(seed, sender))
+            else {
+                continue;
+            };
+            let clients = |address| state.external.get(seed, address).map_or(0.0, Host::clients);
+            let settings = &self.settings.exfiltration;
+            let Some((judgement, story)) = uploads.judge(settings, host.first_seen, window, clients) else { continue };
+            let finding = judgement
+                .passed
+                .then(|| (uploads.finding(&judgement, &story, window, self.window), uploads.interface()));
+            self.explain(sender, None, Threat::Exfiltration, window, &judgement);
+            if let Some((mut finding, interface)) = finding {
+                self.sign(&mut finding, interface);
+                out.findings.push(finding);
+            }
+        }
+    }
+
     /// Judges hosts that several outsiders scan together.
     fn judge_sieges(
         &mut self,
@@ -1084,6 +1213,7 @@ impl Engine {
             let ports = channel::Ports {
                 benign: &self.settings.c2_beacon.benign_ports,
                 pushing: &self.settings.crypto_mining.benign_ports,
+                thin: &self.settings.c2_beacon.thin_ports,
             };
             let judged = character.and_then(|(host, watched)| {
                 channel::judge(channel, &around, &host, watched, &self.settings.channel, &ports)
@@ -1113,7 +1243,8 @@ impl Engine {
             if let Some(j) = beacon.as_ref().filter(|j| j.passed && !(mined && j.method == "long_channel")) {
                 findings.push(beacon::finding(channel, j, window, self.window));
             }
-            let told = !findings.is_empty();
+            // A signal is looked at again as soon as there is more to see.
+            let told = told_otherwise || character.as_ref().is_some_and(|j| j.passed);
             let judged = [(Threat::CryptoMining, &mining), (Threat::C2Beacon, &beacon), (Threat::C2Beacon, &character)];
             for (threat, judgement) in judged {
                 if let Some(judgement) = judgement {
@@ -1252,6 +1383,9 @@ impl Engine {
             ("besieged", state.besieged.len(), state.besieged.evicted()),
             ("sweepers", state.sweepers.len(), state.sweepers.evicted()),
             ("habits", state.habits.len(), state.habits.evicted()),
+            ("internal_logins", state.internal_logins.len(), state.internal_logins.evicted()),
+            ("external_logins", state.external_logins.len(), state.external_logins.evicted()),
+            ("uploads", state.uploads.len(), state.uploads.evicted()),
         ];
         for (name, entries, evicted) in tables {
             statistics.entries.insert(name.to_owned(), entries as u64);
@@ -1300,6 +1434,9 @@ impl Engine {
         state.besieged.set_cap(caps.besieged);
         state.sweepers.set_cap(caps.sweepers);
         state.habits.set_cap(caps.habits);
+        state.internal_logins.set_cap(caps.internal_logins);
+        state.external_logins.set_cap(caps.external_logins);
+        state.uploads.set_cap(caps.uploads);
         state.internal.reindex(&seed);
         state.external.reindex(&seed);
         state.pairs.reindex(&seed);
@@ -1309,6 +1446,9 @@ impl Engine {
         state.besieged.reindex(&seed);
         state.sweepers.reindex(&seed);
         state.habits.reindex(&seed);
+        state.internal_logins.reindex(&seed);
+        state.external_logins.reindex(&seed);
+        state.uploads.reindex(&seed);
         state.explanations.reindex(&seed);
         state.inherited.iter_mut().for_each(Inherited::reindex);
         for pane in &mut state.panes {

@@ -266,6 +266,11 @@ impl Judge {
         outcomes
     }
 
+    /// Closes the anomalies that stand for many, where all event time has passed their window.
+    pub fn close_storms(&mut self, watermark: EventTime) -> Vec<Outcome> {
+        self.storms.close(watermark).into_iter().map(|anomaly| Outcome::Told(Box::new(anomaly))).collect()
+    }
+
     /// Where one that was told turned out to be part of one that was not, what was told goes on as the other.
     fn inherit(&mut self, incidents: &[Incident]) {
         for part in incidents {

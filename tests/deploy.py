@@ -846,6 +846,7 @@ def the_service_runs_on_what_the_templates_make(flowvigil):
             "FLOWVIGIL__INGEST__SNAPSHOT__S3__PATH_STYLE": "true",
             "FLOWVIGIL__API__LISTEN": f"127.0.0.1:{listen}",
             "FLOWVIGIL__TELEMETRY__OTLP__SAMPLE": "0",
+            "FLOWVIGIL__PIPELINE__CLOCK_GAP_MAX": "0s",
             "FLOWVIGIL__TELEMETRY__EMF__INTERVAL": "1s",
             "FLOWVIGIL__SETTINGS__SSM__INTERVAL": "1s",
         }

@@ -6,7 +6,7 @@ const make = (name, attributes = {}, ...children) => {
   node.append(...children.filter((child) => child !== null && child !== undefined));
   return node;
 };
-const WORDS = { port_scan: "port scan", ddos: "DDoS", c2_beacon: "C2 beacon", crypto_mining: "crypto mining", tor: "Tor", behavior: "behavior" };
+const WORDS = { port_scan: "port scan", ddos: "DDoS", c2_beacon: "C2 beacon", crypto_mining: "crypto mining", tor: "Tor", behavior: "behavior", brute_force: "brute force", exfiltration: "exfiltration" };
 const number = (n) => Math.abs(n) >= 1000 ? Math.round(n).toLocaleString("en") : String(+n.toPrecision(4));
 const moment = (text) => text.replace("T", " ").replace(/(\.\d+)?Z$/, "");
 const known = new Map();

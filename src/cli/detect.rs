@@ -21,6 +21,7 @@ use crate::report;
 use crate::statistical::intel;
 
 mod explain;
+mod memory;
 mod output;
 mod progress;
 mod tiers;
@@ -117,7 +118,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let network = Network::new(&settings.network);
     let model = if settings.ml.model.enabled { Some(super::model(&settings)?) } else { None };
-    let mut tiers = Tiers::new(&settings, &network, model);
+    let mut tiers = Tiers::new(&settings, &network, model)?;
     match intel::local::Files::open(&settings.statistical.intel) {
         Ok(files) => tiers.engine.set_lists(files.lists()),
         Err(error) => return Ok(unusable(&error)),

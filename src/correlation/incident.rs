@@ -262,7 +262,7 @@ impl Incident {
     }
 
     /// What orders incidents of one moment.
-    pub(super) fn rank(&self) -> (EventTime, IncidentKey, Uuid) {
+    pub fn rank(&self) -> (EventTime, IncidentKey, Uuid) {
         (self.span().0, self.key, self.id)
     }
 }

@@ -38,6 +38,11 @@ impl LocalIncidents {
         Ok(LocalIncidents { incidents: Mutex::new(Incidents::restore(bytes, settings)?), among_others: false })
     }
 
+    /// How many were closed early because there were too many.
+    pub fn evictions(&self) -> u64 {
+        self.lock().evictions()
+    }
+
     /// The whole state.
     pub fn snapshot(&self) -> Vec<u8> {
         self.lock().snapshot()

@@ -4,18 +4,20 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use uuid::Uuid;
 
+use super::chain::{Chain, Stores, Turn};
 use super::delivery::insist;
 use super::shard::{Barrier, Step};
 use super::sweep::{Asked, Sweep};
-use super::{CORRELATION, Common, Ending, Holdup, PipelineError, Tiers, Watermarks};
+use super::{CORRELATION, Common, Ending, Holdup, PipelineError, Tiers};
 use crate::anomaly::Anomaly;
 use crate::correlation::{self, Incident, IncidentStore};
 use crate::finding::Finding;
@@ -44,7 +46,7 @@ const WATERMARKS_TOLD_EVERY: Duration = Duration::from_secs(20);
 const RULES_EVERY: Duration = Duration::from_secs(2);
 
 /// Parts that hold or delay what is told while they are away, and change nothing of it.
-const NO_MATTER: [&str; 6] = ["publish", "announcer", "snapshot", "checkpoint", "state", "settings"];
+const NO_MATTER: [&str; 7] = ["publish", "announcer", "snapshot", "checkpoint", "state", "settings", "clock"];
 
 /// What shards tell the judge.
 pub(super) enum Message {
@@ -65,12 +67,10 @@ pub(super) enum Message {
 /// What the judge tells delivery.
 #[derive(Default)]
 pub(super) struct Delivery {
-    /// What came of records of one shard: only told while that is ours.
-    pub outcomes: Vec<Outcome>,
-    /// Of that shard.
+    /// What became of incidents, in the order in which it was judged.
+    pub outcomes: Vec<Judged>,
+    /// Of the shard whose barrier this is.
     pub fence: Fence,
-    /// What is over, whichever shards had a part in it, in the order in which it was closed.
-    pub closings: Vec<Outcome>,
     /// The incidents that are over, to be forgotten once it is told.
     pub closed: Vec<Uuid>,
     /// Open anomalies that nobody goes on with, to be closed.
@@ -79,6 +79,14 @@ pub(super) struct Delivery {
     pub arrived: Option<(ShardId, BatchTrace)>,
     /// With what the judge knows of the shard's incidents.
     pub barrier: Option<Barrier>,
+}
+
+/// What became of an incident.
+pub(super) struct Judged {
+    pub outcome: Outcome,
+    /// Of the shard whose records it came of: only told while that is ours. `None` for what is over, whichever shards had a part in
+    /// it.
+    pub fence: Option<Fence>,
 }
 
 /// Incidents, and until when they matter.
@@ -98,12 +106,9 @@ struct State {
 /// The owner of the judge.
 pub(super) struct Judgement {
     common: Common,
-    incidents: Arc<dyn IncidentStore>,
-    store: Arc<dyn AnomalyStore>,
-    judge: Judge,
-    watermarks: Watermarks,
+    places: Places,
+    chain: Chain,
     fences: BTreeMap<ShardId, Fence>,
-    expired: EventTime,
     /// The incidents in which each shard had a part, with the moment at which they are over whoever closes them.
     parts: BTreeMap<ShardId, Parts>,
     /// When the watermarks were last told to correlation.
@@ -116,17 +121,81 @@ pub(super) struct Judgement {
     sweep: Sweep,
 }
 
+/// The service's backends behind the chain.
+struct Places {
+    common: Common,
+    incidents: Arc<dyn IncidentStore>,
+    store: Arc<dyn AnomalyStore>,
+    /// Where the steps of the batch that is judged are written down.
+    spans: Spans,
+}
+
+/// The spans of one batch.
+struct Spans {
+    correlation: Span,
+    validation: Span,
+}
+
+impl Spans {
+    fn of(trace: &BatchTrace) -> Spans {
+        Spans { correlation: trace.stage("correlation"), validation: trace.stage("validation") }
+    }
+
+    fn none() -> Spans {
+        Spans { correlation: Span::none(), validation: Span::none() }
+    }
+}
+
+#[async_trait]
+impl Stores for Places {
+    /// Folds until it is done: findings are not to be lost.
+    async fn fold(&self, shard: &ShardId, findings: &[Finding]) -> Vec<Incident> {
+        let fold = async {
+            let mut holdup = Holdup::new(&self.common, CORRELATION, "fold");
+            let patience = positive(self.common.settings.call_timeout);
+            loop {
+                match timeout(patience, self.incidents.fold(shard, findings)).await {
+                    Ok(Ok(incidents)) => {
+                        holdup.over();
+                        return incidents;
+                    }
+                    Ok(Err(error)) => holdup.wait(&error.to_string()).await,
+                    Err(_) => holdup.wait("no answer in time").await,
+                }
+            }
+        };
+        fold.instrument(self.spans.correlation.clone()).await
+    }
+
+    async fn expire(&self, watermarks: &correlation::Watermarks) -> Vec<Incident> {
+        let patience = positive(self.common.settings.call_timeout);
+        let expire = timeout(patience, self.incidents.expire(watermarks));
+        let cause = match expire.instrument(self.spans.correlation.clone()).await {
+            Ok(Ok(closed)) => return closed,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        tracing::warn!(cause, "ended episodes stay open until the next time");
+        Vec::new()
+    }
+
+    async fn recall(&self, id: Uuid) -> Option<Anomaly> {
+        let recall = insist(&self.common, "recall", || self.store.get(id));
+        // What is stored and cannot be read is as good as unknown.
+        recall.instrument(self.spans.validation.clone()).await.ok().flatten()
+    }
+}
+
 impl Judgement {
     /// Nothing is known before a shard enters and brings it along.
     pub(super) fn new(common: &Common, incidents: Arc<dyn IncidentStore>, store: Arc<dyn AnomalyStore>) -> Judgement {
+        let tiers = &common.tiers;
+        let judge = Judge::new(&tiers.validation, &tiers.network);
         Judgement {
             common: common.clone(),
-            incidents,
-            store,
-            judge: Judge::new(&common.tiers.validation, &common.tiers.network),
-            watermarks: Watermarks::default(),
+            places: Places { common: common.clone(), incidents, store, spans: Spans::none() },
+            chain: Chain::new(judge, &tiers.episode_gap, tiers.statistical.window),
             fences: BTreeMap::new(),
-            expired: EventTime(0),
             parts: BTreeMap::new(),
             told_at: None,
             feedback_from: EventTime(0),
@@ -139,11 +208,11 @@ impl Judgement {
     /// Takes in what was known of a shard's incidents where it was read before.
     async fn take_in(&mut self, shard: &ShardId, state: &[u8]) -> Result<(), String> {
         let state: State = postcard::from_bytes(state).map_err(|error| error.to_string())?;
-        self.judge.take_in(&state.judge).map_err(|error| error.to_string())?;
+        self.chain.judge.take_in(&state.judge).map_err(|error| error.to_string())?;
         let parts = self.parts.entry(shard.clone()).or_default();
         parts.extend(state.parts);
         if let Some(incidents) = &state.incidents {
-            self.incidents.resume(incidents).await.map_err(|error| error.to_string())?;
+            self.places.incidents.resume(incidents).await.map_err(|error| error.to_string())?;
         }
         Ok(())
     }
@@ -157,7 +226,7 @@ impl Judgement {
         let mut changes = self.common.tiers.changes.clone();
         while let Some(message) = messages.recv().await {
             if let Some(thresholds) = Tiers::changed(&mut changes) {
-                self.judge.set_settings(&thresholds.validation);
+                self.chain.judge.set_settings(&thresholds.validation);
             }
             self.take_up_rules().await;
             let depth = messages.len() as i64;
@@ -177,7 +246,7 @@ impl Judgement {
                 }
                 Message::Continued(shard, by) => {
                     let patience = positive(self.common.settings.call_timeout);
-                    if let Ok(Err(error)) = timeout(patience, self.incidents.continued(&shard, &by)).await {
+                    if let Ok(Err(error)) = timeout(patience, self.places.incidents.continued(&shard, &by)).await {
                         tracing::warn!(shard = &*shard.0, %error, "others still wait for a shard that has ended");
                     }
                     // Something may be over now.
@@ -207,64 +276,64 @@ impl Judgement {
     /// From now on nothing is over that the shard, or one that nobody reads yet, may add to.
     async fn enter(&mut self, shard: ShardId, fence: Fence, siblings: Vec<ShardId>) -> Delivery {
         self.fences.insert(shard.clone(), fence);
-        self.watermarks.enter(shard);
-        let mut watermarks = self.watermarks.told();
+        self.chain.watermarks.enter(shard);
+        let mut watermarks = self.chain.told();
         for sibling in siblings {
             watermarks.entry(sibling).or_default();
         }
         let mut delivery = Delivery::default();
-        self.close(&watermarks, &mut delivery).await;
+        self.told_at = Some(Instant::now());
+        let turn = self.chain.close_by(&self.places, &watermarks).await;
+        self.add(turn, &mut delivery);
         delivery
     }
 
     /// Whoever reads the shard next goes on with its incidents, unless nobody will.
     async fn leave(&mut self, shard: &ShardId) {
-        self.watermarks.leave(shard);
+        self.chain.watermarks.leave(shard);
         self.fences.remove(shard);
         let parts = self.parts.remove(shard).unwrap_or_default();
         let alone = |id: &Uuid| self.parts.values().all(|others| !others.contains_key(id));
         let ids: BTreeSet<Uuid> = parts.into_keys().filter(alone).collect();
         if self.common.ending == Ending::LeaveOpen
-            && let Err(error) = self.incidents.release(&ids).await
+            && let Err(error) = self.places.incidents.release(&ids).await
         {
             tracing::warn!(%error, "incidents that others go on with are kept");
         }
     }
 
-    /// Judges a window at a time, and first closes what was over by then: what is told must not depend on how the stream
-    /// was cut into batches.
+    /// Takes what a shard says through the chain.
     async fn step(&mut self, shard: ShardId, step: Step) -> Delivery {
-        let Step { mut findings, watermark, trace, barrier, .. } = step;
-        let (correlation, validation) = (trace.stage("correlation"), trace.stage("validation"));
+        let Step { findings, watermark, trace, barrier, .. } = step;
+        self.places.spans = Spans::of(&trace);
         for finding in findings.iter().filter(|finding| !finding.provisional) {
             self.common.metrics.add(&telemetry::FINDINGS, &[finding.threat.name()], 1);
         }
-        findings.sort_by_key(|finding| (finding.provisional, window_end(finding)));
+        let (count, closed_until) = (findings.len(), self.chain.closed_until());
         let mut delivery = Delivery { fence: self.fence(&shard), ..Delivery::default() };
-        for window in findings.chunk_by(|a, b| a.provisional == b.provisional && window_end(a) == window_end(b)) {
-            // A look at an open window says nothing of how far event time is.
-            if !window[0].provisional {
-                self.watermarks.move_to(&shard, window_end(&window[0]));
-                self.expire(&mut delivery).instrument(correlation.clone()).await;
-            }
-            let touched = self.fold(&shard, window).instrument(correlation.clone()).await;
-            self.note_parts(&shard, window, &touched);
-            delivery.closed.extend(over(&touched));
-            let outcomes = self.judge(&touched).instrument(validation.clone()).await;
-            delivery.outcomes.extend(outcomes);
+        let turns = self.chain.pass(&self.places, &shard, findings, watermark).await;
+        turns.into_iter().for_each(|turn| self.add(turn, &mut delivery));
+        if self.chain.closed_until() > closed_until {
+            self.told_at = Some(Instant::now());
+            self.learn().await;
+            self.forget_the_past();
+        } else if self.told_at.is_none_or(|at| at.elapsed() >= WATERMARKS_TOLD_EVERY) {
+            // Others wait for our shards only while they hear of them, also when those stand still.
+            self.told_at = Some(Instant::now());
+            let turn = self.chain.close_by(&self.places, &self.chain.told()).await;
+            self.add(turn, &mut delivery);
         }
-        if let Some(watermark) = watermark {
-            self.watermarks.move_to(&shard, watermark);
-            self.expire(&mut delivery).instrument(correlation.clone()).await;
-            self.sweep(&mut delivery).instrument(correlation.clone()).await;
+        if watermark.is_some() {
+            self.sweep(&mut delivery).await;
         }
-        correlation.set_attribute("findings", findings.len() as i64);
+        let Spans { correlation, validation } = std::mem::replace(&mut self.places.spans, Spans::none());
+        correlation.set_attribute("findings", count as i64);
         validation.set_attribute("outcomes", delivery.outcomes.len() as i64);
         drop((correlation, validation));
         delivery.arrived = barrier.is_none().then(|| (shard.clone(), trace));
         delivery.barrier = match barrier {
             // What only this process knows is found again by whoever reads the shard next, so no checkpoint passes it.
-            Some(barrier) if self.incidents.pending(&shard) => {
+            Some(barrier) if self.places.incidents.pending(&shard) => {
                 barrier.passed.send_replace(Some((barrier.number, false)));
                 None
             }
@@ -277,22 +346,35 @@ impl Judgement {
         delivery
     }
 
-    /// Notes in which incidents a shard had a part, and forgets those that are over.
-    fn note_parts(&mut self, shard: &ShardId, findings: &[Finding], touched: &[Incident]) {
-        let gaps = &self.common.tiers.episode_gap;
-        let own = |incident: &&Incident| findings.iter().any(|finding| finding.key() == incident.key);
-        // What another task closed is not heard of here; it was over after one gap.
-        let until = |incident: &Incident| incident.span().1.plus(gaps.seconds(incident.key.threat).saturating_mul(2));
-        let parts = touched.iter().filter(own).map(|incident| (incident.id, until(incident)));
-        self.parts.entry(shard.clone()).or_default().extend(parts);
-        self.forget_parts(touched);
+    /// Hands a turn of the chain on to delivery, and notes in which incidents its shard had a part.
+    fn add(&mut self, turn: Turn, delivery: &mut Delivery) {
+        let Turn { shard, keys, incidents, mut outcomes } = turn;
+        self.stamp(&mut outcomes);
+        let suppressed = |o: &Outcome| matches!(o, Outcome::Silent(silence) if silence.stage == suppression::NAME);
+        if outcomes.iter().any(suppressed) {
+            self.tell_hidden();
+        }
+        let fence = shard.as_ref().map(|shard| self.fence(shard));
+        delivery.outcomes.extend(outcomes.into_iter().map(|outcome| Judged { outcome, fence: fence.clone() }));
+        delivery.closed.extend(over(&incidents));
+        if let Some(shard) = shard {
+            let gaps = &self.common.tiers.episode_gap;
+            // What another task closed is not heard of here; it was over after one gap.
+            let until =
+                |incident: &Incident| incident.span().1.plus(gaps.seconds(incident.key.threat).saturating_mul(2));
+            let own = incidents.iter().filter(|incident| keys.contains(&incident.key));
+            let parts: Vec<_> = own.map(|incident| (incident.id, until(incident))).collect();
+            self.parts.entry(shard).or_default().extend(parts);
+        }
+        self.forget_parts(&incidents);
     }
 
     /// Forgets what was closed by others long ago.
     fn forget_the_past(&mut self) {
+        let closed_until = self.chain.closed_until();
         for parts in self.parts.values_mut() {
-            for (id, _) in parts.extract_if(.., |_, until| *until < self.expired) {
-                self.judge.forget(id);
+            for (id, _) in parts.extract_if(.., |_, until| *until < closed_until) {
+                self.chain.judge.forget(id);
             }
         }
     }
@@ -305,21 +387,12 @@ impl Judgement {
         }
     }
 
-    async fn judge(&mut self, incidents: &[Incident]) -> Vec<Outcome> {
-        self.recall(incidents).await;
-        let mut outcomes = self.judge.judge(incidents);
-        self.stamp(&mut outcomes);
-        let suppressed = |o: &Outcome| matches!(o, Outcome::Silent(silence) if silence.stage == suppression::NAME);
-        if outcomes.iter().any(suppressed) {
-            self.tell_hidden();
-        }
-        outcomes
-    }
-
     /// Says how much each suppression has hidden: whoever looks should know what is not seen.
     fn tell_hidden(&self) {
         let mut all = BTreeMap::new();
-        for (suppression, matches) in self.judge.suppressions().iter().filter(|(_, matches)| matches.incidents > 0) {
+        for (suppression, matches) in
+            self.chain.judge.suppressions().iter().filter(|(_, matches)| matches.incidents > 0)
+        {
             self.common.metrics.set(&telemetry::SUPPRESSED, &[&suppression.name], matches.incidents as i64);
             let hidden = Hidden { incidents: matches.incidents, last: matches.last };
             all.insert(suppression.name.clone(), hidden);
@@ -327,65 +400,16 @@ impl Judgement {
         self.common.health.hidden(all);
     }
 
-    async fn fold(&self, shard: &ShardId, findings: &[Finding]) -> Vec<Incident> {
-        let mut holdup = Holdup::new(&self.common, CORRELATION, "fold");
-        let patience = positive(self.common.settings.call_timeout);
-        loop {
-            match timeout(patience, self.incidents.fold(shard, findings)).await {
-                Ok(Ok(incidents)) => {
-                    holdup.over();
-                    return incidents;
-                }
-                // Whatever it is: findings are not to be lost.
-                Ok(Err(error)) => holdup.wait(&error.to_string()).await,
-                Err(_) => holdup.wait("no answer in time").await,
-            }
-        }
-    }
-
-    /// Closes the episodes that all shards' event time has left behind.
-    async fn expire(&mut self, delivery: &mut Delivery) {
-        let least = self.watermarks.least().filter(|&least| least > self.expired);
-        // Others wait for our shards only while they hear of them, also when those stand still.
-        if least.is_none() && self.told_at.is_some_and(|at| at.elapsed() < WATERMARKS_TOLD_EVERY) {
-            return;
-        }
-        self.expired = least.unwrap_or(self.expired);
-        self.learn().await;
-        self.close(&self.watermarks.told(), delivery).await;
-        self.forget_the_past();
-    }
-
-    async fn close(&mut self, watermarks: &correlation::Watermarks, delivery: &mut Delivery) {
-        self.told_at = Some(Instant::now());
-        let patience = positive(self.common.settings.call_timeout);
-        let closed = match timeout(patience, self.incidents.expire(watermarks)).await {
-            Ok(Ok(closed)) => closed,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "ended episodes stay open until the next time");
-                Vec::new()
-            }
-            Err(_) => {
-                tracing::warn!("ended episodes stay open until the next time: no answer in time");
-                Vec::new()
-            }
-        };
-        self.forget_parts(&closed);
-        delivery.closed.extend(over(&closed));
-        let outcomes = self.judge(&closed).await;
-        delivery.closings.extend(outcomes);
-    }
-
     /// Has closed what should have been and was not; it waits behind everything that is on its way to delivery.
     async fn sweep(&mut self, delivery: &mut Delivery) {
         // A shard that has told no watermark yet may add to anything.
-        if self.watermarks.least().is_none() {
+        if self.chain.watermarks.least().is_none() {
             return;
         }
         let asked = Asked {
-            store: &*self.store,
-            incidents: &*self.incidents,
-            watermarks: self.watermarks.told(),
+            store: &*self.places.store,
+            incidents: &*self.places.incidents,
+            watermarks: self.chain.told(),
             untold: u32::try_from(self.common.tiers.validation.update_interval.as_secs()).unwrap_or(0),
         };
         delivery.abandoned = self.sweep.look(&asked, positive(self.common.settings.call_timeout)).await;
@@ -396,7 +420,7 @@ impl Judgement {
         let patience = positive(self.common.settings.call_timeout);
         if self.to_learn.is_empty() {
             let now = u32::try_from(Timestamp::now().as_second()).unwrap_or(u32::MAX);
-            let asked = timeout(patience, self.store.feedbacks(self.feedback_from)).await;
+            let asked = timeout(patience, self.places.store.feedbacks(self.feedback_from)).await;
             let Ok(Ok(mut feedbacks)) = asked else { return };
             feedbacks.retain(|feedback| feedback.at.0 <= now.saturating_sub(FEEDBACK_SETTLES));
             self.feedback_from = feedbacks.iter().map(|f| f.at.plus(1)).max().unwrap_or(self.feedback_from);
@@ -408,8 +432,8 @@ impl Judgement {
         }
         for _ in 0..part {
             let Some(feedback) = self.to_learn.pop_front() else { break };
-            match timeout(patience, self.store.get(feedback.anomaly_id)).await {
-                Ok(Ok(Some(anomaly))) => self.judge.learn(anomaly.threat, &feedback),
+            match timeout(patience, self.places.store.get(feedback.anomaly_id)).await {
+                Ok(Ok(Some(anomaly))) => self.chain.judge.learn(anomaly.threat, &feedback),
                 Ok(Ok(None)) => {}
                 // Not answered now: it is asked for again.
                 _ => {
@@ -418,7 +442,7 @@ impl Judgement {
                 }
             }
         }
-        let calibration = self.judge.calibration();
+        let calibration = self.chain.judge.calibration();
         let learned = calibration.feedbacks().iter().map(|(threat, verdicts)| {
             let Verdicts { true_positive, false_positive } = *verdicts;
             (threat.name().to_owned(), Learned { true_positive, false_positive, shift: calibration.shift(*threat) })
@@ -434,7 +458,7 @@ impl Judgement {
         self.rules_read = Some(Instant::now());
         let patience = positive(self.common.settings.call_timeout);
         // Where the store is away, those that are known stay.
-        let Ok(Ok(rules)) = timeout(patience, self.store.rules()).await else { return };
+        let Ok(Ok(rules)) = timeout(patience, self.places.store.rules()).await else { return };
         let read = |rule: &Rule| match Suppression::stored(&rule.body) {
             Ok(suppression) => Some(suppression),
             Err(error) => {
@@ -442,20 +466,7 @@ impl Judgement {
                 None
             }
         };
-        self.judge.suppress(rules.iter().filter_map(read).collect());
-    }
-
-    /// Asks the store about incidents that this judge does not know: another task may have told them, or this one before
-    /// its state was lost.
-    async fn recall(&mut self, incidents: &[Incident]) {
-        let unknown: Vec<Uuid> =
-            incidents.iter().map(|incident| incident.id).filter(|id| !self.judge.knows(*id)).collect();
-        for id in unknown {
-            // What is stored and cannot be read is as good as unknown.
-            if let Ok(Some(anomaly)) = insist(&self.common, "recall", || self.store.get(id)).await {
-                self.judge.remember(&anomaly);
-            }
-        }
+        self.chain.judge.suppress(rules.iter().filter_map(read).collect());
     }
 
     /// Writes on every anomaly what was away while it was judged, where that makes a difference to it.
@@ -477,14 +488,14 @@ impl Judgement {
     /// What is known of the incidents in which a shard had a part.
     async fn snapshot(&self, shard: &ShardId) -> Vec<u8> {
         let parts = self.parts.get(shard).cloned().unwrap_or_default();
-        let incidents = match self.incidents.state(&parts.keys().copied().collect()).await {
+        let incidents = match self.places.incidents.state(&parts.keys().copied().collect()).await {
             Ok(incidents) => incidents,
             Err(error) => {
                 tracing::warn!(%error, "the incidents are left out of the snapshot");
                 None
             }
         };
-        let judge = self.judge.snapshot_of(|id| parts.contains_key(&id));
+        let judge = self.chain.judge.snapshot_of(|id| parts.contains_key(&id));
         let state = State { parts, incidents, judge, feedback_from: self.feedback_from };
         postcard::to_stdvec(&state).expect("plain data can always be written")
     }
@@ -493,11 +504,6 @@ impl Judgement {
 /// Those of some incidents that are over and told as such; what became part of another is not.
 fn over(incidents: &[Incident]) -> impl Iterator<Item = Uuid> {
     incidents.iter().filter(|incident| incident.closed && incident.absorbed_by.is_none()).map(|incident| incident.id)
-}
-
-/// When the window of a finding ends.
-fn window_end(finding: &Finding) -> EventTime {
-    finding.window.plus(finding.window_seconds)
 }
 
 #[cfg(test)]

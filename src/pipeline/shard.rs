@@ -13,11 +13,10 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::{Common, Ending, Tiers, judgement};
+use super::{CLOCK, Common, EVENT_TIME, Ending, LATENESS, Tiers, judgement};
 use crate::explainers::Question;
 use crate::finding::Finding;
 use crate::flow::EventTime;
-use crate::health::Health;
 use crate::ingest::snapshot::{Snapshot, SnapshotError};
 use crate::ingest::{Batch, IngestError, Position, Read, Refused, Shard, ShardId};
 use crate::ml::behavior::Behavior;
@@ -636,8 +635,9 @@ impl Punctuality {
     const RECORDS: u64 = 10_000;
     const SHARE: f64 = 0.01;
 
-    /// Tells health when a share of the last records is lost for detection, and when it is not any more.
-    fn note(&mut self, now: &Statistics, before: &Statistics, health: &Health) {
+    /// Tells health when a share of the last records is lost for detection, and when it is not any more. Where the input has
+    /// `ended`, of however many there were.
+    fn note(&mut self, now: &Statistics, before: &Statistics, ended: bool, common: &Common, shard: &ShardId) {
         self.records += now.records - before.records;
         self.late += now.late - before.late;
         self.future += now.future.saturating_sub(before.future);
@@ -647,25 +647,22 @@ impl Punctuality {
                  writes them",
                 self.future, self.records
             );
-            health.degrade("event_time", reason);
+            common.trouble(EVENT_TIME, shard, Some(reason));
         }
-        let most = Punctuality::RECORDS as f64 * Punctuality::SHARE;
-        if self.late as f64 > most {
-            let reason = format!(
-                "{} of the last {} records came after their window had closed and are left out: set statistical.lateness to more than \
-                 they are behind",
-                self.late, self.records
-            );
-            if health.degrade("lateness", reason.clone()) {
-                tracing::warn!(reason, "records come late");
+        let records = if ended { self.records } else { Punctuality::RECORDS };
+        let many = self.late as f64 > records as f64 * Punctuality::SHARE;
+        if many {
+            let reason = format!("of the last records, {}", statistical::late_records(self.late, self.records));
+            if common.trouble(LATENESS, shard, Some(reason.clone())) {
+                tracing::warn!(shard = &*shard.0, reason, "records come late");
             }
         }
         if self.records >= Punctuality::RECORDS {
-            if self.late as f64 <= most {
-                health.restore("lateness");
+            if !many {
+                common.trouble(LATENESS, shard, None);
             }
             if self.future == 0 {
-                health.restore("event_time");
+                common.trouble(EVENT_TIME, shard, None);
             }
             *self = Punctuality::default();
         }
@@ -717,7 +714,7 @@ impl Observer {
                     barrier = Some(mark);
                 }
             }
-            self.count();
+            self.count(finished);
             // When nothing will follow, nothing is waited for.
             let watermark = if finished { EventTime(u32::MAX) } else { self.engine.watermark() };
             let watermark = (self.counted.records > 0).then_some(watermark);
@@ -734,10 +731,9 @@ impl Observer {
     /// Goes on under the detectors' other thresholds, as after a restart. The window, the lateness and the tables stay: they
     /// shape the state.
     fn set_thresholds(&mut self, thresholds: &statistical::Settings) {
-        let statistical::Settings { port_scan, ddos, c2_beacon, crypto_mining, tor, .. } = thresholds.clone();
         let tiers = &self.common.tiers;
-        let settings =
-            statistical::Settings { port_scan, ddos, c2_beacon, crypto_mining, tor, ..tiers.statistical.clone() };
+        let statistical::Settings { window, lateness, tables, intel, .. } = tiers.statistical.clone();
+        let settings = statistical::Settings { window, lateness, tables, intel, ..thresholds.clone() };
         match Engine::restore(&self.engine.snapshot(), &settings, &tiers.network) {
             Ok(engine) => self.engine = engine,
             Err(error) => tracing::error!(%error, "the thresholds stay as they were; this is a defect in flowvigil"),
@@ -802,14 +798,15 @@ impl Observer {
         if self.unseen > 0 && self.common.ending == Ending::LeaveOpen {
             self.look(self.counted.last, out);
         }
-        if self.counted.records == 0 || seconds == 0 {
+        // Where the input ends by itself its records alone are event time: a pipe that stands still is not over.
+        if self.counted.records == 0 || seconds == 0 || self.common.ending == Ending::CloseWindows {
             return;
         }
         self.engine.advance_to(self.counted.last.plus(seconds), out);
     }
 
     /// Carries what the engine has counted since the last time over into the metrics.
-    fn count(&mut self) {
+    fn count(&mut self, ended: bool) {
         let (now, before, metrics) = (self.engine.statistics(), &self.counted, &self.common.metrics);
         let name: &str = &self.id.0;
         for (metric, now, before) in [
@@ -839,7 +836,8 @@ impl Observer {
                 metrics.add(&telemetry::EVICTIONS, &[name, table], now - before);
             }
         }
-        self.punctuality.note(&now, before, &self.common.health);
+        self.punctuality.note(&now, before, ended, &self.common, &self.id);
+        let read = now.records > before.records;
         match now.nobody_watched().filter(|_| now.conversations >= LEAST_WATCHED) {
             Some(warning) => {
                 if self.common.health.degrade("network", warning.clone()) {
@@ -857,8 +855,34 @@ impl Observer {
             let lag = Timestamp::now().as_second() - i64::from(now.last.0);
             metrics.set(&telemetry::LAG, &[name], lag);
             self.common.health.shard(name, |shard| shard.newest = Some(now.last));
+            if read && self.common.ending == Ending::LeaveOpen {
+                self.hold_against_the_clock(now.last, lag);
+            }
+        }
+        if let Some(late) = now.late_records().filter(|_| ended) {
+            tracing::warn!(shard = name, late, "the input has ended");
         }
         self.counted = now;
+    }
+}
+
+impl Observer {
+    /// Says so where the newest records are hours away from the clock: what is told is then no news, or not of now. `lag` is by
+    /// how much they are behind it, s.
+    fn hold_against_the_clock(&self, newest: EventTime, lag: i64) {
+        let most = self.common.settings.clock_gap_max.as_secs();
+        let apart = most > 0 && lag.abs() > most;
+        let cause = apart.then(|| {
+            let hours = lag.abs() as f64 / 3600.0;
+            let side = if lag > 0 { "behind" } else { "ahead of" };
+            format!(
+                "its newest records end at {newest}, {hours:.1} h {side} this machine's clock: the log is of another time, is delivered \
+                 late, or is still being caught up with; or a clock is wrong"
+            )
+        });
+        if self.common.trouble(CLOCK, &self.id, cause) && apart {
+            tracing::warn!(shard = &*self.id.0, lag, "the newest records are hours away from the clock");
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use uuid::Uuid;
 use crate::anomaly::{Anomaly, Status};
 use crate::correlation::{IncidentStore, Told, Watermarks};
 use crate::flow::EventTime;
-use crate::publish::{AnomalyStore, Page, Query};
+use crate::publish::{AnomalyStore, Page, Query, revision};
 
 /// Anomalies that are read at once.
 const PAGE: usize = 100;
@@ -41,11 +41,6 @@ const SUSPECTS_MAX: usize = 10_000;
 
 /// What orders the revisions of one anomaly.
 type Revision = (u32, EventTime, Status);
-
-/// The revision of an anomaly.
-pub(super) fn revision(anomaly: &Anomaly) -> Revision {
-    (anomaly.updates, anomaly.last_seen, anomaly.status)
-}
 
 /// Goes through the open anomalies, round after round.
 pub(super) struct Sweep {

@@ -34,7 +34,7 @@ pub(super) fn common(settings: &crate::settings::Settings, folder: &Path) -> Com
         stop: watch::channel(false).1,
         ending: Ending::LeaveOpen,
         refusals: None,
-        behind: Arc::default(),
+        troubles: Arc::default(),
     }
 }
 
@@ -52,6 +52,22 @@ fn the_least_watermark_waits_for_every_shard() {
     assert_eq!(watermarks.least(), Some(EventTime(70)));
     watermarks.leave(&b);
     assert_eq!(watermarks.least(), Some(EventTime(100)));
+}
+
+#[test]
+fn a_shard_that_is_well_takes_back_nothing_of_what_another_has_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let common = common(&crate::settings::Settings::defaults(), folder.path());
+    let (a, b) = (ShardId("a".into()), ShardId("b".into()));
+    assert!(common.trouble(LATENESS, &a, Some("half of them".to_owned())));
+    assert!(!common.trouble(LATENESS, &a, Some("a third of them".to_owned())), "it is known");
+    assert!(!common.trouble(LATENESS, &b, None), "it had none");
+    assert_eq!(common.health.report().degraded[0].reason, "shard a: a third of them");
+    assert!(common.trouble(LATENESS, &b, Some("all of them".to_owned())));
+    assert!(common.trouble(LATENESS, &a, None));
+    assert_eq!(common.health.report().degraded[0].reason, "shard b: all of them");
+    assert!(common.trouble(LATENESS, &b, None));
+    assert_eq!(common.health.report().degraded, []);
 }
 
 /// A shard without records, of which the first reader hears late that it is somebody else's, and the second that it has ended.

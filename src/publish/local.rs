@@ -23,7 +23,7 @@ use super::episodes::{Claim, Claimed, Episodes};
 use super::rules::{Rule, Rules};
 use super::{
     Announcement, Announcer, AnomalyStore, Feedback, Notice, Page, PublishError, Query, Recorded, Silence, Verdict,
-    name_unreadable, unreadable,
+    name_unreadable, revision, unreadable,
 };
 use crate::anomaly::{Anomaly, Status};
 use crate::blame::Backend;
@@ -332,11 +332,6 @@ const fn rank(severity: Severity) -> i64 {
         Severity::High => 2,
         Severity::Critical => 3,
     }
-}
-
-/// What orders the revisions of one anomaly.
-fn revision(anomaly: &Anomaly) -> (u32, EventTime, Status) {
-    (anomaly.updates, anomaly.last_seen, anomaly.status)
 }
 
 #[async_trait]
@@ -779,16 +774,25 @@ impl LineAnnouncer {
         LineAnnouncer { out: Mutex::new(Lines { out, torn: None }) }
     }
 
-    fn write(&self, detail_type: &serde_json::Value, detail: &serde_json::Value) -> std::io::Result<()> {
-        let line = json!({ "source": "anomaly-detection-service", "detail-type": detail_type, "detail": detail });
+    fn write(&self, detail_type: &impl Serialize, detail: &impl Serialize) -> std::io::Result<()> {
+        let line = serde_json::to_string(&Line { detail, detail_type, source: "anomaly-detection-service" })?;
         self.out.lock().unwrap_or_else(PoisonError::into_inner).write(format!("{line}\n"))
     }
+}
+
+/// One line. Written as it is and not by way of a [`serde_json::Value`], in which numbers of 32 bits get other digits.
+#[derive(Serialize)]
+struct Line<'a, T, D> {
+    detail: &'a D,
+    #[serde(rename = "detail-type")]
+    detail_type: &'a T,
+    source: &'a str,
 }
 
 #[async_trait]
 impl Announcer for LineAnnouncer {
     async fn notify(&self, notice: &Notice) -> Result<(), PublishError> {
-        self.write(&json!(notice.detail_type), &notice.detail).map_err(|e| PublishError::Retry {
+        self.write(&notice.detail_type, &notice.detail).map_err(|e| PublishError::Retry {
             context: format!("announce `{}`", notice.detail_type),
             cause: e.to_string(),
         })
@@ -797,7 +801,7 @@ impl Announcer for LineAnnouncer {
     async fn announce(&self, batch: &[(Announcement, Anomaly)]) -> Vec<Result<(), PublishError>> {
         let result = |(announcement, anomaly): &(Announcement, Anomaly)| {
             let context = || format!("announce anomaly {}", anomaly.anomaly_id);
-            self.write(&json!(announcement), &json!(anomaly)).map_err(|e| match e.kind() {
+            self.write(announcement, anomaly).map_err(|e| match e.kind() {
                 std::io::ErrorKind::BrokenPipe => PublishError::Gone {
                     context: context(),
                     cause: "whoever read the announcements is gone".to_owned(),

@@ -34,6 +34,9 @@ pub fn page(run: &Run<'_>) -> String {
                 @if let Some(warning) = s.nobody_watched() {
                     p.warning role="alert" { (warning) }
                 }
+                @if let Some(warning) = s.late_records() {
+                    p.warning role="alert" { (warning) }
+                }
                 (tiles(run))
                 @if let Some(traffic) = run.traffic && !traffic.timeline.is_empty() { (timeline(traffic, run.anomalies)) }
                 (anomalies(run.anomalies))
@@ -303,8 +306,8 @@ fn left_out(s: &Statistics) -> Markup {
     let gateways = s.gateways.iter().enumerate();
     html! {
         p.soft {
-            (grouped(s.late)) " of " (grouped(s.records)) " records came after their window had closed and were left out ("
-            code { "statistical.lateness" } " is to be more than they are behind); " (grouped(s.future))
+            (grouped(s.late)) " of " (grouped(s.records)) " records came after their window had closed and were left out; "
+            (grouped(s.future))
             " were dated far ahead of all others and were left out; " (grouped(s.duplicates))
             " said again what another interface had said, and " (grouped(s.repeated)) " were there already, word for word. "
             (grouped(s.learned_hosts)) " addresses are taken for ours beside " code { "network.internal" }

@@ -19,6 +19,8 @@ pub const CHANGEABLE: &[&str] = &[
     "statistical.channel",
     "statistical.crypto_mining",
     "statistical.tor",
+    "statistical.brute_force",
+    "statistical.exfiltration",
     "validation",
     "ml.behavior",
     "ml.sagemaker.breaker",

@@ -6,7 +6,9 @@
 
 pub mod beacon;
 pub mod behavior;
+pub mod brute_force;
 pub mod ddos;
+pub mod exfiltration;
 pub mod mining;
 pub mod port_scan;
 pub mod tor;
@@ -57,7 +59,7 @@ pub struct Campaign {
 }
 
 /// Every variant of every threat.
-pub const VARIANTS: [(&str, &str); 31] = [
+pub const VARIANTS: [(&str, &str); 37] = [
     ("port_scan", "vertical"),
     ("port_scan", "horizontal"),
     ("port_scan", "block"),
@@ -89,15 +91,23 @@ pub const VARIANTS: [(&str, &str); 31] = [
     ("behavior", "off_hours"),
     ("behavior", "off_phase"),
     ("behavior", "off_beat"),
+    ("brute_force", "outbound"),
+    ("brute_force", "slow"),
+    ("brute_force", "inside"),
+    ("exfiltration", "bulk"),
+    ("exfiltration", "slow"),
+    ("exfiltration", "spread"),
 ];
 
-/// What `all` leaves out: it is out of place only after days of habit, and looks like nothing in an hour.
-const NOT_IN_ALL: &str = "behavior";
+/// What `all` leaves out: what is out of place only after hours or days of habit, and looks like nothing in an hour; and what came
+/// later, so that `all` goes on to mean the same.
+const NOT_IN_ALL: [&str; 3] = ["behavior", "brute_force", "exfiltration"];
 
 /// What the name of its threat leaves out: it needs hosts with jobs (`Scenario::jobs`) and is asked for by its own.
 const BY_NAME: &str = "off_beat";
 
-/// What `--threats` says: a list of `threat[.variant][:intensity]`, or `all` (but `behavior`), or `none`.
+/// What `--threats` says: a list of `threat[.variant][:intensity]`, or `all` (but `behavior`,
+/// `brute_force` and `exfiltration`), or `none`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Campaigns(pub Vec<Campaign>);
 
@@ -129,7 +139,7 @@ impl FromStr for Campaigns {
             };
             let before = campaigns.len();
             let named = |threat: &str, variant: &str| {
-                (name == "all" && threat != NOT_IN_ALL)
+                (name == "all" && !NOT_IN_ALL.contains(&threat))
                     || (name == threat && variant != BY_NAME)
                     || name.split_once('.') == Some((threat, variant))
             };
@@ -266,6 +276,8 @@ pub fn plan(wire: &mut Wire, seed: u64, jobs: f64, campaigns: &Campaigns) -> Vec
             "c2_beacon" => beacon::plan(&mut stage, campaign.variant),
             "crypto_mining" => mining::plan(&mut stage, campaign.variant),
             "behavior" => behavior::plan(&mut stage, campaign.variant),
+            "brute_force" => brute_force::plan(&mut stage, campaign.variant),
+            "exfiltration" => exfiltration::plan(&mut stage, campaign.variant),
             _ => tor::plan(&mut stage, campaign.variant),
         }
         starting.append(&mut stage.starting);
@@ -283,7 +295,8 @@ mod tests {
         assert_eq!(chosen.0.len(), 5);
         assert!(chosen.0[..4].iter().all(|c| c.threat == "tor" && c.intensity == Intensity::Low));
         assert_eq!(chosen.0[4], Campaign { threat: "ddos", variant: "icmp", intensity: Intensity::High });
-        assert_eq!("all".parse::<Campaigns>().unwrap().0.len(), VARIANTS.len() - 3);
+        assert_eq!("all".parse::<Campaigns>().unwrap().0.len(), VARIANTS.len() - 9);
+        assert_eq!("exfiltration".parse::<Campaigns>().unwrap().0.len(), 3);
         assert_eq!("none".parse::<Campaigns>().unwrap(), Campaigns::default());
         assert!(matches!("tor.x".parse::<Campaigns>(), Err(CampaignError::Unknown(..))));
         assert!(matches!("tor:very".parse::<Campaigns>(), Err(CampaignError::Intensity(..))));

@@ -14,7 +14,7 @@ pub type TruthId = u16;
 /// One thing that somebody malicious did to one target.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Truth {
-    /// `port_scan`, `ddos`, `c2_beacon`, `crypto_mining`, `tor` or `behavior`.
+    /// `port_scan`, `ddos`, `c2_beacon`, `crypto_mining`, `tor`, `behavior`, `brute_force` or `exfiltration`.
     pub threat: String,
     /// The address that did it; `many` where there is not one.
     pub actor: String,

@@ -162,12 +162,12 @@ impl Rhythm {
 }
 
 /// Whether a host used the same service before under another address: names of large services lead to another one every few
-/// minutes, and what polls them keeps its rhythm and its sizes.
+/// minutes, and what polls them keeps its rhythm and its sizes. Of an attack with several controllers the first is told.
 pub fn is_kin(channel: &Channel, other: &Channel) -> bool {
     let same = other.opener == channel.opener
         && (other.port, other.protocol) == (channel.port, channel.protocol)
         && other.responder != channel.responder
-        && channel.first_contact.since(other.first_contact) >= KIN_SECONDS;
+        && other.first_contact < channel.first_contact;
     let near = |a: f64, b: f64, factor: f64| a.max(b) + 1.0 <= factor * (a.min(b) + 1.0);
     same && {
         let (this, that) = (Rhythm::of(channel), Rhythm::of(other));
@@ -177,9 +177,6 @@ pub fn is_kin(channel: &Channel, other: &Channel) -> bool {
         sizes && period(&this).is_none_or(|own| period(&that).is_some_and(|other| near(own, other, 1.25)))
     }
 }
-
-/// By so much earlier a host has used what is part of its character: what an attack brings along comes within minutes.
-const KIN_SECONDS: u32 = 3_600;
 
 /// The six numbers of a channel.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -202,13 +199,13 @@ pub struct Numbers {
     pub received: f64,
     /// Median payload sent in a session, bytes.
     pub sent: f64,
-    /// Whether the port is no registered service.
+    /// Whether the port is that of no service with a name.
     pub unregistered: bool,
 }
 
 impl Numbers {
     /// Of a channel, and what its host does around it.
-    pub fn of(channel: &Channel, around: &Around) -> Numbers {
+    pub fn of(channel: &Channel, around: &Around, ports: &Ports<'_>) -> Numbers {
         let rhythm = Rhythm::of(channel);
         let sessions = channel.sessions.len() as u32 + channel.forgotten;
         Numbers {
@@ -221,7 +218,7 @@ impl Numbers {
             span: rhythm.timing.map_or(0, |t| t.span),
             received: rhythm.received,
             sent: rhythm.sent,
-            unregistered: port_rank(channel.port) > 0,
+            unregistered: !ports.knows(channel.port),
         }
     }
 
@@ -250,6 +247,15 @@ pub struct Ports<'a> {
     pub benign: &'a [u16],
     /// Services that push short messages all the time.
     pub pushing: &'a [u16],
+    /// Services that hold a thin session for as long as they run.
+    pub thin: &'a [u16],
+}
+
+impl Ports<'_> {
+    /// Whether a port is that of a service with a name, registered or not.
+    fn knows(&self, port: u16) -> bool {
+        port_rank(port) == 0 || self.thin.contains(&port) || self.pushing.contains(&port)
+    }
 }
 
 /// A channel at this probability is a signal: one in ten such is worth a look beside something else.
@@ -283,7 +289,7 @@ pub fn judge(
     if !tcp && (channel.protocol != protocol::UDP || failed * 10 >= channel.sessions.len() * 9) {
         return None;
     }
-    let numbers = Numbers::of(channel, host);
+    let numbers = Numbers::of(channel, host, ports);
     let longest = channel.longest().map_or(0, Session::duration);
     let enough = numbers.calls >= settings.calls || tcp && i64::from(longest) >= settings.session.as_secs();
     if !enough {

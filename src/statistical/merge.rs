@@ -17,6 +17,8 @@
 use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
 
+use super::brute_force::Logins;
+use super::exfiltration::Uploads;
 use super::habits::Habits;
 use super::pair::{Channel, Pair};
 use super::port_scan::Suspect;
@@ -116,6 +118,9 @@ impl Engine {
             besieged,
             sweepers,
             habits,
+            internal_logins,
+            external_logins,
+            uploads,
             owners,
             strangers,
             explanations,
@@ -146,6 +151,15 @@ impl Engine {
         state.sweepers.absorb(seed, sweepers, Sweeper::join);
         self.held = super::held(&state.sweepers);
         state.habits.absorb(seed, habits, Habits::join);
+        for (known, mut theirs) in
+            [(&mut state.internal_logins, internal_logins), (&mut state.external_logins, external_logins)]
+        {
+            theirs.change_all(seed, |logins| logins.rename(rename));
+            known.absorb(seed, theirs, Logins::join);
+        }
+        let mut uploads = uploads;
+        uploads.change_all(seed, |uploads| uploads.rename(rename));
+        state.uploads.absorb(seed, uploads, Uploads::join);
         state.owners.join(owners, rename);
         state.strangers.join(strangers);
         state.explanations.join(seed, explanations);

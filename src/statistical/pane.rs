@@ -445,7 +445,7 @@ impl Index {
 
 /// Asks for a cache line that is needed soon; a hint that may point anywhere.
 #[inline]
-fn prefetch<T>(at: *const T) {
+pub(super) fn prefetch<T>(at: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing that the program could see and never faults; SSE is part of x86-64.
     unsafe {

@@ -9,6 +9,7 @@ use std::hash::{BuildHasher, Hash};
 use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
 
+use super::pane::prefetch;
 use crate::flow::EventTime;
 
 /// What a table must know of an entry to forget the right one.
@@ -65,6 +66,18 @@ impl<E: Entry> Table<E> {
     pub fn get(&self, seed: &foldhash::fast::FixedState, key: E::Key) -> Option<&E> {
         let at = *self.index.find(seed.hash_one(key), |&at| self.entries[at as usize].key() == key)?;
         Some(&self.entries[at as usize])
+    }
+
+    /// Asks for the memory of an entry that is looked up soon, several of them at once.
+    #[inline]
+    pub fn approach(&self, seed: &foldhash::fast::FixedState, key: E::Key) {
+        let ask = |&at: &u32| {
+            let entry = self.entries.as_ptr().wrapping_add(at as usize);
+            prefetch(entry);
+            prefetch(entry.wrapping_byte_add(size_of::<E>().min(64)));
+            false
+        };
+        self.index.find(seed.hash_one(key), ask);
     }
 
     /// The entry of a key, to be changed.

@@ -95,14 +95,19 @@ pub fn gateways(conversations: &[Conversation]) -> Vec<Address> {
         .collect();
     exchanges.sort_unstable();
     let opener = |&(_, at): &(u64, u32)| conversations[at as usize].opener;
-    let mut hosts: BTreeMap<Address, Repeats> = BTreeMap::new();
+    let mut hosts: Map<Address, Repeats> = Map::default();
+    let mut openers: Vec<Address> = Vec::new();
     for same in exchanges.chunk_by(|a, b| a.0 == b.0) {
-        let openers: BTreeSet<Address> = same.iter().map(opener).collect();
+        openers.clear();
+        openers.extend(same.iter().map(opener));
+        openers.sort_unstable();
+        openers.dedup();
+        // More than a few openers of one exchange are a fleet, and say nothing of who repeats whom.
+        let repeated = (2..=3).contains(&openers.len());
         for opener in same.iter().map(opener) {
             let host = hosts.entry(opener).or_default();
             host.all += 1;
-            // More than a few openers of one exchange are a fleet, and say nothing of who repeats whom.
-            if (2..=3).contains(&openers.len()) {
+            if repeated {
                 host.repeated += 1;
                 host.of.extend(openers.iter().filter(|&&other| other != opener));
             }
@@ -111,7 +116,10 @@ pub fn gateways(conversations: &[Conversation]) -> Vec<Address> {
     let does_more = |host: &Repeats| {
         host.of.iter().all(|other| hosts.get(other).is_none_or(|o| f64::from(host.all) >= 1.5 * f64::from(o.all)))
     };
-    hosts.iter().filter(|(_, host)| host.repeats_much() && does_more(host)).map(|(&address, _)| address).collect()
+    let found = hosts.iter().filter(|(_, host)| host.repeats_much() && does_more(host));
+    let mut found: Vec<Address> = found.map(|(&address, _)| address).collect();
+    found.sort_unstable();
+    found
 }
 
 /// The hosts that passed on what others had sent to them in this window, by address.

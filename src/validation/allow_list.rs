@@ -34,7 +34,8 @@ impl Entry {
             return true;
         }
         // Being attacked is no reason for silence about the attacker; calling a trusted peer is.
-        let calls = matches!(case.threat(), Threat::C2Beacon | Threat::CryptoMining | Threat::Tor);
+        let calls =
+            matches!(case.threat(), Threat::C2Beacon | Threat::CryptoMining | Threat::Tor | Threat::Exfiltration);
         let all_listed = case.account.target_count() as usize <= case.targets.len();
         calls && all_listed && !case.targets.is_empty() && case.targets.iter().all(|target| trusted(target.address))
     }

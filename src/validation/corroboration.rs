@@ -37,6 +37,10 @@ pub struct PerThreat {
     pub tor: f64,
     /// For hosts out of character.
     pub behavior: f64,
+    /// For log-ins that are guessed.
+    pub brute_force: f64,
+    /// For hosts that send data away.
+    pub exfiltration: f64,
 }
 
 impl PerThreat {
@@ -49,6 +53,8 @@ impl PerThreat {
             Threat::CryptoMining => self.crypto_mining,
             Threat::Tor => self.tor,
             Threat::Behavior => self.behavior,
+            Threat::BruteForce => self.brute_force,
+            Threat::Exfiltration => self.exfiltration,
         }
     }
 }

@@ -23,6 +23,11 @@ pub fn techniques(case: &Case<'_>, network: &Network) -> Vec<String> {
         // Multi-hop Proxy.
         Threat::Tor => vec!["T1090.003"],
         Threat::Behavior => vec![],
+        // Brute Force: Password Spraying; else Password Guessing.
+        Threat::BruteForce if any(&["spraying"]) => vec!["T1110.003"],
+        Threat::BruteForce => vec!["T1110.001"],
+        // Exfiltration Over Alternative Protocol, and Over C2 Channel: which of them, amounts do not say.
+        Threat::Exfiltration => vec!["T1041", "T1048"],
     };
     ids.sort_unstable();
     ids.into_iter().map(str::to_owned).collect()

@@ -35,6 +35,9 @@ pub struct Storms {
     #[serde(skip)]
     settings: Option<Settings>,
     by_threat: BTreeMap<Threat, Storm>,
+    /// Those that gave way to the next before they were closed.
+    #[serde(skip)]
+    past: Vec<Anomaly>,
 }
 
 /// One threat's window.
@@ -52,7 +55,7 @@ struct Storm {
 impl Storms {
     /// Calm.
     pub fn new(settings: &Settings) -> Storms {
-        Storms { settings: Some(settings.clone()), by_threat: BTreeMap::new() }
+        Storms { settings: Some(settings.clone()), ..Storms::default() }
     }
 
     /// The same storms under settings.
@@ -83,10 +86,11 @@ impl Storms {
     /// The stage: refuses what comes on top of the window's limit. Called once for every incident about to be told.
     pub(super) fn stage(&mut self, case: &Case<'_>) -> Stage {
         let Some(settings) = &self.settings else { return stage(NAME, true, "no limit".to_owned()) };
-        let seconds = u32::try_from(settings.window.as_secs()).unwrap_or(u32::MAX).max(1);
+        let seconds = settings.seconds();
         let start = case.account.last_window_end.window(seconds);
         let storm = self.by_threat.entry(case.threat()).or_default();
         if start > storm.start {
+            self.past.extend(storm.close());
             *storm = Storm { start, ..Storm::default() };
         }
         let limit = settings.anomalies_max;
@@ -108,7 +112,7 @@ impl Storms {
         }
         let count = storm.held_back.len() as u32;
         let mut anomaly = storm.anomaly.take().unwrap_or_else(|| first(case, storm.start));
-        anomaly.updates = count;
+        (anomaly.updates, anomaly.status) = (count, Status::Open);
         anomaly.first_seen = anomaly.first_seen.min(case.account.first_seen);
         anomaly.last_seen = anomaly.last_seen.max(case.account.last_seen);
         anomaly.severity = anomaly.severity.max(case.account.severity.unwrap_or(anomaly.severity));
@@ -132,6 +136,29 @@ impl Storms {
         anomaly.tiers.validation = Validation { stages: vec![refusal.clone()] };
         storm.anomaly = Some(anomaly.clone());
         count.is_power_of_two().then_some(anomaly)
+    }
+
+    /// Closes the storms whose window all event time has passed, each with the number that it came to.
+    pub(super) fn close(&mut self, watermark: EventTime) -> Vec<Anomaly> {
+        let seconds = self.settings.as_ref().map_or(0, Settings::seconds);
+        let over = self.by_threat.values_mut().filter(|storm| storm.start.plus(seconds) <= watermark);
+        std::mem::take(&mut self.past).into_iter().chain(over.filter_map(Storm::close)).collect()
+    }
+}
+
+impl Settings {
+    /// Length of the window, s.
+    fn seconds(&self) -> u32 {
+        u32::try_from(self.window.as_secs()).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+impl Storm {
+    /// The anomaly as it is closed, unless there is none, or it is closed already.
+    fn close(&mut self) -> Option<Anomaly> {
+        let anomaly = self.anomaly.as_mut().filter(|anomaly| anomaly.status == Status::Open)?;
+        anomaly.status = Status::Closed;
+        Some(anomaly.clone())
     }
 }
 

@@ -262,7 +262,7 @@ fn three_threats_of_one_actor_are_critical_and_the_first_is_told_again() {
     let again = *told(&beacon).iter().find(|a| a.anomaly_id == scan_id).unwrap();
     assert_eq!(again.severity, Severity::High);
     assert!(again.updates > told(&scan)[0].updates);
-    let third = bench.fold(&[finding(Threat::Behavior, host, "198.51.100.1", 443, 1_200, 0.99)]);
+    let third = bench.fold(&[finding(Threat::CryptoMining, host, "198.51.100.1", 443, 1_200, 0.99)]);
     assert_eq!(told(&third).len(), 3);
     assert!(told(&third).iter().all(|a| a.severity == Severity::Critical), "{third:#?}");
     assert!(

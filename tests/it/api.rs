@@ -411,7 +411,7 @@ fn suppression(pattern: &Value, more: &Value) -> String {
 #[test]
 fn what_would_hide_nearly_everything_is_refused_however_it_is_written_unless_it_is_forced() {
     let api = Api::start();
-    let all = ["port_scan", "ddos", "c2_beacon", "crypto_mining", "tor", "behavior"];
+    let all = ["port_scan", "ddos", "c2_beacon", "crypto_mining", "tor", "behavior", "brute_force", "exfiltration"];
     for pattern in [
         json!({}),
         json!({"threats": all}),

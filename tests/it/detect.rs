@@ -101,6 +101,60 @@ fn records_that_come_late_but_not_too_late_change_nothing() {
     assert!(first == second, "the anomalies differ:\n{first}\nand\n{second}");
 }
 
+/// Two hours of two interfaces, one behind the other.
+fn by_interface() -> String {
+    let line = |interface: u32, n: u32| {
+        let at = 1_763_632_800 + n * 4;
+        format!(
+            "2 123456789012 eni-{interface} 10.0.0.{interface} 10.0.1.1 {} 443 6 9 900 {at} {at} ACCEPT OK\n",
+            20_000 + n
+        )
+    };
+    (1..=2).flat_map(|interface| (0..1_800).map(move |n| line(interface, n))).collect()
+}
+
+/// What is given on standard input.
+fn through_a_pipe(arguments: &[&str], envs: &[(&str, &str)], input: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flowvigil"));
+    command.args(arguments).envs(envs.iter().copied());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_pipe_that_is_out_of_order_is_told_everywhere_with_its_share_and_what_mends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("page.html").display().to_string();
+    let run = through_a_pipe(&["detect", "--format", "json", "--report", &page, "-"], &[], &by_interface());
+    assert_eq!(run.status.code(), Some(0), "{}", text(&run.stderr));
+    let document: Value = serde_json::from_slice(&run.stdout).unwrap();
+    let late = document["statistics"]["late"].as_u64().unwrap();
+    assert!((1_500..1_800).contains(&late), "{late}");
+    let share = format!("{late} of 3600 records ({:.2} %)", late as f64 / 36.0);
+    for place in [text(&run.stderr), document["warnings"].to_string(), std::fs::read_to_string(&page).unwrap()] {
+        assert!(place.contains(&share) && place.contains("set statistical.lateness to more"), "{place}");
+    }
+
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let places = [path("anomalies.db"), path("snapshots"), path("checkpoints")];
+    let envs = [
+        ("FLOWVIGIL__API__LISTEN", "127.0.0.1:0"),
+        ("FLOWVIGIL__PUBLISH__SQLITE__PATH", &places[0]),
+        ("FLOWVIGIL__INGEST__SNAPSHOT__LOCAL__FOLDER", &places[1]),
+        ("FLOWVIGIL__INGEST__LOCAL__CHECKPOINT", &places[2]),
+    ];
+    let run = through_a_pipe(&["run", "--once", "-"], &envs, &by_interface());
+    assert_eq!(run.status.code(), Some(0), "{}", text(&run.stderr));
+    let said = text(&run.stderr);
+    assert!(said.contains("records come late") && said.contains(&share), "{said}");
+
+    // A file is looked at ahead, and its windows stay open for as long.
+    let run = detect(&["--format", "json", &write(folder.path(), "log", &by_interface())]);
+    let document: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!((&document["statistics"]["late"], &document["warnings"]), (&Value::from(0), &Value::Array(vec![])));
+}
+
 #[test]
 fn exit_codes_are_as_documented() {
     let folder = tempfile::tempdir().unwrap();

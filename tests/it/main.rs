@@ -1,5 +1,6 @@
 //! All integration tests, one binary; a module per capability. `tests/run NAME` runs the capability of that name.
 
+mod agree;
 mod api;
 mod beats;
 mod config;

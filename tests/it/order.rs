@@ -208,32 +208,6 @@ fn however_a_log_is_cut_and_named_the_anomalies_are_those_of_its_records_in_orde
 }
 
 #[test]
-fn what_run_once_leaves_behind_is_what_detect_says_of_every_set() {
-    let folder = match std::env::var_os("FLOWVIGIL_DATASETS") {
-        Some(folder) => PathBuf::from(folder),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/datasets"),
-    };
-    let mut sets = Vec::new();
-    match std::fs::read_dir(&folder) {
-        Ok(entries) => {
-            let files = entries.map(|entry| entry.unwrap().path());
-            // The largest take minutes with a debug build.
-            let small = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|about| about.len() < 300_000);
-            sets.extend(files.filter(|path| path.to_string_lossy().ends_with(".log.gz")).filter(small));
-        }
-        Err(_) => eprintln!("skipped: no datasets at {}", folder.display()),
-    }
-    for set in sets {
-        let expected = flowvigil(&["detect", "--format", "ndjson"]).arg(&set).output().unwrap();
-        let state = tempfile::tempdir().unwrap();
-        let once = service(state.path()).arg("--once").arg(&set).output().unwrap();
-        assert!(once.status.success(), "{}", String::from_utf8_lossy(&once.stderr));
-        let once = announced(&String::from_utf8(once.stdout).unwrap());
-        compare(&once, &detected(&String::from_utf8(expected.stdout).unwrap()), &set.display().to_string());
-    }
-}
-
-#[test]
 fn a_folder_of_two_thousand_files_over_the_same_hours_is_read_with_few_handles_and_in_order() {
     let folder = tempfile::tempdir().unwrap();
     for interface in 0..2_000u32 {

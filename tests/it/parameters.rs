@@ -43,7 +43,8 @@ impl Store {
 
 async fn many_parameters_are_read_in_pages(aws: SdkConfig) {
     let store = Store::new(&aws);
-    for threat in ["port_scan", "ddos", "c2_beacon", "crypto_mining", "tor", "behavior"] {
+    for threat in ["port_scan", "ddos", "c2_beacon", "crypto_mining", "tor", "behavior", "brute_force", "exfiltration"]
+    {
         store.put(&format!("validation/calibration/threshold/{threat}"), "String", "0.61").await;
         store.put(&format!("validation/calibration/intercept/{threat}"), "String", "0.25").await;
         store.put(&format!("correlation/episode_gap/{threat}"), "String", "31m").await;
@@ -51,7 +52,7 @@ async fn many_parameters_are_read_in_pages(aws: SdkConfig) {
     store.put("network/internal", "StringList", "10.1.0.0/16,fd00::/8").await;
     store.put("telemetry/log_level", "SecureString", "debug").await;
     let read = store.parameters(&aws).read().await.unwrap();
-    assert_eq!(read.count, 20);
+    assert_eq!(read.count, 26);
     let (_, settings) = Dynamic::begin(Vec::new(), Some(&read.layer)).unwrap();
     assert_eq!(settings.network.internal.len(), 2);
     assert_eq!(settings.telemetry.log_level, "debug");

@@ -37,6 +37,8 @@ struct Document<'a> {
     statistics: crate::statistical::Statistics,
     refused: &'a crate::ingest::Refused,
     blind: &'a super::Blind,
+    /// What keeps a part of the log from being judged, with what mends it.
+    warnings: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     score: Option<&'a Score>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -65,10 +67,12 @@ pub(super) fn write(
             Ok(())
         }
         Format::Json => {
+            let s = tiers.engine.statistics();
             let document = Document {
+                warnings: s.nobody_watched().into_iter().chain(s.late_records()).collect(),
                 anomalies,
                 silences: tiers.silences.values().collect(),
-                statistics: tiers.engine.statistics().clone(),
+                statistics: s,
                 refused: &tiers.refused,
                 blind: &tiers.blind,
                 score,
@@ -148,14 +152,8 @@ pub(super) fn summary(tiers: &Tiers, anomalies: &[Anomaly]) {
             "blind: {skipped} s of records left out by AWS (SKIPDATA), {no_data} s without data (NODATA), on {interfaces} interfaces; no data is not the same as no traffic"
         );
     }
-    if s.late > 0 {
-        eprintln!(
-            "late: {} of {} records ({:.2} %) came after their window had closed and were left out; set statistical.lateness to more \
-             than they are behind",
-            s.late,
-            s.records,
-            100.0 * s.late as f64 / s.records.max(1) as f64
-        );
+    if let Some(late) = s.late_records() {
+        eprintln!("late: {late}");
     }
     for (count, what) in [
         (

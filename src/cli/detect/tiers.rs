@@ -1,18 +1,22 @@
-//! The four tiers one after the other, without a runtime.
+//! The four tiers one after the other, in memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anyhow::Context;
+use tokio::runtime::{self, Runtime};
+
 use super::Blind;
+use super::memory::Memory;
 use crate::anomaly::Anomaly;
-use crate::correlation::{Incident, Incidents};
-use crate::finding::Finding;
 use crate::flow::network::Network;
 use crate::flow::{Address, BlindnessKind, EventTime};
-use crate::ingest::{Batch, Refused};
+use crate::ingest::{Batch, Refused, ShardId};
 use crate::ml;
 use crate::ml::behavior::Behavior;
 use crate::ml::model::Model;
+use crate::pipeline::chain::Chain;
+use crate::pipeline::chain::recording::Recorder;
 use crate::publish::Silence;
 use crate::report;
 use crate::settings::Settings;
@@ -26,11 +30,13 @@ pub(super) struct Tiers {
     behavior: Behavior,
     /// The models, unless they are switched off.
     model: Option<Arc<Model>>,
-    incidents: Incidents,
-    pub judge: Judge,
-    shard: Arc<str>,
+    chain: Chain,
+    recorder: Recorder,
+    memory: Memory,
+    /// Drives the chain, which waits for nothing here.
+    runtime: Runtime,
+    shard: ShardId,
     out: Output,
-    told: BTreeMap<uuid::Uuid, Anomaly>,
     pub silences: BTreeMap<uuid::Uuid, Silence>,
     /// Records that were judged.
     pub records: u64,
@@ -45,17 +51,20 @@ pub(super) struct Tiers {
 
 impl Tiers {
     /// Nothing judged yet; without a model, `top3_z` is alone in tier 2.
-    pub fn new(settings: &Settings, network: &Network, model: Option<Arc<Model>>) -> Tiers {
-        Tiers {
+    pub fn new(settings: &Settings, network: &Network, model: Option<Arc<Model>>) -> anyhow::Result<Tiers> {
+        let judge = Judge::new(&settings.validation, network);
+        let gaps = &settings.correlation.episode_gap;
+        Ok(Tiers {
             engine: Engine::new(&settings.statistical, network),
             settings: settings.ml.behavior.clone(),
             behavior: Behavior::new(settings.ml.model.hosts_max),
             model,
-            incidents: Incidents::new(&settings.correlation),
-            judge: Judge::new(&settings.validation, network),
-            shard: Arc::from("local"),
+            chain: Chain::new(judge, gaps, settings.statistical.window),
+            recorder: Recorder::new(gaps),
+            memory: Memory::new(&settings.correlation),
+            runtime: runtime::Builder::new_current_thread().build().context("start the runtime")?,
+            shard: ShardId("local".into()),
             out: Output::default(),
-            told: BTreeMap::new(),
             silences: BTreeMap::new(),
             records: 0,
             refused: Refused::default(),
@@ -63,7 +72,7 @@ impl Tiers {
             names: vec![String::new()],
             host_windows: BTreeMap::new(),
             traffic: None,
-        }
+        })
     }
 
     /// Takes one batch through all tiers.
@@ -93,7 +102,8 @@ impl Tiers {
         self.engine.note_reached(batch.reached);
         let mut out = std::mem::take(&mut self.out);
         self.engine.advance(&mut out);
-        self.judge_findings(&mut out);
+        let watermark = (self.records > 0).then(|| self.engine.watermark());
+        self.judge(&mut out, watermark);
         self.out = out;
     }
 
@@ -101,14 +111,11 @@ impl Tiers {
     pub fn finish(&mut self) {
         let mut out = std::mem::take(&mut self.out);
         self.engine.finish(&mut out);
-        self.judge_findings(&mut out);
-        let closed = self.incidents.finish();
-        self.tell(&closed);
+        self.judge(&mut out, Some(EventTime(u32::MAX)));
     }
 
-    /// Tiers 2 to 4, the latter two a window at a time: what is told must not depend on how the input was cut into batches. Before a
-    /// window's findings are folded, what is over by the window's end is closed.
-    fn judge_findings(&mut self, out: &mut Output) {
+    /// Tiers 2 to 4.
+    fn judge(&mut self, out: &mut Output, watermark: Option<EventTime>) {
         let mut findings = std::mem::take(&mut out.findings);
         for vector in &out.vectors {
             *self.host_windows.entry(vector.host).or_default() += 1;
@@ -116,34 +123,28 @@ impl Tiers {
         let scores = self.model.as_ref().map(|model| self.behavior.judge().score(model, &out.vectors));
         self.behavior.hear(&out.vectors, scores.as_deref(), &mut findings, &self.settings);
         out.vectors.clear();
-        findings.sort_by_key(end);
-        for window in findings.chunk_by(|a, b| end(a) == end(b)) {
-            let closed = self.incidents.expire(end(&window[0]));
-            self.tell(&closed);
-            let touched = self.incidents.fold(&self.shard, window);
-            self.tell(&touched);
-        }
-        findings.clear();
-        out.findings = findings;
-    }
-
-    fn tell(&mut self, incidents: &[Incident]) {
-        for outcome in self.judge.judge(incidents) {
-            match outcome {
-                Outcome::Told(anomaly) => {
-                    self.silences.remove(&anomaly.anomaly_id);
-                    self.told.insert(anomaly.anomaly_id, *anomaly);
-                }
-                Outcome::Silent(silence) => {
-                    self.silences.insert(silence.anomaly_id, silence);
+        let Tiers { chain, recorder, memory, runtime, shard, silences, .. } = self;
+        runtime.block_on(async {
+            for turn in chain.pass(memory, shard, findings, watermark).await {
+                for outcome in turn.outcomes {
+                    match outcome {
+                        Outcome::Told(anomaly) => {
+                            silences.remove(&anomaly.anomaly_id);
+                            // Everybody reads the last word of each at the end.
+                            recorder.tell(memory, *anomaly, &mut Vec::new()).await;
+                        }
+                        Outcome::Silent(silence) => {
+                            silences.insert(silence.anomaly_id, silence);
+                        }
+                    }
                 }
             }
-        }
+        });
     }
 
     /// What was told, in order of detection.
     pub fn anomalies(&self) -> Vec<Anomaly> {
-        let mut anomalies: Vec<Anomaly> = self.told.values().cloned().collect();
+        let mut anomalies = self.memory.anomalies();
         anomalies.sort_by_key(|a| (a.detection_timestamp, a.first_seen, a.anomaly_id));
         anomalies
     }
@@ -169,11 +170,6 @@ impl Tiers {
 
     /// How many incidents were closed early for want of room.
     pub fn evicted_incidents(&self) -> u64 {
-        self.incidents.evictions()
+        self.memory.evicted_incidents()
     }
-}
-
-/// When the window of a finding ends.
-fn end(finding: &Finding) -> EventTime {
-    finding.window.plus(finding.window_seconds)
 }

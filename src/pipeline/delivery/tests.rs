@@ -1,5 +1,6 @@
 //! Tiers 3 and 4 and delivery of several tasks on one store, in any order, with the store of incidents coming and going.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use crate::correlation::local::LocalIncidents;
 use crate::correlation::{CorrelationError, Incident, Watermarks};
 use crate::finding::{Actor, Evidence, Finding, IncidentKey, Merge, Severity, Subject, Target, Threat};
 use crate::flow::{Address, EventTime};
-use crate::ingest::{Fence, ShardId};
+use crate::ingest::ShardId;
 use crate::pipeline::tests::common;
 use crate::publish::Query;
 use crate::publish::local::{LineAnnouncer, SqliteStore};
@@ -99,17 +100,13 @@ impl World {
         let incidents: Arc<dyn IncidentStore> = Arc::new(incidents);
         let common = common(settings, self.folder.path());
         let judge = Judge::new(&settings.validation, &common.tiers.network);
-        let courier = Courier {
-            common,
-            places: Places {
-                store: self.store.clone(),
-                announcer: Arc::new(LineAnnouncer::to(Box::new(self.heard.clone()))),
-                incidents: incidents.clone(),
-                letters: Arc::new(Letters::in_file(self.folder.path().join("dead-letters.ndjson"))),
-            },
-            ids: BTreeMap::new(),
-            settled: BTreeSet::new(),
+        let places = Places {
+            store: self.store.clone(),
+            announcer: Arc::new(LineAnnouncer::to(Box::new(self.heard.clone()))),
+            incidents: incidents.clone(),
+            letters: Arc::new(Letters::in_file(self.folder.path().join("dead-letters.ndjson"))),
         };
+        let courier = Courier::new(common, places);
         Task { incidents, judge, courier }
     }
 
@@ -159,12 +156,13 @@ impl Task {
 
     async fn deliver(&mut self, incidents: &[Incident]) {
         for incident in incidents.iter().filter(|incident| !self.judge.knows(incident.id)).collect::<Vec<_>>() {
-            if let Some(anomaly) = self.courier.places.store.get(incident.id).await.unwrap() {
+            if let Some(anomaly) = self.courier.desk.places.store.get(incident.id).await.unwrap() {
                 self.judge.remember(&anomaly);
             }
         }
         let outcomes = self.judge.judge(incidents);
-        self.courier.deliver(Delivery { outcomes, fence: Fence::default(), ..Delivery::default() }).await.unwrap();
+        let outcomes = outcomes.into_iter().map(|outcome| Judged { outcome, fence: None }).collect();
+        self.courier.deliver(Delivery { outcomes, ..Delivery::default() }).await.unwrap();
     }
 }
 
@@ -219,7 +217,7 @@ async fn what_was_announced_by_a_life_that_died_before_it_noted_that_is_announce
     world.task().record_and_die(&[scan(1, 10)], 0).await;
     let recorded = world.recorded().await;
     let dying = world.task();
-    let results = dying.courier.places.announcer.announce(&[(Announcement::Detected, recorded[0].clone())]).await;
+    let results = dying.courier.desk.places.announcer.announce(&[(Announcement::Detected, recorded[0].clone())]).await;
     assert!(results.iter().all(Result::is_ok));
     world.task().courier.announce_leftovers().await.unwrap();
     world.task().courier.announce_leftovers().await.unwrap();
@@ -347,12 +345,13 @@ async fn a_part_that_is_updated_while_somebody_merges_it_is_closed_all_the_same(
     let first = world.recorded().await.remove(0);
     let more = Anomaly { updates: first.updates + 5, last_seen: first.last_seen.plus(60), ..first };
     // It has asked under which id to tell that, and is held up before it records it.
-    let claimed = slow.courier.claim(&more).await;
+    let claimed = slow.courier.recorder.claim(&slow.courier.desk, &more).await;
     for minute in [100, 150] {
         fast.fold("1", &scan(1, minute)).await;
     }
     let mut announcements = Vec::new();
-    slow.courier.tell_as(claimed, more, &mut announcements).await;
+    let Courier { recorder, desk } = &mut slow.courier;
+    recorder.tell_as(desk, claimed, more, &mut announcements).await;
     assert!(matches!(announcements.last(), Some((Announcement::Closed, _))), "{announcements:?}");
     fast.expire(END).await;
     let recorded = world.recorded().await;

@@ -56,7 +56,7 @@ impl Judgement {
     async fn passes(&mut self, shard: &str, moment: u32) -> Vec<Anomaly> {
         let (watermark, trace) = (Some(EventTime(moment)), BatchTrace::untraced());
         let step = Step { findings: Vec::new(), vectors: Vec::new(), watermark, trace, barrier: None };
-        told(self.step(name(shard), step).await.closings)
+        told(self.step(name(shard), step).await.outcomes)
     }
 }
 
@@ -64,8 +64,8 @@ fn name(shard: &str) -> ShardId {
     ShardId(shard.into())
 }
 
-fn told(outcomes: Vec<Outcome>) -> Vec<Anomaly> {
-    let anomaly = |outcome| match outcome {
+fn told(outcomes: Vec<Judged>) -> Vec<Anomaly> {
+    let anomaly = |judged: Judged| match judged.outcome {
         Outcome::Told(anomaly) => Some(*anomaly),
         Outcome::Silent(_) => None,
     };
@@ -190,10 +190,10 @@ async fn what_others_closed_is_forgotten_in_time() {
     task.hears("a", scan(1, 10)).await;
     let id = *task.parts[&name("a")].keys().next().expect("it has a part");
     // Somebody else was faster.
-    task.incidents.release(&BTreeSet::from([id])).await.unwrap();
-    assert!(task.judge.knows(id));
+    task.places.incidents.release(&BTreeSet::from([id])).await.unwrap();
+    assert!(task.chain.judge.knows(id));
     assert_eq!(task.passes("a", END).await, vec![]);
-    assert!(task.parts[&name("a")].is_empty() && !task.judge.knows(id));
+    assert!(task.parts[&name("a")].is_empty() && !task.chain.judge.knows(id));
 }
 
 /// A simulated time under attack.
@@ -285,8 +285,8 @@ impl Reader {
         let Output { mut findings, vectors } = out;
         self.behavior.hear(&vectors, None, &mut findings, &self.task.common.tiers.behavior.clone());
         let step = Step { findings, vectors: Vec::new(), watermark, trace: BatchTrace::untraced(), barrier: None };
-        let Delivery { outcomes, closings, .. } = self.task.step(name("a"), step).await;
-        for anomaly in told(outcomes).into_iter().chain(told(closings)) {
+        let Delivery { outcomes, .. } = self.task.step(name("a"), step).await;
+        for anomaly in told(outcomes) {
             stands.insert(anomaly.anomaly_id, anomaly);
         }
         !batch.is_empty()

@@ -199,6 +199,11 @@ const fn end_of(minute: u32) -> u32 {
     minute * 60 + 50 + 3600 + 300
 }
 
+/// The first end of a window that is behind that.
+const fn after(minute: u32) -> u32 {
+    end_of(minute) / 60 * 60 + 60
+}
+
 /// A moment at which everything is over.
 const END: u32 = 1_000_000;
 
@@ -214,10 +219,10 @@ async fn what_correlation_has_lost_is_closed_once_when_it_is_over_by_whichever_t
         two.passes("b", end_of(10)).await;
     }
     assert_eq!(world.open().await.len(), 1, "it may still go on");
-    one.passes("a", end_of(10) + 1).await;
-    two.passes("b", end_of(10) + 1).await;
+    one.passes("a", after(10)).await;
+    two.passes("b", after(10)).await;
     assert_eq!(world.open().await.len(), 1, "one look is none");
-    one.passes("a", end_of(10) + 1).await;
+    one.passes("a", after(10)).await;
     assert_eq!((world.open().await.len(), world.story().len()), (0, 2));
     for _ in 0..3 {
         two.passes("b", END).await;
@@ -241,7 +246,7 @@ async fn what_a_shard_may_still_add_to_is_not_closed() {
     }
     assert_eq!(world.open().await.len(), 1, "it may bring more");
     for _ in 0..2 {
-        task.passes("behind", end_of(10) + 1).await;
+        task.passes("behind", after(10)).await;
     }
     assert_eq!(world.open().await, []);
 }
@@ -258,7 +263,7 @@ async fn what_somebody_goes_on_with_under_another_id_is_not_closed() {
     let [told] = &world.open().await[..] else { panic!("{:?}", world.announced()) };
     assert!(told.last_seen <= scan(1, 29).last_seen);
     for _ in 0..4 {
-        other.passes("a", end_of(29) + 1).await;
+        other.passes("a", after(29)).await;
     }
     assert_eq!(world.open().await.len(), 1);
     // And is closed with it, in the ordinary way.

@@ -41,6 +41,8 @@ fn calling_a_trusted_peer_is_covered_and_attacking_one_is_not() {
         (Threat::C2Beacon, true),
         (Threat::CryptoMining, true),
         (Threat::Tor, true),
+        (Threat::Exfiltration, true),
+        (Threat::BruteForce, false),
         (Threat::PortScan, false),
         (Threat::Ddos, false),
         (Threat::Behavior, false),

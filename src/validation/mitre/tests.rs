@@ -16,6 +16,9 @@ fn each_threat_and_method_shows_its_techniques() {
         (Threat::CryptoMining, ours, "pool_port", &["T1496.001"]),
         (Threat::Tor, ours, "authority", &["T1090.003"]),
         (Threat::Behavior, ours, "top3_z", &[]),
+        (Threat::BruteForce, theirs, "guessing", &["T1110.001"]),
+        (Threat::BruteForce, theirs, "spraying", &["T1110.003"]),
+        (Threat::Exfiltration, ours, "new_place", &["T1041", "T1048"]),
     ] {
         let one = Finding { method: method.to_owned(), ..finding(threat, actor, "10.0.0.9", 22, 600, 0.9) };
         let incident = incident(&[one]);

@@ -90,3 +90,18 @@ fn records_that_come_too_late_or_from_the_future_are_told_and_the_rest_goes_on()
     append(&file, &lines(START + 4_000, 30_000));
     assert!(soon(|| degraded("lateness").is_empty() && degraded("event_time").is_empty()), "{:?}", life.degraded());
 }
+
+#[test]
+fn records_that_are_hours_from_the_clock_are_seen_until_they_are_of_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("flow.log");
+    append(&file, &lines(START, 300));
+    let hours = ("FLOWVIGIL__PIPELINE__CLOCK_GAP_MAX".to_owned(), "3h".to_owned());
+    let life = Life::start(folder.path(), &BTreeMap::from([hours]), "");
+    let clock = || life.degraded().remove("clock").unwrap_or_default();
+    let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap();
+    let side = if now > START { "h behind this machine's clock" } else { "h ahead of this machine's clock" };
+    assert!(soon(|| clock().contains(side)), "{:?}\n{}", life.degraded(), life.said());
+    append(&file, &lines(now - 2_000, 2_000));
+    assert!(soon(|| clock().is_empty()), "{:?}", life.degraded());
+}

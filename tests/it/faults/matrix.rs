@@ -191,6 +191,8 @@ impl Life {
             .args(["-c", &format!("{prefix} exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_flowvigil"), "run"])
             .arg(input)
             .env("FLOWVIGIL__API__LISTEN", "127.0.0.1:0")
+            // The logs of the tests are of days long past.
+            .env("FLOWVIGIL__PIPELINE__CLOCK_GAP_MAX", "0s")
             .env("FLOWVIGIL__PUBLISH__SQLITE__PATH", path("anomalies.db"))
             .env("FLOWVIGIL__INGEST__SNAPSHOT__LOCAL__FOLDER", path("snapshots"))
             .env("FLOWVIGIL__INGEST__LOCAL__CHECKPOINT", path("checkpoints"))
