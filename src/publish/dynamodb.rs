@@ -18,7 +18,7 @@
 //!
 //! `by_change` is the feed of changes: every write of an anomaly, and every verdict on it, dates it anew (`changed`: the wall
 //! clock in microseconds, then the id). Tasks write side by side and indexes follow late, so the latest changes may not be
-//! in order yet. A change is therefore given out once it is older than one attempt of a call may take, plus [`SETTLING`]; clocks
+//! in order yet. A change is therefore given out once it is older than one attempt of a call may take, plus `SETTLING`; clocks
 //! that differ by more than that, or a call that takes effect later, could hide a change from a reader.
 //!
 //! Indexes follow the table within a fraction of a second; whoever asks by id reads what was last written.

@@ -46,7 +46,7 @@ fn anomaly(number: u32) -> Anomaly {
     Anomaly {
         anomaly_id: Uuid::from_u128(u128::from(number) + 1),
         schema: SCHEMA.to_owned(),
-        threat: Threat::ALL[number as usize % Threat::ALL.len()],
+        threat: Threat::ALL[number as usize % 6],
         status: Status::Open,
         severity: [Severity::Low, Severity::Medium, Severity::High][number as usize % 3],
         severity_reason: String::new(),
