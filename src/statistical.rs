@@ -1226,8 +1226,10 @@ impl Engine {
                 signal &= judgement.refuse_kin(kin);
             }
             let mut findings = Vec::new();
-            // What is no more than a signal is stated as well, and kept back by validation.
-            if let Some(j) = character.as_ref().filter(|_| signal && !told_otherwise) {
+            // What is no more than a signal is stated as well, and kept back by validation; of a channel that was told, its numbers
+            // stay those that told it.
+            let untold = channel.told == EventTime(0);
+            if let Some(j) = character.as_ref().filter(|j| signal && !told_otherwise && (j.passed || untold)) {
                 let hinted = listed || self.settings.crypto_mining.ports.contains(&channel.port);
                 findings.push(match channel.mined || channel::is_mining(channel, hinted) {
                     true => mining::finding(channel, j, window, self.window),
