@@ -212,6 +212,12 @@ impl Silence {
     pub fn is_signal(&self) -> bool {
         matches!(self.stage.as_str(), "corroboration" | "confidence")
     }
+
+    /// The order in which signals are listed: the likeliest first, then the latest.
+    pub fn by_likelihood(&self, other: &Silence) -> std::cmp::Ordering {
+        let rank = |silence: &Silence| (silence.last_seen, silence.anomaly_id);
+        other.confidence.total_cmp(&self.confidence).then_with(|| rank(other).cmp(&rank(self)))
+    }
 }
 
 /// What an analyst said of an anomaly.

@@ -1222,8 +1222,7 @@ impl Engine {
             if let Some(judgement) = character.as_mut().filter(|_| signal) {
                 let contacts = self.state.tor.get(&channel.opener);
                 signal &= judgement.refuse_relay(contacts.is_some_and(|contacts| contacts.explains(channel.responder)));
-                let kin = self.state.channels.iter().filter(|other| channel::is_kin(channel, other)).count();
-                signal &= judgement.refuse_kin(kin);
+                signal &= judgement.refuse_kin(channel::kin(channel, self.state.channels.iter()));
             }
             let mut findings = Vec::new();
             // What is no more than a signal is stated as well, and kept back by validation; of a channel that was told, its numbers
@@ -1246,7 +1245,7 @@ impl Engine {
                 findings.push(beacon::finding(channel, j, window, self.window));
             }
             // A signal is looked at again as soon as there is more to see.
-            let told = told_otherwise || character.as_ref().is_some_and(|j| j.passed);
+            let told = !findings.is_empty() && (told_otherwise || character.as_ref().is_some_and(|j| j.passed));
             let judged = [(Threat::CryptoMining, &mining), (Threat::C2Beacon, &beacon), (Threat::C2Beacon, &character)];
             for (threat, judgement) in judged {
                 if let Some(judgement) = judgement {

@@ -342,7 +342,7 @@ pub async fn signals(State(context): State<Context>, Query(about): Query<About>)
     let limit = limited(about.limit, context.page_max)?;
     let mut signals = context.store.silences(about.address, context.page_max).await?;
     signals.retain(Silence::is_signal);
-    signals.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then_with(|| b.last_seen.cmp(&a.last_seen)));
+    signals.sort_by(Silence::by_likelihood);
     signals.truncate(limit);
     Ok(Json(Signals { signals }))
 }

@@ -7,10 +7,39 @@ use tokio::sync::mpsc;
 
 use super::judgement::Message;
 use super::*;
-use crate::flow::{EventTime, Interface};
+use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
+use crate::flow::{Address, EventTime, Interface};
 use crate::ingest::snapshot::local::{Folder, Settings as FolderSettings};
 use crate::ingest::snapshot::{Snapshot, SnapshotError};
 use crate::ingest::{Position, Read, Shard};
+
+/// A scan in a minute, from its second second to its fifty-first.
+pub(super) fn scan_of(scanner: u32, minute: u32, target: Address) -> Finding {
+    let (actor, window) = (Address::v4(0xcb00_7100 + scanner), minute * 60);
+    Finding {
+        threat: Threat::PortScan,
+        method: "vertical".to_owned(),
+        actor: Actor::One(actor),
+        subject: Subject::Actor(actor),
+        targets: vec![Target { address: target, ports: vec![22], port_count: 1 }],
+        target_count: 1,
+        sources: Vec::new(),
+        severity_reason: String::new(),
+        learned: Vec::new(),
+        first_seen: EventTime(window + 1),
+        last_seen: EventTime(window + 50),
+        window: EventTime(window),
+        window_seconds: 60,
+        score: 0.99,
+        severity: Severity::High,
+        evidence: vec![Evidence::at_least("distinct_ports", 500.0, 100.0, "ports", Merge::Max)],
+        summary: "a scan".to_owned(),
+        interfaces: vec!["eni-1".to_owned()],
+        account: String::new(),
+        provisional: false,
+        ml: None,
+    }
+}
 
 /// What the stages of a task share, with the defaults of the settings, no models, and snapshots in a folder.
 pub(super) fn common(settings: &crate::settings::Settings, folder: &Path) -> Common {

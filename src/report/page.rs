@@ -206,7 +206,7 @@ fn targets(anomaly: &Anomaly) -> String {
 
 fn silences(silences: &[&Silence]) -> Markup {
     let mut signals: Vec<&Silence> = silences.iter().copied().filter(|silence| silence.is_signal()).collect();
-    signals.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then_with(|| a.anomaly_id.cmp(&b.anomaly_id)));
+    signals.sort_by(|a, b| a.by_likelihood(b));
     html! {
         @if !signals.is_empty() {
             h2 { "Signals" }

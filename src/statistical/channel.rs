@@ -159,23 +159,38 @@ impl Rhythm {
             received: middle(|s| s.received_payload),
         }
     }
+
+    /// Whether another channel has the same sizes, and the same period where this one has any.
+    fn is_that_of(&self, other: &Rhythm) -> bool {
+        let near = |a: f64, b: f64, factor: f64| a.max(b) + 1.0 <= factor * (a.min(b) + 1.0);
+        let period = |r: &Rhythm| r.timing.filter(|t| t.nats >= KIN_TIMER_NATS).map(|t| t.period);
+        near(self.sent, other.sent, KIN_SIZES)
+            && near(self.received, other.received, KIN_SIZES)
+            && period(self).is_none_or(|own| period(other).is_some_and(|theirs| near(own, theirs, KIN_PERIODS)))
+    }
 }
 
-/// Whether a host used the same service before under another address: names of large services lead to another one every few
+/// Two sizes within this factor of each other are those of one service: its answers differ by less from call to call, and those of
+/// two services that a host calls at all by more.
+const KIN_SIZES: f64 = 1.5;
+
+/// Two periods within this factor are those of one timer: what spreads its calls does so by a tenth or a fifth.
+const KIN_PERIODS: f64 = 1.25;
+
+/// So many nats tell a timer from chance where only one channel is asked (e^3 = 20 to 1).
+const KIN_TIMER_NATS: f64 = 3.0;
+
+/// Under how many other addresses its host used the same service before: names of large services lead to another one every few
 /// minutes, and what polls them keeps its rhythm and its sizes. Of an attack with several controllers the first is told.
-pub fn is_kin(channel: &Channel, other: &Channel) -> bool {
-    let same = other.opener == channel.opener
-        && (other.port, other.protocol) == (channel.port, channel.protocol)
-        && other.responder != channel.responder
-        && other.first_contact < channel.first_contact;
-    let near = |a: f64, b: f64, factor: f64| a.max(b) + 1.0 <= factor * (a.min(b) + 1.0);
-    same && {
-        let (this, that) = (Rhythm::of(channel), Rhythm::of(other));
-        let sizes = near(this.sent, that.sent, 1.5) && near(this.received, that.received, 1.5);
-        // A timer is told from chance by a few nats; where there is one, the other must be the same.
-        let period = |r: &Rhythm| r.timing.filter(|t| t.nats >= 3.0).map(|t| t.period);
-        sizes && period(&this).is_none_or(|own| period(&that).is_some_and(|other| near(own, other, 1.25)))
-    }
+pub fn kin<'a>(channel: &Channel, others: impl Iterator<Item = &'a Channel>) -> usize {
+    let this = Rhythm::of(channel);
+    let earlier = others.filter(|other| {
+        other.opener == channel.opener
+            && (other.port, other.protocol) == (channel.port, channel.protocol)
+            && other.responder != channel.responder
+            && other.first_contact < channel.first_contact
+    });
+    earlier.filter(|other| this.is_that_of(&Rhythm::of(other))).count()
 }
 
 /// The six numbers of a channel.
@@ -334,14 +349,28 @@ pub fn judge(
     Some(Judged { judgement, signal: stands && probability >= SIGNAL })
 }
 
+/// Mean payload of a packet from a pool, bytes: a job is a line of JSON of some 200 bytes, its acknowledgements counted 60 and more
+/// (the real ones at hand: 63 to 200). Below are keep-alives, above the full packets of files, and Tor's cells of 514 bytes.
+const JOBS: std::ops::Range<f64> = 30.0..400.0;
+
+/// Both sides of a pool's session speak about as much; an implant that reports sends several times what it is told (the real ones at
+/// hand: 3 to 100 times, miners 0.1 to 1.3 times, one of a protocol of its own 20 times).
+const SENT_TO_RECEIVED_MAX: u64 = 2;
+
+/// For how long a pool must have pushed, s: four jobs at one a minute.
+const PUSHED_SECONDS: u32 = 240;
+
+/// In which share of the minutes: some pools push a job every two minutes, and a keep-alive is rarer.
+const PUSHED: f64 = 1.0 / 3.0;
+
 /// Whether a channel is more likely a miner's than an implant's: a pool pushes short jobs all the time, so that its miner receives
 /// as much as it sends, or more, in messages of a line of JSON; who commands a host says little to it, or sends it files.
 /// `hinted` says that a list knows the pool, or the port is one that pools publish.
 pub fn is_mining(channel: &Channel, hinted: bool) -> bool {
     let Some(session) = channel.longest().filter(|_| channel.protocol == protocol::TCP) else { return false };
     let message = session.received_payload as f64 / f64::from(session.received_packets.max(1));
-    let balanced = session.received_payload * 2 >= session.sent_payload && (30.0..400.0).contains(&message);
-    let pushed = session.duration() >= 240 && session.presence(session.received_windows) >= 1.0 / 3.0;
+    let balanced = session.sent_payload <= session.received_payload * SENT_TO_RECEIVED_MAX && JOBS.contains(&message);
+    let pushed = session.duration() >= PUSHED_SECONDS && session.presence(session.received_windows) >= PUSHED;
     balanced && (hinted || pushed)
 }
 

@@ -152,7 +152,7 @@ impl Tiers {
     /// What was kept back for want of evidence, the likeliest first.
     pub fn signals(&self) -> Vec<&Silence> {
         let mut signals: Vec<&Silence> = self.silences.values().filter(|silence| silence.is_signal()).collect();
-        signals.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then_with(|| a.anomaly_id.cmp(&b.anomaly_id)));
+        signals.sort_by(|a, b| a.by_likelihood(b));
         signals
     }
 

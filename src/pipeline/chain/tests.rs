@@ -4,9 +4,10 @@ use super::*;
 use crate::anomaly::Status;
 use crate::correlation::IncidentStore;
 use crate::correlation::local::LocalIncidents;
-use crate::finding::{Actor, Evidence, Merge, Severity, Subject, Target, Threat};
+use crate::finding::{Actor, Threat};
 use crate::flow::Address;
 use crate::flow::network::Network;
+use crate::pipeline::tests::scan_of;
 use crate::settings::Settings;
 
 struct Memory(LocalIncidents);
@@ -62,30 +63,7 @@ fn gap() -> u32 {
 
 /// A scan of a host in a minute, from its second second to its fifty-first.
 fn scan(scanner: u32, minute: u32) -> Finding {
-    let (actor, window) = (Address::v4(0xcb00_7100 + scanner), minute * 60);
-    Finding {
-        threat: Threat::PortScan,
-        method: "vertical".to_owned(),
-        actor: Actor::One(actor),
-        subject: Subject::Actor(actor),
-        targets: vec![Target { address: Address::v4(0x0a00_0000 + minute), ports: vec![22], port_count: 1 }],
-        target_count: 1,
-        sources: Vec::new(),
-        severity_reason: String::new(),
-        learned: Vec::new(),
-        first_seen: EventTime(window + 1),
-        last_seen: EventTime(window + 50),
-        window: EventTime(window),
-        window_seconds: 60,
-        score: 0.99,
-        severity: Severity::High,
-        evidence: vec![Evidence::at_least("distinct_ports", 500.0, 100.0, "ports", Merge::Max)],
-        summary: "a scan".to_owned(),
-        interfaces: vec!["eni-1".to_owned()],
-        account: String::new(),
-        provisional: false,
-        ml: None,
-    }
+    scan_of(scanner, minute, Address::v4(0x0a00_0000 + minute))
 }
 
 #[tokio::test]

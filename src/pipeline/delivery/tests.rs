@@ -12,10 +12,10 @@ use super::*;
 use crate::correlation::fallback::WithFallback;
 use crate::correlation::local::LocalIncidents;
 use crate::correlation::{CorrelationError, Incident, Watermarks};
-use crate::finding::{Actor, Evidence, Finding, IncidentKey, Merge, Severity, Subject, Target, Threat};
+use crate::finding::{Finding, IncidentKey, Severity, Target};
 use crate::flow::{Address, EventTime};
 use crate::ingest::ShardId;
-use crate::pipeline::tests::common;
+use crate::pipeline::tests::{common, scan_of};
 use crate::publish::Query;
 use crate::publish::local::{LineAnnouncer, SqliteStore};
 use crate::settings::Settings;
@@ -259,30 +259,7 @@ async fn more_than_a_batch_of_leftovers_are_all_announced() {
 
 /// A scan of one of two scanners in a minute, on a host of its own.
 fn scan(scanner: u32, minute: u32) -> Finding {
-    let (actor, window) = (Address::v4(0xcb00_7100 + scanner), minute * 60);
-    Finding {
-        threat: Threat::PortScan,
-        method: "vertical".to_owned(),
-        actor: Actor::One(actor),
-        subject: Subject::Actor(actor),
-        targets: vec![Target { address: Address::v4(0x0a00_0000 + minute % 7), ports: vec![22], port_count: 1 }],
-        target_count: 1,
-        sources: Vec::new(),
-        severity_reason: String::new(),
-        learned: Vec::new(),
-        first_seen: EventTime(window + 1),
-        last_seen: EventTime(window + 50),
-        window: EventTime(window),
-        window_seconds: 60,
-        score: 0.99,
-        severity: Severity::High,
-        evidence: vec![Evidence::at_least("distinct_ports", 500.0, 100.0, "ports", Merge::Max)],
-        summary: "a scan".to_owned(),
-        interfaces: vec!["eni-1".to_owned()],
-        account: String::new(),
-        provisional: false,
-        ml: None,
-    }
+    scan_of(scanner, minute, Address::v4(0x0a00_0000 + minute % 7))
 }
 
 /// A moment at which everything is over.

@@ -6,10 +6,9 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use super::*;
 use crate::anomaly::{Anomaly, Status};
 use crate::correlation::local::LocalIncidents;
-use crate::finding::{Actor, Evidence, Merge, Severity, Subject, Target, Threat};
 use crate::flow::Address;
 use crate::ml::behavior::Behavior;
-use crate::pipeline::tests::common;
+use crate::pipeline::tests::{common, scan_of};
 use crate::publish::local::SqliteStore;
 use crate::settings::Settings;
 use crate::simulate::{Scenario, Simulation};
@@ -74,30 +73,7 @@ fn told(outcomes: Vec<Judged>) -> Vec<Anomaly> {
 
 /// A scan of a host in a minute.
 fn scan(scanner: u32, minute: u32) -> Finding {
-    let (actor, window) = (Address::v4(0xcb00_7100 + scanner), minute * 60);
-    Finding {
-        threat: Threat::PortScan,
-        method: "vertical".to_owned(),
-        actor: Actor::One(actor),
-        subject: Subject::Actor(actor),
-        targets: vec![Target { address: Address::v4(0x0a00_0000 + minute), ports: vec![22], port_count: 1 }],
-        target_count: 1,
-        sources: Vec::new(),
-        severity_reason: String::new(),
-        learned: Vec::new(),
-        first_seen: EventTime(window + 1),
-        last_seen: EventTime(window + 50),
-        window: EventTime(window),
-        window_seconds: 60,
-        score: 0.99,
-        severity: Severity::High,
-        evidence: vec![Evidence::at_least("distinct_ports", 500.0, 100.0, "ports", Merge::Max)],
-        summary: "a scan".to_owned(),
-        interfaces: vec!["eni-1".to_owned()],
-        account: String::new(),
-        provisional: false,
-        ml: None,
-    }
+    scan_of(scanner, minute, Address::v4(0x0a00_0000 + minute))
 }
 
 /// A moment at which everything is over.

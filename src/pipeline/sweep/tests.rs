@@ -10,12 +10,12 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::correlation::local::LocalIncidents;
 use crate::correlation::{CorrelationError, Incident};
-use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
+use crate::finding::Finding;
 use crate::flow::Address;
 use crate::ingest::{Fence, ShardId};
 use crate::pipeline::judgement::{Judgement, Message};
 use crate::pipeline::shard::{Barrier, State, Step};
-use crate::pipeline::tests::common;
+use crate::pipeline::tests::{common, scan_of};
 use crate::pipeline::{PipelineError, delivery};
 use crate::publish::dead_letter::Letters;
 use crate::publish::local::{LineAnnouncer, SqliteStore};
@@ -167,30 +167,7 @@ fn name(shard: &str) -> ShardId {
 
 /// A scan of a host in a minute.
 fn scan(scanner: u32, minute: u32) -> Finding {
-    let (actor, window) = (Address::v4(0xcb00_7100 + scanner), minute * 60);
-    Finding {
-        threat: Threat::PortScan,
-        method: "vertical".to_owned(),
-        actor: Actor::One(actor),
-        subject: Subject::Actor(actor),
-        targets: vec![Target { address: Address::v4(0x0a00_0005), ports: vec![22], port_count: 1 }],
-        target_count: 1,
-        sources: Vec::new(),
-        severity_reason: String::new(),
-        learned: Vec::new(),
-        first_seen: EventTime(window + 1),
-        last_seen: EventTime(window + 50),
-        window: EventTime(window),
-        window_seconds: 60,
-        score: 0.99,
-        severity: Severity::High,
-        evidence: vec![Evidence::at_least("distinct_ports", 500.0, 100.0, "ports", Merge::Max)],
-        summary: "a scan".to_owned(),
-        interfaces: vec!["eni-1".to_owned()],
-        account: String::new(),
-        provisional: false,
-        ml: None,
-    }
+    scan_of(scanner, minute, Address::v4(0x0a00_0005))
 }
 
 /// The last moment at which a scan that was told in a minute may still go on: the gap of an hour behind what was seen of it,

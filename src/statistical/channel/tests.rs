@@ -142,6 +142,10 @@ fn one_session_is_enough_once_it_has_lasted() {
     assert!(judged(240).is_some());
 }
 
+fn is_kin(channel: &Channel, other: &Channel) -> bool {
+    kin(channel, [channel, other].into_iter()) == 1
+}
+
 #[test]
 fn a_service_that_moves_to_another_address_keeps_its_rhythm_and_sizes() {
     let before = padded(443, 30);
