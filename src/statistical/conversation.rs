@@ -179,24 +179,23 @@ pub fn conversations<'a>(
     out: &mut Vec<Conversation>,
     duplicates: &mut u64,
 ) {
-    let mut twins: Vec<(u32, u32)> = Vec::new();
-    for (at, view) in views.iter().enumerate() {
+    // Where the next view of the same five-tuple is, the head's first and in their order; 0, which is a head's place, for none.
+    let mut next = vec![0u32; views.len()];
+    for (at, view) in views.iter().enumerate().rev() {
         if let Some(head) = view.twin {
-            twins.push((head.get() - 1, at as u32));
+            let head = head.get() as usize - 1;
+            (next[at], next[head]) = (next[head], at as u32);
+            *duplicates += 1;
         }
     }
-    *duplicates += twins.len() as u64;
-    twins.sort_unstable();
-    let mut groups = twins.chunk_by(|a, b| a.0 == b.0).peekable();
-    for (at, view) in views.iter().enumerate() {
-        match groups.next_if(|group| group[0].0 as usize == at) {
-            Some(group) => {
-                let others = group.iter().map(|&(_, at)| &views[at as usize]);
-                out.push(orient(&speaker(view, others, &name), ours));
-            }
-            None if view.twin.is_none() => out.push(orient(view, ours)),
-            None => {}
+    for (at, view) in views.iter().enumerate().filter(|(_, view)| view.twin.is_none()) {
+        if next[at] == 0 {
+            out.push(orient(view, ours));
+            continue;
         }
+        let others = std::iter::successors(Some(next[at] as usize), |&at| Some(next[at] as usize));
+        let others = others.take_while(|&at| at != 0).map(|at| &views[at]);
+        out.push(orient(&speaker(view, others, &name), ours));
     }
 }
 

@@ -145,7 +145,7 @@ pub fn relays(conversations: &[Conversation]) -> Vec<Address> {
         host.all += 1;
         if let Some(behind) = inside.get(&leg) {
             host.repeated += 1;
-            host.of.extend(behind.iter().map(|&at| conversations[at].opener));
+            host.of.extend(behind.legs.iter().map(|&at| conversations[at].opener));
         }
     }
     hosts.iter().filter(|(_, host)| host.repeats_much()).map(|(&address, _)| address).collect()
@@ -159,48 +159,66 @@ pub fn attribute(
     is_gateway: impl Fn(Address) -> bool,
     translated: impl Fn(&Conversation) -> bool,
 ) {
-    let (inside, outside) = legs(conversations, &is_gateway);
+    let (mut inside, outside) = legs(conversations, &is_gateway);
     let at_home: Set<Address> =
         conversations.iter().filter(|c| c.ours && !c.theirs && !is_gateway(c.opener)).map(|c| c.opener).collect();
     let mut gone = vec![false; conversations.len()];
-    let mut given: Map<u64, usize> = Map::default();
     for (leg, at) in outside {
         if translated(&conversations[at]) {
             continue;
         }
-        let behind = inside.get(&leg).map(Vec::as_slice).unwrap_or_default();
-        // A gateway between networks of ours passes on to hosts of ours as well; but what they ask of each other is their own.
-        if behind.is_empty() && conversations[at].theirs {
+        let Some(behind) = inside.get_mut(&leg) else {
+            // A gateway between networks of ours passes on to hosts of ours as well; but what they ask of each other is their own.
+            gone[at] = !conversations[at].theirs;
             continue;
+        };
+        if behind.given == 0 {
+            behind.legs.iter().for_each(|&at| gone[at] = true);
         }
-        // The client's legs are as many as the gateway's, and which of them is which does not matter.
-        let next = given.entry(leg).or_default();
-        let client = behind.get(*next % behind.len().max(1)).map(|&at| conversations[at]);
-        *next += 1;
-        let alone = |client: &Conversation| behind.iter().all(|&at| conversations[at].opener == client.opener);
-        behind.iter().for_each(|&at| gone[at] = true);
-        let whose = |client: &Conversation| !is_gateway(client.opener) && !at_home.contains(&client.opener);
-        match client.filter(alone).filter(whose) {
-            Some(client) => {
-                let c = &mut conversations[at];
-                (c.opener, c.opener_port) = (client.opener, client.opener_port);
-            }
-            None => gone[at] = true,
+        let client = conversations[behind.next()];
+        let is_told = behind.alone && !is_gateway(client.opener) && !at_home.contains(&client.opener);
+        let c = &mut conversations[at];
+        match is_told {
+            true => (c.opener, c.opener_port) = (client.opener, client.opener_port),
+            false => gone[at] = true,
         }
     }
     let mut gone = gone.into_iter();
     conversations.retain(|_| !gone.next().unwrap_or_default());
 }
 
-/// By what both legs have in common: where the clients' are, and the gateways' own, each in its order.
-type Legs = (Map<u64, Vec<usize>>, Vec<(u64, usize)>);
+/// The legs from clients to a gateway that have the same in common.
+#[derive(Debug)]
+struct Behind {
+    /// Where they are.
+    legs: Vec<usize>,
+    /// Whether one client has them all.
+    alone: bool,
+    /// How many of the gateway's own legs were given to them.
+    given: usize,
+}
+
+impl Behind {
+    /// The client's leg that stands for the gateway's next one: they are as many, and which of them is which does not matter.
+    fn next(&mut self) -> usize {
+        self.given += 1;
+        self.legs[(self.given - 1) % self.legs.len()]
+    }
+}
+
+/// By what both legs have in common: the clients', and where the gateways' own are, each in its order.
+type Legs = (Map<u64, Behind>, Vec<(u64, usize)>);
 
 /// The legs of gateways: from their clients to them, and from them onwards.
 fn legs(conversations: &[Conversation], is_gateway: impl Fn(Address) -> bool) -> Legs {
     let (mut inside, mut outside): Legs = (Map::default(), Vec::new());
     for (at, c) in conversations.iter().enumerate().filter(|(_, c)| c.ours) {
         if c.theirs && is_gateway(c.responder) {
-            inside.entry(leg(c.responder, c)).or_default().push(at);
+            let behind = inside.entry(leg(c.responder, c));
+            let behind = behind.or_insert_with(|| Behind { legs: Vec::new(), alone: true, given: 0 });
+            // A sweep through a gateway has thousands of equal legs, so that they are not compared with each other.
+            behind.alone &= behind.legs.first().is_none_or(|&first| conversations[first].opener == c.opener);
+            behind.legs.push(at);
         } else if is_gateway(c.opener) {
             outside.push((leg(c.opener, c), at));
         }
