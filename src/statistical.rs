@@ -16,7 +16,6 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use hashbrown::HashSet;
-use hashbrown::hash_map::Entry;
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
@@ -260,12 +259,12 @@ struct State {
     tor: BTreeMap<Address, tor::Contacts>,
     /// Start of the open feature window.
     feature_window: EventTime,
-    features: Map<Address, HostWindow>,
+    features: Table<OpenWindow>,
     baselines: Map<Address, Baseline>,
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 13;
+const SNAPSHOT_VERSION: u32 = 14;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
@@ -327,7 +326,7 @@ impl Engine {
             explanations: Explanations::new(),
             tor: BTreeMap::new(),
             feature_window: EventTime(0),
-            features: Map::default(),
+            features: Table::new(u32::MAX),
             baselines: Map::default(),
         };
         Engine::with(settings, network, state)
@@ -622,7 +621,13 @@ impl Engine {
         let flooded = self.judge_floods(conversations, &hot, window, out);
         let mut touched = Touched::default();
         let (mut failures, mut answers, mut logins, mut uploads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for c in conversations.iter().filter(|c| flooded.is_empty() || !flooded.contains(&c.responder)) {
+        for (at, c) in conversations.iter().enumerate() {
+            if at % AHEAD == 0 {
+                self.approach_pairs(&conversations[at..conversations.len().min(at + AHEAD)]);
+            }
+            if !flooded.is_empty() && flooded.contains(&c.responder) {
+                continue;
+            }
             let first_answer = self.note_pair(c, window, &mut touched);
             if Suspect::counts(c) {
                 if !self.goes_on(c) {
@@ -667,7 +672,7 @@ impl Engine {
     fn learn_owners(&mut self, conversations: &mut [Conversation], window: EventTime) {
         let (network, state) = (&self.network, &mut self.state);
         let supposed = |owners: &Owners, address: Address, ours: bool| !ours || owners.is_uncertain(address);
-        let mut taught = false;
+        let mut teaching: Vec<&Conversation> = Vec::new();
         for c in conversations.iter() {
             let is_learned = |address, ours: bool| ours && !network.is_internal(address);
             let undecided = !state.owners.is_empty()
@@ -675,19 +680,25 @@ impl Engine {
                 && supposed(&state.owners, c.opener, c.ours)
                 && supposed(&state.owners, c.responder, c.theirs);
             if !c.ours && !c.theirs || undecided {
-                if network.learns() {
-                    state.owners.note(c, window);
-                }
-                taught = true;
+                teaching.push(c);
             }
         }
-        if !taught {
+        if teaching.is_empty() {
             return;
         }
-        if state.owners.settle(|address| network.is_external(address)) {
+        if network.learns() {
+            state.owners.note(teaching.into_iter(), window);
+        }
+        let changed = state.owners.settle(|address| network.is_external(address));
+        if !changed.is_empty() {
+            let settle = |address: Address, ours: &mut bool| {
+                if changed.contains(&address) {
+                    *ours = is_ours(network, &state.owners, address);
+                }
+            };
             for c in conversations.iter_mut() {
-                c.ours = is_ours(network, &state.owners, c.opener);
-                c.theirs = is_ours(network, &state.owners, c.responder);
+                settle(c.opener, &mut c.ours);
+                settle(c.responder, &mut c.theirs);
             }
         }
         for c in conversations.iter().filter(|c| !c.ours && !c.theirs && owner::is_between_hosts(c)) {
@@ -836,6 +847,36 @@ impl Engine {
         flooded
     }
 
+    /// Asks for the memory of what conversations are noted in next.
+    fn approach_pairs(&self, next: &[Conversation]) {
+        let (state, seed) = (&self.state, &self.seed);
+        let mut known = [0; AHEAD];
+        for (known, c) in known.iter_mut().zip(next) {
+            if c.ours && is_contact(c) {
+                *known = fingerprint(seed, c);
+                state.pairs.approach(seed, *known);
+            }
+            if c.ours {
+                state.features.approach(seed, c.opener);
+            }
+            if c.theirs {
+                state.features.approach(seed, c.responder);
+            }
+        }
+        self.approach_channels(known.into_iter().filter(|&fingerprint| fingerprint != 0));
+    }
+
+    /// Asks for the memory of channels, and for that of their latest sessions.
+    fn approach_channels(&self, next: impl Iterator<Item = u64> + Clone) {
+        let (channels, seed) = (&self.state.channels, &self.seed);
+        next.clone().for_each(|fingerprint| channels.approach(seed, fingerprint));
+        for channel in next.filter_map(|fingerprint| channels.get(seed, fingerprint)) {
+            if let Some(session) = channel.sessions.last() {
+                pane::prefetch(session);
+            }
+        }
+    }
+
     /// Updates what is known of a host of ours and the service it used, and the features of both ends. Says whether this
     /// is the first answer that the host got there.
     fn note_pair(&mut self, c: &Conversation, window: EventTime, touched: &mut Touched) -> bool {
@@ -911,10 +952,10 @@ impl Engine {
     fn note_features(&mut self, c: &Conversation, new: bool) {
         let (ours, theirs) = (c.ours, c.theirs);
         let cap = self.settings.tables.baselines as usize;
-        let state = &mut self.state;
+        let (state, seed) = (&mut self.state, &self.seed);
         let room = state.features.len() < cap;
-        if ours && let Some(window) = entry_if(&mut state.features, c.opener, || room) {
-            window.opened(&Opened {
+        if ours && let Some(window) = state.features.entry_if(seed, c.opener, || room, || OpenWindow::of(c.opener)) {
+            window.does.opened(&Opened {
                 peer_hash: host::mix(c.responder),
                 port: c.port,
                 sent: c.sent.bytes,
@@ -928,11 +969,12 @@ impl Engine {
         }
         // An address that never spoke has no behaviour.
         let may_enter = || room && (c.received.seen() || state.baselines.contains_key(&c.responder));
+        let new = || OpenWindow::of(c.responder);
         if theirs
             && !c.responder.is_group()
-            && let Some(window) = entry_if(&mut state.features, c.responder, may_enter)
+            && let Some(window) = state.features.entry_if(seed, c.responder, may_enter, new)
         {
-            window.accepted(host::mix(c.opener), c.received.bytes, c.sent.bytes, c.failed(), ours);
+            window.does.accepted(host::mix(c.opener), c.received.bytes, c.sent.bytes, c.failed(), ours);
         }
     }
 
@@ -948,15 +990,13 @@ impl Engine {
     fn close_features(&mut self, out: &mut Output) {
         let window = self.state.feature_window;
         let state = &mut self.state;
-        let mut hosts: Vec<Address> = state.features.keys().copied().collect();
-        hosts.sort_unstable();
-        for &host in &hosts {
-            let baseline = state.baselines.entry(host).or_default();
-            out.vectors.push(baseline.vector(host, window, &state.features[&host]));
+        let mut windows: Vec<&OpenWindow> = state.features.iter().collect();
+        windows.sort_unstable_by_key(|open| open.host);
+        for open in windows {
+            let baseline = state.baselines.entry(open.host).or_default();
+            out.vectors.push(baseline.vector(open.host, window, &open.does));
         }
-        // The next window has about as many, and its memory is there already.
         state.features.clear();
-        state.features.shrink_to(2 * hosts.len());
         let cap = self.settings.tables.baselines as usize;
         if self.state.baselines.len() > cap {
             let mut ages: Vec<(EventTime, Address)> =
@@ -1175,12 +1215,18 @@ impl Engine {
     fn judge_channels(&mut self, touched: &Touched, now: EventTime, window: EventTime, out: &mut Output) {
         let channels = self.state.channels.len();
         let mut held: BTreeMap<Address, Vec<Held>> = BTreeMap::new();
-        for &fingerprint in &touched.channels {
+        for (at, &fingerprint) in touched.channels.iter().enumerate() {
+            if at % AHEAD == 0 {
+                self.approach_channels(touched.channels[at..].iter().take(AHEAD).copied());
+            }
             let Some(channel) = self.state.channels.get(&self.seed, fingerprint) else { continue };
             if !channel.due(now) {
                 continue;
             }
-            let character = self.character(fingerprint);
+            // How things stood is noted early, and looked at where there may be enough to judge.
+            let enough = channel.before.is_none() || channel::may_be_enough(channel, &self.settings.channel);
+            let looked_at = enough && channel::is_of_the_kind(channel, &self.settings.c2_beacon.benign_ports);
+            let character = looked_at.then(|| self.character(fingerprint)).flatten();
             let Some(channel) = self.state.channels.get(&self.seed, fingerprint) else { continue };
             let internal = self.is_ours(channel.responder);
             let table = if internal { &self.state.internal } else { &self.state.external };
@@ -1450,6 +1496,7 @@ impl Engine {
         state.internal_logins.reindex(&seed);
         state.external_logins.reindex(&seed);
         state.uploads.reindex(&seed);
+        state.features.reindex(&seed);
         state.explanations.reindex(&seed);
         state.inherited.iter_mut().for_each(Inherited::reindex);
         for pane in &mut state.panes {
@@ -1459,11 +1506,29 @@ impl Engine {
     }
 }
 
-/// The value of an address; made where there is none and `may` says so.
-fn entry_if<V: Default>(map: &mut Map<Address, V>, address: Address, may: impl FnOnce() -> bool) -> Option<&mut V> {
-    match map.entry(address) {
-        Entry::Occupied(known) => Some(known.into_mut()),
-        Entry::Vacant(new) => may().then(|| new.insert(V::default())),
+/// What a host does in the feature window that is open.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct OpenWindow {
+    host: Address,
+    does: HostWindow,
+}
+
+impl OpenWindow {
+    fn of(host: Address) -> OpenWindow {
+        OpenWindow { host, does: HostWindow::default() }
+    }
+}
+
+impl table::Entry for OpenWindow {
+    type Key = Address;
+
+    fn key(&self) -> Address {
+        self.host
+    }
+
+    fn last_seen(&self) -> EventTime {
+        // All are of one window, and the table is emptied at its end.
+        EventTime(0)
     }
 }
 
@@ -1555,11 +1620,18 @@ impl Touched {
 /// hosts: whoever is looked at from the internet answers closed UDP ports so.
 fn drop_error_messages(failures: &mut Vec<&Conversation>, conversations: &[Conversation]) {
     let is_icmp = |c: &Conversation| matches!(c.protocol, protocol::ICMP | protocol::ICMPV6);
-    if failures.iter().any(|c| is_icmp(c)) {
-        let asked = conversations.iter().filter(|c| !is_icmp(c)).map(|c| (c.opener, c.responder));
-        let asked: Set<(Address, Address)> = asked.collect();
-        failures.retain(|c| !is_icmp(c) || !asked.contains(&(c.responder, c.opener)));
+    // Of such messages there are few, and of conversations that they may speak of many.
+    let mut asked: Map<(Address, Address), bool> =
+        failures.iter().filter(|c| is_icmp(c)).map(|c| ((c.responder, c.opener), false)).collect();
+    if asked.is_empty() {
+        return;
     }
+    for c in conversations.iter().filter(|c| !is_icmp(c)) {
+        if let Some(asked) = asked.get_mut(&(c.opener, c.responder)) {
+            *asked = true;
+        }
+    }
+    failures.retain(|c| !is_icmp(c) || !asked.get(&(c.responder, c.opener)).is_some_and(|&asked| asked));
 }
 
 /// A session that a host of ours held, and with whom.

@@ -139,7 +139,7 @@ pub fn calls(starts: &[EventTime]) -> Vec<u32> {
 pub fn timing(starts: &[EventTime]) -> Option<Timing> {
     let calls = calls(starts);
     let mut intervals: Vec<f64> = calls.windows(2).map(|pair| f64::from(pair[1] - pair[0])).collect();
-    if intervals.len() < 3 {
+    if intervals.len() + 1 < TIMED {
         return None;
     }
     let typical = median(&mut intervals);
@@ -255,7 +255,13 @@ fn timing_evidence(t: &Timing, needed: f64, settings: &Settings) -> Vec<Evidence
     ]
 }
 
+/// Sessions below which [`timing`] tells nothing: three intervals.
+const TIMED: usize = 4;
+
 fn periodic(channel: &Channel, around: &Surroundings, settings: &Settings) -> Option<Judgement> {
+    if channel.sessions.len() < TIMED {
+        return None;
+    }
     let answered: Vec<&Session> = channel.sessions.iter().filter(|s| !s.failed).collect();
     let starts: Vec<EventTime> = answered.iter().map(|s| s.start).collect();
     let t = timing(&starts)?;
@@ -285,6 +291,9 @@ fn periodic(channel: &Channel, around: &Surroundings, settings: &Settings) -> Op
 }
 
 fn failing(channel: &Channel, around: &Surroundings, settings: &Settings) -> Option<Judgement> {
+    if channel.sessions.len() < TIMED {
+        return None;
+    }
     let starts: Vec<EventTime> = channel.sessions.iter().map(|s| s.start).collect();
     let t = timing(&starts)?;
     let needed = needed(around, settings);

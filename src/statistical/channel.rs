@@ -285,6 +285,19 @@ pub struct Judged {
     pub signal: bool,
 }
 
+/// Whether channels of its kind are judged at all, whatever becomes of them.
+pub fn is_of_the_kind(channel: &Channel, benign_ports: &[u16]) -> bool {
+    let calls = matches!(channel.protocol, protocol::TCP | protocol::UDP);
+    calls && !channel.aws_service && !channel.responder.is_group() && !benign_ports.contains(&channel.port)
+}
+
+/// Whether there may be enough of a channel to judge: calls are at most as many as sessions.
+pub fn may_be_enough(channel: &Channel, settings: &Settings) -> bool {
+    let long = |session: &Session| i64::from(session.duration()) >= settings.session.as_secs();
+    channel.sessions.len() >= settings.calls as usize
+        || channel.protocol == protocol::TCP && channel.longest().is_some_and(long)
+}
+
 /// Judges a channel by what its host does around it; `None` where there is too little to judge, or it is not the kind.
 /// `watched_before` is how long the host was watched when it first used the service, s.
 pub fn judge(
@@ -296,12 +309,12 @@ pub fn judge(
     ports: &Ports<'_>,
 ) -> Option<Judged> {
     let tcp = channel.protocol == protocol::TCP;
-    if around.internal || channel.aws_service || channel.responder.is_group() || ports.benign.contains(&channel.port) {
+    if around.internal || !is_of_the_kind(channel, ports.benign) || !may_be_enough(channel, settings) {
         return None;
     }
     let failed = channel.sessions.iter().filter(|s| s.failed).count();
     // What is sent without an answer over UDP is logs and measurements: nothing says that one was wanted.
-    if !tcp && (channel.protocol != protocol::UDP || failed * 10 >= channel.sessions.len() * 9) {
+    if !tcp && failed * 10 >= channel.sessions.len() * 9 {
         return None;
     }
     let numbers = Numbers::of(channel, host, ports);

@@ -213,12 +213,25 @@ struct Talks {
 }
 
 impl Talks {
-    fn of(conversations: &[Conversation]) -> Talks {
+    /// Of the sockets between which conversations went that `counts` says yes to.
+    fn of(conversations: &[Conversation], counts: impl Fn(&Conversation) -> bool) -> Talks {
+        let one_way = || conversations.iter().filter(|c| c.protocol == protocol::UDP && !c.received.seen());
         let mut talks = Talks::default();
-        for c in conversations.iter().filter(|c| c.protocol == protocol::UDP && !c.received.seen()) {
+        for c in one_way().filter(|c| counts(c)) {
+            talks.sockets.entry((c.opener, c.opener_port)).or_default();
+            talks.sockets.entry((c.responder, c.port)).or_default();
+        }
+        if talks.sockets.is_empty() {
+            return talks;
+        }
+        for c in one_way() {
             let packets = u64::from(c.sent.packets);
-            talks.sockets.entry((c.opener, c.opener_port)).or_default().0 += packets;
-            talks.sockets.entry((c.responder, c.port)).or_default().1 += packets;
+            if let Some(sender) = talks.sockets.get_mut(&(c.opener, c.opener_port)) {
+                sender.0 += packets;
+            }
+            if let Some(receiver) = talks.sockets.get_mut(&(c.responder, c.port)) {
+                receiver.1 += packets;
+            }
         }
         talks
     }
@@ -282,9 +295,10 @@ pub fn collect(
     settings: &Settings,
 ) -> BTreeMap<Address, Victim> {
     let mut victims: BTreeMap<Address, Victim> = BTreeMap::new();
-    let talks = Talks::of(conversations);
+    let is_victim = |c: &Conversation| hot.contains(&c.responder) && !c.responder.is_group();
+    let talks = Talks::of(conversations, is_victim);
     for c in conversations {
-        if hot.contains(&c.responder) && !c.responder.is_group() {
+        if is_victim(c) {
             victims.entry(c.responder).or_default().add(c, !(c.ours && c.theirs), &settings.web_ports, &talks);
         }
     }

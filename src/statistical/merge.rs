@@ -167,9 +167,7 @@ impl Engine {
             state.tor.entry(host).or_default().join(&contacts, rename);
         }
         state.feature_window = state.feature_window.max(feature_window);
-        for (host, window) in features {
-            state.features.entry(host).or_default().join(&window);
-        }
+        state.features.absorb(seed, features, |known, theirs| known.does.join(&theirs.does));
         for (host, baseline) in baselines {
             state.baselines.entry(host).or_default().join(baseline);
         }

@@ -10,12 +10,11 @@
 //!
 //! An address that never sent anything is nobody's, whoever asks for it.
 
-use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use super::Map;
+use super::{Map, Set};
 use crate::flow::{Address, EventTime, InterfaceId, Marks, protocol};
 use crate::statistical::conversation::Conversation;
 use crate::statistical::host::mix;
@@ -45,7 +44,9 @@ pub struct Owners {
 /// counted anew each time.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Learner {
-    candidates: BTreeMap<Address, Candidate>,
+    candidates: Map<Address, Candidate>,
+    /// What the blocks have together in which the candidates are, by first address.
+    blocks: Map<Address, Total>,
     lead: Lead,
     /// Candidates whose records say that they are the interface's own, ascending.
     named: Vec<Address>,
@@ -94,6 +95,8 @@ struct Candidate {
     last: u32,
     /// Windows in which it opened a conversation.
     opened: u16,
+    /// The latest of these, plus one.
+    last_opened: u32,
     /// Whether it sent anything.
     spoke: bool,
     /// Records that say by their direction that it is the interface's own.
@@ -133,31 +136,31 @@ impl Owners {
     }
 
     /// Learns from a window's conversations with no end of ours, or with one that is only supposed to be.
-    pub fn note(&mut self, c: &Conversation, window: EventTime) {
-        if !Owners::teaches(c) {
-            return;
+    pub fn note<'a>(&mut self, conversations: impl Iterator<Item = &'a Conversation>, window: EventTime) {
+        // One interface after the other, so that what is known of each is looked up once.
+        let teaching = conversations.filter(|c| Owners::teaches(c));
+        let mut teaching: Vec<(InterfaceId, &Conversation)> = teaching.map(|c| (c.interface, c)).collect();
+        teaching.sort_unstable_by_key(|&(interface, _)| interface);
+        for same in teaching.chunk_by(|a, b| a.0 == b.0) {
+            let interface = same[0].0;
+            let room = self.learning.len() < INTERFACES_MAX;
+            let learner = match self.learning.get_mut(&interface) {
+                Some(learner) => learner,
+                None if room => self.learning.entry(interface).or_default(),
+                None => continue,
+            };
+            if !learner.noted {
+                learner.noted = true;
+                self.noted.push(interface);
+            }
+            same.iter().for_each(|(_, c)| learner.note_both(c, window));
         }
-        let room = self.learning.len() < INTERFACES_MAX;
-        let learner = match self.learning.get_mut(&c.interface) {
-            Some(learner) => learner,
-            None if room => self.learning.entry(c.interface).or_default(),
-            None => return,
-        };
-        if !learner.noted {
-            learner.noted = true;
-            self.noted.push(c.interface);
-        }
-        let (egress, ingress) = (Marks::EGRESS, Marks::INGRESS);
-        let opener_named = c.sent.has(egress) || c.received.has(ingress);
-        let responder_named = c.sent.has(ingress) || c.received.has(egress);
-        learner.note(c.opener, c.responder, window, true, c.sent.seen(), opener_named && !responder_named);
-        learner.note(c.responder, c.opener, window, false, c.received.seen(), responder_named && !opener_named);
     }
 
     /// Decides anew about the interfaces of which something was noted. `is_vetoed` are addresses that are never ours.
-    /// True when anything changed.
-    pub fn settle(&mut self, is_vetoed: impl Fn(Address) -> bool) -> bool {
-        let mut changed = false;
+    /// Says which addresses are ours now that were not, or the other way.
+    pub fn settle(&mut self, is_vetoed: impl Fn(Address) -> bool) -> Set<Address> {
+        let mut changed = Set::default();
         // In order, since room may be short, and of two interfaces that seem to own an address the last is taken.
         self.noted.sort_unstable();
         for interface in self.noted.drain(..) {
@@ -167,12 +170,15 @@ impl Owners {
             for gone in learner.decided.iter().filter(|address| owners.binary_search(address).is_err()) {
                 if self.owned.get(gone) == Some(&interface) {
                     self.owned.remove(gone);
-                    changed = true;
+                    changed.insert(*gone);
                 }
             }
             for &address in &owners {
-                if self.owned.len() < OWNED_MAX && !is_vetoed(address) {
-                    changed |= self.owned.insert(address, interface).is_none();
+                if self.owned.len() < OWNED_MAX
+                    && !is_vetoed(address)
+                    && self.owned.insert(address, interface).is_none()
+                {
+                    changed.insert(address);
                 }
             }
             learner.decided = owners;
@@ -192,6 +198,14 @@ impl Owners {
 }
 
 impl Learner {
+    fn note_both(&mut self, c: &Conversation, window: EventTime) {
+        let (egress, ingress) = (Marks::EGRESS, Marks::INGRESS);
+        let opener_named = c.sent.has(egress) || c.received.has(ingress);
+        let responder_named = c.sent.has(ingress) || c.received.has(egress);
+        self.note(c.opener, c.responder, window, true, c.sent.seen(), opener_named && !responder_named);
+        self.note(c.responder, c.opener, window, false, c.received.seen(), responder_named && !opener_named);
+    }
+
     fn note(&mut self, it: Address, with: Address, window: EventTime, opened: bool, spoke: bool, named: bool) {
         if self.candidates.len() >= CANDIDATES_MAX && !self.candidates.contains_key(&it) {
             self.forget();
@@ -202,7 +216,10 @@ impl Learner {
         if candidate.last != window.0 + 1 {
             candidate.last = window.0 + 1;
             candidate.windows = candidate.windows.saturating_add(1);
-            candidate.opened = candidate.opened.saturating_add(u16::from(opened));
+        }
+        if opened && candidate.last_opened != window.0 + 1 {
+            candidate.last_opened = window.0 + 1;
+            candidate.opened = candidate.opened.saturating_add(1);
         }
         candidate.spoke |= spoke;
         if named && !candidate.named {
@@ -214,26 +231,24 @@ impl Learner {
         if after == before {
             return;
         }
-        let block = block(it);
-        let total = if self.lead.block == Some(*block.start()) {
-            let (partners, opened) = self.lead.most;
-            (partners + after.0 - before.0, opened + after.1 - before.1)
-        } else {
-            self.candidates.range(block.clone()).fold((0, 0), |sum, (_, candidate)| plus(sum, candidate.total()))
-        };
-        self.lead.note(*block.start(), total);
+        let block = *block(it).start();
+        let (partners, opened) = self.blocks.entry(block).or_default();
+        *partners += after.0 - before.0;
+        *opened += after.1 - before.1;
+        self.lead.note(block, (*partners, *opened));
     }
 
     /// Counts anew what a decision needs.
     fn count(&mut self) {
-        let mut blocks: BTreeMap<Address, Total> = BTreeMap::new();
+        self.blocks.clear();
         for (&address, candidate) in &self.candidates {
-            let total = blocks.entry(*block(address).start()).or_default();
+            let total = self.blocks.entry(*block(address).start()).or_default();
             *total = plus(*total, candidate.total());
         }
         self.lead = Lead::default();
-        blocks.into_iter().for_each(|(block, total)| self.lead.note(block, total));
+        self.blocks.iter().for_each(|(&block, &total)| self.lead.note(block, total));
         self.named = self.candidates.iter().filter(|(_, c)| c.named).map(|(&address, _)| address).collect();
+        self.named.sort_unstable();
     }
 
     /// Takes over what another engine learned of the same interface.
@@ -273,7 +288,11 @@ impl Learner {
             let lasting = c.windows >= WINDOWS && (ahead || opened > second.1);
             c.spoke && (ahead && c.partners.count_ones() >= 2 || lasting)
         };
-        self.candidates.range(block(own)).filter(|(_, c)| is_own(c)).map(|(&address, _)| address).collect()
+        let neighbours = block(own);
+        let own = self.candidates.iter().filter(|(address, c)| neighbours.contains(address) && is_own(c));
+        let mut own: Vec<Address> = own.map(|(&address, _)| address).collect();
+        own.sort_unstable();
+        own
     }
 }
 
@@ -287,7 +306,7 @@ impl Candidate {
         self.partners |= other.partners;
         self.windows = self.windows.max(other.windows);
         self.opened = self.opened.max(other.opened);
-        self.last = self.last.max(other.last);
+        (self.last, self.last_opened) = (self.last.max(other.last), self.last_opened.max(other.last_opened));
         self.spoke |= other.spoke;
         self.named |= other.named;
     }

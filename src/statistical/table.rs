@@ -110,6 +110,32 @@ impl<E: Entry> Table<E> {
         (&mut self.entries[at], made)
     }
 
+    /// The same, where an entry is made only if `may` says so.
+    #[inline]
+    pub fn entry_if(
+        &mut self,
+        seed: &foldhash::fast::FixedState,
+        key: E::Key,
+        may: impl FnOnce() -> bool,
+        new: impl FnOnce() -> E,
+    ) -> Option<&mut E> {
+        let hash = seed.hash_one(key);
+        let found = self.index.find(hash, |&at| self.entries[at as usize].key() == key);
+        let at = match found {
+            Some(&at) => at as usize,
+            None => may().then(|| self.insert(seed, hash, new()))?,
+        };
+        Some(&mut self.entries[at])
+    }
+
+    /// Forgets all entries, without counting them as evicted. Keeps as much memory as twice as many need.
+    pub fn clear(&mut self) {
+        let used = self.entries.len();
+        self.index.clear();
+        self.entries.clear();
+        self.entries.shrink_to(2 * used);
+    }
+
     #[cold]
     fn insert(&mut self, seed: &foldhash::fast::FixedState, hash: u64, entry: E) -> usize {
         if self.entries.len() >= self.cap as usize {

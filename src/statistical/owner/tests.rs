@@ -13,7 +13,7 @@ fn talk(interface: u32, from: &str, to: &str) -> Conversation {
 fn learned(windows: &[Vec<Conversation>]) -> Owners {
     let mut owners = Owners::default();
     for (n, window) in windows.iter().enumerate() {
-        window.iter().for_each(|c| owners.note(c, EventTime(WINDOW.0 + 60 * n as u32)));
+        owners.note(window.iter(), EventTime(WINDOW.0 + 60 * n as u32));
         owners.settle(|_| false);
     }
     owners
@@ -88,7 +88,8 @@ fn who_never_spoke_owns_nothing_and_an_intermediary_logs_the_addresses_of_others
 #[test]
 fn a_veto_holds_against_what_an_interface_says() {
     let mut owners = Owners::default();
-    (1..9).for_each(|n| owners.note(&talk(1, "2001:db8::7", &format!("2a00:{n}::1")), WINDOW));
+    let talks: Vec<Conversation> = (1..9).map(|n| talk(1, "2001:db8::7", &format!("2a00:{n}::1"))).collect();
+    owners.note(talks.iter(), WINDOW);
     owners.settle(|address| address.to_string() == "2001:db8::7");
     assert!(owners.is_empty());
 }
@@ -126,4 +127,25 @@ fn what_is_counted_on_the_way_is_what_counting_anew_gives() {
         }
     }
     assert!(learner.candidates.len() > 200 && learner.candidates.len() <= CANDIDATES_MAX);
+}
+
+#[test]
+fn nothing_hangs_on_the_order_of_a_windows_conversations() {
+    // Every minute the interface's own address asks the other and is asked by it.
+    let window = |own_first: bool| {
+        let mut talks = vec![talk(1, "2001:db8::7", "2a00:1::1"), talk(1, "2a00:1::1", "2001:db8::7")];
+        talks.push(talk(1, "2001:db8::7", "2a00:1::1"));
+        if !own_first {
+            talks.reverse();
+            talks.swap(0, 1);
+        }
+        talks
+    };
+    let counts = |own_first: bool| {
+        let owners = learned(&[window(own_first), window(own_first), window(own_first)]);
+        let of = |name: &str| owners.learning[&InterfaceId(1)].candidates[&address(name)].opened;
+        (of("2001:db8::7"), of("2a00:1::1"))
+    };
+    assert_eq!(counts(true), (3, 3));
+    assert_eq!(counts(false), (3, 3));
 }
