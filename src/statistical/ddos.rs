@@ -118,7 +118,7 @@ impl Victim {
                 }
                 empty || c.failed()
             }
-            protocol::UDP if !c.received.seen() && outside && !talks.answer_elsewhere(c) => {
+            _ if is_datagram(c) && !c.received.seen() && outside && !talks.answer_elsewhere(c) => {
                 self.udp_packets += u64::from(c.sent.packets);
                 let (first, last) = self.udp_span.unwrap_or((c.start().0, c.end().0));
                 self.udp_span = Some((first.min(c.start().0), last.max(c.end().0)));
@@ -215,7 +215,7 @@ struct Talks {
 impl Talks {
     /// Of the sockets between which conversations went that `counts` says yes to.
     fn of(conversations: &[Conversation], counts: impl Fn(&Conversation) -> bool) -> Talks {
-        let one_way = || conversations.iter().filter(|c| c.protocol == protocol::UDP && !c.received.seen());
+        let one_way = || conversations.iter().filter(|c| is_datagram(c) && !c.received.seen());
         let mut talks = Talks::default();
         for c in one_way().filter(|c| counts(c)) {
             talks.sockets.entry((c.opener, c.opener_port)).or_default();
@@ -250,17 +250,27 @@ impl Talks {
 /// flags are known, it has no SYN; where they are not, it is kept alive.
 fn is_empty(c: &Conversation) -> bool {
     let goes_on = if c.sent.has(Marks::FLAGS_KNOWN) {
-        c.sent.flags & tcp_flags::SYN == 0 && c.received.flags & tcp_flags::SYN == 0
+        let opens = (c.sent.flags | c.received.flags) & tcp_flags::SYN != 0;
+        // What nobody knows of is answered by resets alone.
+        let refused = c.received.flags & tcp_flags::RST != 0 && is_hollow(c, &c.received) && !is_kept_alive(c);
+        !opens && !refused
     } else {
         is_kept_alive(c)
     };
     c.outcome == Outcome::Answered && !goes_on && is_hollow(c, &c.sent)
 }
 
+/// Whether nothing answers it by itself: UDP, and what is tunnelled (GRE, ESP, IP in IP).
+fn is_datagram(c: &Conversation) -> bool {
+    !matches!(c.protocol, protocol::TCP | protocol::ICMP | protocol::ICMPV6)
+}
+
 /// Whether it is nothing but keep-alives: probes of no or one byte, each acknowledged by a bare header (RFC 9293, 3.8.4), all
 /// with timestamps or all without. What opens a connection has other sizes, since a SYN has options that its ACK has not, and
 /// other numbers, since the opener's ACK has no answer.
 fn is_kept_alive(c: &Conversation) -> bool {
+    // Nobody asks more often than every few seconds whether the other side is still there (Linux waits 75 s between probes).
+    const PACE: u32 = 5;
     let header = if c.opener.as_v4().is_some() { 40 } else { 60 };
     let bare = |direction: &Direction, most: u64| {
         let packets = u64::from(direction.packets.max(1));
@@ -268,6 +278,7 @@ fn is_kept_alive(c: &Conversation) -> bool {
         rest == 0 && [0, 12].iter().any(|options| (header + options..=header + options + most).contains(&size))
     };
     c.sent.packets == c.received.packets
+        && c.sent.packets <= 2 + c.end().since(c.start()) / PACE
         && (bare(&c.sent, 1) && bare(&c.received, 0) || bare(&c.sent, 0) && bare(&c.received, 1))
 }
 

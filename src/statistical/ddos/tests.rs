@@ -380,3 +380,25 @@ fn datagrams_are_answered_when_the_other_side_speaks_by_another_address() {
     assert!(!judged(300_000), "a twentieth of the packets comes back from the same socket");
     assert!(judged(3_000), "a few do not answer a flood");
 }
+
+#[test]
+fn a_tunnels_packets_flood_as_datagrams_do() {
+    let tunnelled = |number| (0..60).map(move |n| Conversation { protocol: number, ..datagrams(n, 20_000, 2_000_000) });
+    assert_eq!(told(tunnelled(47)), method("udp_flood"));
+    assert_eq!(told(tunnelled(protocol::UDP)), method("udp_flood"));
+}
+
+#[test]
+fn what_resets_alone_answer_is_a_flood_with_flags_and_without() {
+    let knocking = |n: u32| kept_alive(n, 30, 40);
+    assert_eq!(told((0..3_000).map(knocking)), method("connection_flood"), "no connection is kept alive at that pace");
+    let flagged = |n: u32| {
+        let mut c = knocking(n);
+        (c.sent.marks, c.sent.flags) = (Marks::FLAGS_KNOWN.0, tcp_flags::ACK);
+        (c.received.marks, c.received.flags) = (Marks::FLAGS_KNOWN.0, tcp_flags::RST);
+        c
+    };
+    assert_eq!(told((0..3_000).map(flagged)), method("connection_flood"));
+    let slowly = |n: u32| lasting(600, knocking(n));
+    assert_eq!(told((0..3_000).map(slowly)), None);
+}
