@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target, Threat};
 use crate::flow::{Address, EventTime, InterfaceId, protocol};
-use crate::statistical::conversation::{Conversation, Place};
+use crate::statistical::conversation::{Conversation, Place, port_rank};
 use crate::statistical::explain::Judgement;
 use crate::statistical::table::Entry;
 use crate::statistical::{Map, Set};
@@ -319,14 +319,22 @@ impl Suspect {
         };
         let is_peers = |key: &&(Address, u16, u8)| settings.peer_ports.contains(&key.1);
         let telling = || self.failures.keys().filter(|key| !is_peers(key) && !is_client_v6(key.0, key.1, settings));
-        let hosts: Set<Address> = telling().map(|k| k.0).collect();
-        let ports: Set<u16> = telling().map(|k| k.1).collect();
+        // A block is tried port by port and host by host. Of a peer one port is tried, which is its own.
+        let in_block = |key: &&(Address, u16, u8)| {
+            let (target, port, protocol) = **key;
+            !ours
+                || port_rank(port) == 0
+                || ports_of.get(&(target, protocol)).is_some_and(|&n| n > 1)
+                || hosts_of.get(&(port, protocol)).is_some_and(|&n| n > 1)
+        };
+        let hosts: Set<Address> = telling().filter(in_block).map(|k| k.0).collect();
+        let ports: Set<u16> = telling().filter(in_block).map(|k| k.1).collect();
         Breadth {
             tcp_ports: vertical(true),
             udp_ports: vertical(false),
             tcp_hosts: horizontal(true),
             udp_hosts: horizontal(false),
-            tcp: telling().filter(|k| k.2 == protocol::TCP).count() as u32,
+            tcp: telling().filter(in_block).filter(|k| k.2 == protocol::TCP).count() as u32,
             hosts: hosts.len() as u32,
             ports: ports.len() as u32,
         }

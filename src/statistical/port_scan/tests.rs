@@ -398,3 +398,10 @@ fn a_sweep_of_doors_to_which_names_lead_weighs_less_than_one_of_others() {
     assert_eq!(severity(25), Severity::Medium);
     assert_eq!(severity(445), Severity::High);
 }
+
+#[test]
+fn peers_that_each_have_a_port_of_their_own_are_no_block() {
+    let peers = |n: u32, from: u16| (1..=n).map(move |n| on(n, from + n as u16));
+    assert_eq!(of_ours(peers(300, 20_000)), None);
+    assert_eq!(of_ours(square(10, 10).chain(peers(300, 20_000))), method("block"), "they hide no block either");
+}
