@@ -367,7 +367,7 @@ impl Engine {
         let mut ahead = Vec::with_capacity(AHEAD);
         let mut at = LATE;
         let mut span = 0..0;
-        let mut limit = self.believed_until();
+        let (mut limit, mut reached_at) = (self.believed_until(), self.state.ahead.reached_at());
         for (n, record) in records.iter().enumerate() {
             if record.end.0 > limit {
                 limit = self.believed_until();
@@ -377,6 +377,7 @@ impl Engine {
                 fold(&mut self.state.panes, at, &mut ahead);
                 self.set_aside(record, n as u64);
                 (at, span, limit) = (LATE, 0..0, self.believed_until());
+                reached_at = self.state.ahead.reached_at();
                 continue;
             }
             if !span.contains(&record.start.0) {
@@ -396,6 +397,14 @@ impl Engine {
             ahead.push(self.state.panes[at].prepare(&self.seed, record));
             if ahead.len() == AHEAD {
                 fold(&mut self.state.panes, at, &mut ahead);
+            }
+            if record.end >= reached_at {
+                // What is no longer ahead may open windows, and so move this one.
+                fold(&mut self.state.panes, at, &mut ahead);
+                let observed = self.state.statistics.records + n as u64 + 1;
+                let reached = self.state.ahead.reached(self.state.newest, observed);
+                self.put(&reached);
+                (at, span, reached_at) = (LATE, 0..0, self.state.ahead.reached_at());
             }
         }
         fold(&mut self.state.panes, at, &mut ahead);
@@ -630,7 +639,7 @@ impl Engine {
             }
             let first_answer = self.note_pair(c, window, &mut touched);
             if Suspect::counts(c) {
-                if !self.goes_on(c) {
+                if !self.goes_on(c) && !self.is_among_peers(c) {
                     failures.push(c);
                 }
             } else if first_answer || !c.ours && !c.failed() {
@@ -725,6 +734,15 @@ impl Engine {
             host(c.opener, c.ours).is_some_and(|host| host.serves(c.opener_port))
                 || host(c.responder, c.theirs).is_some_and(|host| host.serves(c.port))
         }
+    }
+
+    /// Whether a host of ours looks for a neighbour at a port at which it has answered others itself: members of a cluster go on
+    /// calling those that have left it. Of services by which hosts are administered that says nothing, since every host has them.
+    fn is_among_peers(&self, c: &Conversation) -> bool {
+        c.ours
+            && (c.theirs || c.responder.is_private())
+            && !self.settings.port_scan.admin_ports.contains(&c.port)
+            && self.state.internal.get(&self.seed, c.opener).is_some_and(|host| host.serves(c.port))
     }
 
     /// A NAT gateway's own leg of a conversation repeats what its client's leg says. Where packet addresses are logged, an
@@ -1255,6 +1273,10 @@ impl Engine {
                     judgement.refuse_peers(self.peers_of(channel), self.settings.c2_beacon.peers_tried);
                 }
             }
+            let fleet = self.settings.c2_beacon.fleet;
+            if let Some(judgement) = beacon.as_mut().filter(|j| j.passed) {
+                judgement.refuse_fleet(self.fleet_of(channel), fleet);
+            }
             let told_otherwise = [&mining, &beacon].into_iter().flatten().any(|j| j.passed);
             let ports = channel::Ports {
                 benign: &self.settings.c2_beacon.benign_ports,
@@ -1269,6 +1291,7 @@ impl Engine {
                 let contacts = self.state.tor.get(&channel.opener);
                 signal &= judgement.refuse_relay(contacts.is_some_and(|contacts| contacts.explains(channel.responder)));
                 signal &= judgement.refuse_kin(channel::kin(channel, self.state.channels.iter()));
+                signal &= judgement.refuse_fleet(self.fleet_of(channel), fleet);
             }
             let mut findings = Vec::new();
             // What is no more than a signal is stated as well, and kept back by validation; of a channel that was told, its numbers
@@ -1322,6 +1345,12 @@ impl Engine {
         let before = *channel.before.get_or_insert_with(|| habits.before(began.window(self.window), port, protocol));
         let host = state.internal.get(seed, channel.opener)?;
         Some((habits.around(&before, port, protocol)?, channel.first_contact.since(host.first_seen)))
+    }
+
+    /// How many other hosts call alike, as far as it matters. A walk over the channels, made only for one that is about to be told.
+    fn fleet_of(&self, channel: &Channel) -> usize {
+        let first_seen = |host| self.state.internal.get(&self.seed, host).map(|host| host.first_seen);
+        channel::fleet(channel, self.state.channels.iter(), first_seen, self.settings.c2_beacon.fleet as usize)
     }
 
     /// With how many others outside its host has tried, answered or not, services of which the port says nothing, while the channel

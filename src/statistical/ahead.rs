@@ -7,6 +7,7 @@
 //! | what follows it | what becomes of it |
 //! | --- | --- |
 //! | [`QUORUM`] records as far ahead as it, of more than one interface where more than one is known, and not outnumbered by others: a night without traffic is over, or the log has just begun | it is folded, and time moves on as far as half of them confirm |
+//! | others that bring the newest record to within an hour of it | it is folded: it was the order of the log that was odd, and not its clock |
 //! | [`CONTRADICTED`] other records | it is left out and counted |
 //! | the end of the input, or silence | it is folded, unless more than [`DOUBTS`] others came after it or it is more than a year ahead and nearly alone |
 //!
@@ -38,6 +39,8 @@ const PAUSE_MAX: u32 = 366 * 86_400;
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Ahead {
     records: Vec<FlowRecord>,
+    /// The least of their ends.
+    nearest: Option<EventTime>,
     /// How many records had been observed when the first of them came.
     since: u64,
     /// How many have been left out.
@@ -48,13 +51,13 @@ impl Ahead {
     /// Sets a record aside, the one after `observed` others, and gives back those that are confirmed now.
     pub(super) fn add(&mut self, record: &FlowRecord, observed: u64, interfaces: usize) -> Vec<FlowRecord> {
         if self.others(observed) >= CONTRADICTED {
-            self.left_out += self.records.len() as u64;
-            self.records.clear();
+            self.give_up();
         }
         if self.records.is_empty() {
             self.since = observed;
         }
         self.records.push(*record);
+        self.find_nearest();
         let count = self.records.len();
         if count < QUORUM || self.others(observed + 1) > count as u64 {
             return Vec::new();
@@ -66,6 +69,16 @@ impl Ahead {
         let mut ends: Vec<EventTime> = self.records.iter().map(|record| record.end).collect();
         let (_, confirmed, _) = ends.select_nth_unstable(count - QUORUM / 2);
         self.take(confirmed.plus(JUMP), observed + 1)
+    }
+
+    /// The newest record from which on one that is set aside is no longer ahead.
+    pub(super) fn reached_at(&self) -> EventTime {
+        self.nearest.map_or(EventTime(u32::MAX), |nearest| nearest.minus(JUMP))
+    }
+
+    /// Others have brought event time on: gives back those that it has reached.
+    pub(super) fn reached(&mut self, newest: EventTime, observed: u64) -> Vec<FlowRecord> {
+        self.take(newest.plus(JUMP), observed)
     }
 
     /// Nothing follows, or nothing has for long: gives back those that nothing speaks against. `newest` is 0 where nothing was seen yet.
@@ -90,10 +103,16 @@ impl Ahead {
     pub(super) fn give_up(&mut self) {
         self.left_out += self.records.len() as u64;
         self.records.clear();
+        self.nearest = None;
+    }
+
+    fn find_nearest(&mut self) {
+        self.nearest = self.records.iter().map(|record| record.end).min();
     }
 
     fn take(&mut self, until: EventTime, observed: u64) -> Vec<FlowRecord> {
         let taken = self.records.extract_if(.., |record| record.end <= until).collect();
+        self.find_nearest();
         self.since = observed - (self.records.len() as u64).min(observed);
         taken
     }
@@ -105,6 +124,7 @@ impl Ahead {
         let renamed =
             other.records.into_iter().map(|record| FlowRecord { interface: rename(record.interface), ..record });
         self.records.extend(renamed);
+        self.find_nearest();
         self.left_out += other.left_out;
         self.since = (observed[0] + observed[1]).saturating_sub(others + self.records.len() as u64);
     }

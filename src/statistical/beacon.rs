@@ -53,6 +53,8 @@ pub struct Settings {
     pub prevalence_max: f64,
     /// Below so many of our hosts, prevalence says nothing.
     pub prevalence_hosts: u32,
+    /// From so many other hosts on that call alike, and have since they were first seen, it is their agent that calls.
+    pub fleet: u32,
     /// Attempts of a channel that is never answered.
     pub failing_min: u32,
     /// And for at least so long.

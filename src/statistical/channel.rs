@@ -12,11 +12,13 @@
 //! A host without a past cannot do anything out of its character: what it does before it has been [watched](Settings::watched) for some
 //! time is no more than a *signal*, as is what is possible and not likely. Signals are kept and listed, and are not told alone.
 
+use std::collections::BTreeSet;
+
 use jiff::SignedDuration;
 use serde::Deserialize;
 
 use crate::finding::{Evidence, Merge};
-use crate::flow::protocol;
+use crate::flow::{Address, EventTime, protocol};
 use crate::statistical::beacon::{self, Surroundings, Timing};
 use crate::statistical::conversation::port_rank;
 use crate::statistical::explain::Judgement;
@@ -160,13 +162,17 @@ impl Rhythm {
         }
     }
 
+    /// Period of its timer, s, where it has any.
+    fn period(&self) -> Option<f64> {
+        self.timing.filter(|t| t.nats >= KIN_TIMER_NATS).map(|t| t.period)
+    }
+
     /// Whether another channel has the same sizes, and the same period where this one has any.
     fn is_that_of(&self, other: &Rhythm) -> bool {
         let near = |a: f64, b: f64, factor: f64| a.max(b) + 1.0 <= factor * (a.min(b) + 1.0);
-        let period = |r: &Rhythm| r.timing.filter(|t| t.nats >= KIN_TIMER_NATS).map(|t| t.period);
         near(self.sent, other.sent, KIN_SIZES)
             && near(self.received, other.received, KIN_SIZES)
-            && period(self).is_none_or(|own| period(other).is_some_and(|theirs| near(own, theirs, KIN_PERIODS)))
+            && self.period().is_none_or(|own| other.period().is_some_and(|theirs| near(own, theirs, KIN_PERIODS)))
     }
 }
 
@@ -191,6 +197,38 @@ pub fn kin<'a>(channel: &Channel, others: impl Iterator<Item = &'a Channel>) -> 
             && other.first_contact < channel.first_contact
     });
     earlier.filter(|other| this.is_that_of(&Rhythm::of(other))).count()
+}
+
+/// A program that starts with its host calls within this time of the host's first packet, or within two of its periods, s.
+const BEGINNING: f64 = 600.0;
+
+/// How many other hosts, up to `most`, use the same service alike, under whatever address, and have done so since they were first
+/// seen (`first_seen` says when that was). A fleet's agents are there from the beginning; what spreads comes later.
+pub fn fleet<'a>(
+    channel: &Channel,
+    others: impl Iterator<Item = &'a Channel>,
+    first_seen: impl Fn(Address) -> Option<EventTime>,
+    most: usize,
+) -> usize {
+    let this = Rhythm::of(channel);
+    let beginning = this.period().map_or(BEGINNING, |period| BEGINNING.max(2.0 * period));
+    let mut hosts = BTreeSet::new();
+    for other in others {
+        let same = other.opener != channel.opener
+            && (other.port, other.protocol) == (channel.port, channel.protocol)
+            && !hosts.contains(&other.opener);
+        let from_the_beginning = || {
+            let first_seen = first_seen(other.opener);
+            first_seen.is_some_and(|first| f64::from(other.first_contact.since(first)) <= beginning)
+        };
+        if same && from_the_beginning() && this.is_that_of(&Rhythm::of(other)) {
+            hosts.insert(other.opener);
+            if hosts.len() >= most {
+                break;
+            }
+        }
+    }
+    hosts.len()
 }
 
 /// The six numbers of a channel.

@@ -56,6 +56,20 @@ impl Judgement {
         kin == 0
     }
 
+    /// Takes back what was passed, where as many others as make a fleet call alike. Says whether it is not refused.
+    pub fn refuse_fleet(&mut self, hosts: usize, fleet: u32) -> bool {
+        let stands = hosts < fleet as usize;
+        self.passed &= stands;
+        self.evidence.push(Evidence::below(
+            "hosts_that_call_alike",
+            hosts as f64,
+            fleet.into(),
+            "hosts",
+            Merge::Latest,
+        ));
+        stands
+    }
+
     /// How close it is to a finding: one that is found, then one of which fewer conditions fail, then the larger number.
     fn closeness(&self) -> Closeness {
         (self.passed, Reverse(missed(&self.evidence)), self.ratio)

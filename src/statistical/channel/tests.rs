@@ -224,3 +224,34 @@ fn padded_calls_are_told_of_a_host_with_a_past_and_not_of_one_without() {
     assert!(early.iter().all(|f| f.method != METHOD || f.score < 0.5), "the host was not known yet");
     assert!(early.iter().any(|f| f.method == METHOD && f.score >= SIGNAL), "it is a signal");
 }
+
+/// A channel of another host, with a responder of its own, first used so long after that host was first seen.
+fn of_host(n: u32, later: u32, channel: &Channel) -> (Channel, EventTime) {
+    let other = Channel {
+        fingerprint: u64::from(n),
+        opener: Address::v4(0x0a00_0100 + n),
+        responder: Address::v4(0xcb00_7100 + n % 4),
+        ..channel.clone()
+    };
+    let first_seen = other.first_contact.minus(later);
+    (other, first_seen)
+}
+
+#[test]
+fn what_other_hosts_have_done_since_they_were_first_seen_is_their_agents() {
+    let own = channel(8_443, (0..12).map(|n| session(n, 400, 900)).collect());
+    let fleet_of = |others: &[(Channel, EventTime)], most: usize| {
+        let first_seen = |host| others.iter().find(|(c, _)| c.opener == host).map(|&(_, first)| first);
+        fleet(&own, others.iter().map(|(c, _)| c).chain([&own]), first_seen, most)
+    };
+    let alike: Vec<_> = (0..9).map(|n| of_host(n, 600, &own)).collect();
+    assert_eq!(fleet_of(&alike, 99), 9, "whatever the address");
+    assert_eq!(fleet_of(&alike, 5), 5, "no more are looked for than matter");
+    let spreading: Vec<_> = (0..9).map(|n| of_host(n, 601 + n, &own)).collect();
+    assert_eq!(fleet_of(&spreading, 99), 0, "these began later");
+    let slower = channel(8_443, (0..12).map(|n| session(2 * n, 400, 900)).collect());
+    let larger = channel(8_443, (0..12).map(|n| session(n, 1_400, 900)).collect());
+    let elsewhere = channel(8_444, (0..12).map(|n| session(n, 400, 900)).collect());
+    let unlike: Vec<_> = [slower, larger, elsewhere].iter().zip(0..).map(|(c, n)| of_host(n, 0, c)).collect();
+    assert_eq!(fleet_of(&unlike, 99), 0);
+}
