@@ -76,6 +76,7 @@ const RANGES: &[(&str, Range)] = &[
     ("statistical.c2_beacon.payload_max", SOME),
     ("statistical.c2_beacon.failing_min", SOME),
     ("statistical.c2_beacon.peers", SOME),
+    ("statistical.c2_beacon.fleet", SOME),
     ("statistical.c2_beacon.peers_tried", SOME),
     ("statistical.channel.watched", Time(0, YEARS)),
     ("statistical.channel.clients", Number(1.0, 1e6)),
