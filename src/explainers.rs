@@ -26,7 +26,7 @@ pub enum Question {
 }
 
 impl Question {
-    /// Answers it. Whoever does not wait any more needs no answer.
+    /// Answers it. An asker that does not wait any more needs no answer.
     pub fn answer(self, engine: &Engine) {
         match self {
             Question::Explain(address, answer) => drop(answer.send(engine.explained(address))),

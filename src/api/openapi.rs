@@ -1,5 +1,6 @@
 //! The API's own description (OpenAPI 3.1), made from the handlers and types themselves.
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use axum::body::Bytes;
@@ -12,8 +13,9 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{Content, KnownFormat, OpenApi as Document, Ref, RefOr, Response as Described, Schema};
 use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 
+use super::anomalies::Place;
 use super::problem::{MEDIA_TYPE, Problem};
-use super::{anomalies, explain, feedback, models, probes, suppressions};
+use super::{anomalies, audit, config, coverage, explain, feedback, hosts, mcp, models, probes, stream, suppressions};
 use crate::finding::{Actor, Subject};
 use crate::flow::{Address, EventTime};
 
@@ -26,20 +28,27 @@ use crate::flow::{Address, EventTime};
     paths(
         anomalies::list,
         anomalies::one,
+        anomalies::rejections,
         anomalies::silences,
+        stream::follow,
         anomalies::signals,
         explain::explain,
+        hosts::show,
         suppressions::list,
         suppressions::make,
         suppressions::remove,
         feedback::give,
         models::show,
+        mcp::answer,
         probes::live,
         probes::ready,
         probes::status,
+        coverage::show,
+        audit::list,
+        config::show,
         probes::metrics
     ),
-    components(schemas(Problem)),
+    components(schemas(Problem, Place)),
     modifiers(&Surroundings)
 )]
 struct Api;
@@ -147,6 +156,18 @@ impl ToSchema for Address {}
 impl PartialSchema for Address {
     fn schema() -> RefOr<Schema> {
         text("an IPv4 or IPv6 address", None)
+    }
+}
+
+impl ToSchema for Place {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("AddressOrBlock")
+    }
+}
+
+impl PartialSchema for Place {
+    fn schema() -> RefOr<Schema> {
+        text("an IPv4 or IPv6 address, or a block such as 10.1.0.0/16", None)
     }
 }
 

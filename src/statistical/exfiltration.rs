@@ -198,7 +198,7 @@ impl Uploads {
         }
     }
 
-    /// What the host sends outside, for whoever asks.
+    /// What the host sends outside, for the API.
     pub fn profile(&self) -> Sends {
         Sends { places: self.places.len().min(PLACES) as u32, largest_daily_bytes: self.largest as u64 }
     }

@@ -200,7 +200,7 @@ impl Habits {
         })
     }
 
-    /// What the host opens, for whoever asks.
+    /// What the host opens towards outside, for the API.
     pub fn profile(&self) -> Opens {
         let used =
             |s: &Service| Used { port: s.port, protocol: s.protocol, responders: s.responders, last_new: s.last };

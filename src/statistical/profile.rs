@@ -1,4 +1,4 @@
-//! What an engine holds of one address, and how much of the log it could judge, for whoever asks.
+//! What an engine holds of one address, and how much of the log it could judge, for the API.
 //!
 //! Everything here is read from what detectors keep for their own use; nothing is kept for it but the gaps of interfaces.
 
