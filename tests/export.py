@@ -35,7 +35,7 @@ def main():
         for field in finding["Network"].keys() - known["Network"].members.keys() if "Network" in finding else ():
             print(f"ASFF: nobody knows Network.{field}")
         for name, most in (("Title", 256), ("Description", 1024)):
-            if len(finding[name]) > most:
+            if len(finding.get(name, "")) > most:
                 print(f"ASFF: {name} has more than {most} characters")
         if len(finding["ProductFields"]) > 50 or not 1 <= len(finding["Resources"]) <= 32:
             print("ASFF: too many fields or resources")

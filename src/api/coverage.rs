@@ -60,9 +60,9 @@ pub struct CoverageOfShard {
     pub skipped_seconds: u64,
     /// NODATA over all interfaces, s: there was no traffic.
     pub no_data_seconds: u64,
-    /// First event time; null before the first record.
+    /// First event time; null before the first records that are believed.
     pub first: Option<EventTime>,
-    /// Last event time; null before the first record.
+    /// Last event time; null before the first records that are believed.
     pub last: Option<EventTime>,
 }
 
@@ -95,6 +95,8 @@ pub async fn show(
     for (shard, coverage) in answers {
         let counts = coverage.statistics;
         let any = counts.records > 0;
+        // Records that nothing has confirmed yet have moved no time.
+        let dated = counts.last > EventTime(0);
         shards.push(CoverageOfShard {
             shard,
             records: counts.records,
@@ -108,8 +110,8 @@ pub async fn show(
             interfaces: coverage.interfaces,
             skipped_seconds: counts.skipped_seconds,
             no_data_seconds: counts.no_data_seconds,
-            first: any.then_some(counts.first),
-            last: any.then_some(counts.last),
+            first: dated.then_some(counts.first),
+            last: dated.then_some(counts.last),
         });
         gaps.extend(coverage.gaps.into_iter().map(|(interface, account, gap)| InterfaceGap {
             interface,

@@ -15,7 +15,9 @@ use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 
 use super::anomalies::Place;
 use super::problem::{MEDIA_TYPE, Problem};
-use super::{anomalies, audit, config, coverage, explain, feedback, hosts, mcp, models, probes, stream, suppressions};
+use super::{
+    anomalies, audit, config, coverage, explain, export, feedback, hosts, mcp, models, probes, stream, suppressions,
+};
 use crate::finding::{Actor, Subject};
 use crate::flow::{Address, EventTime};
 
@@ -48,7 +50,7 @@ use crate::flow::{Address, EventTime};
         config::show,
         probes::metrics
     ),
-    components(schemas(Problem, Place)),
+    components(schemas(Problem, Place, export::Format)),
     modifiers(&Surroundings)
 )]
 struct Api;
