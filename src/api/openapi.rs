@@ -25,7 +25,7 @@ use crate::flow::{Address, EventTime};
 #[openapi(
     info(
         title = "flowvigil",
-        description = "Network anomalies in AWS VPC flow logs: what was told, and why what was not."
+        description = "Network anomalies in AWS VPC flow logs: what was reported, and why what was not."
     ),
     paths(
         anomalies::list,
@@ -65,7 +65,10 @@ const BEARER: &str = "bearer";
 const GUARDED: [(&str, &str); 7] = [
     ("400", "a filter, a value or the path is not understood; `field` names it"),
     ("401", "the bearer token is missing or not valid"),
-    ("403", "without a token file the request must come from this machine, and not from a page of another site"),
+    (
+        "403",
+        "the role is not enough; or, where no credential is configured, the request does not come from this machine or is of a page elsewhere",
+    ),
     ("414", "the path with its query is too long"),
     ("429", "too many requests; `Retry-After` says when to ask again, in seconds"),
     ("500", "a defect of this service; its log has the cause under the id in `x-request-id`"),
@@ -87,7 +90,8 @@ impl Modify for Surroundings {
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .description(Some(
-                "the content of `api.token_file`; without a token file only this machine may ask, and needs none",
+                "the token of `api.token_file` or `api.token`, an API key of `api.keys`, or a token of the issuer of `api.oidc`; where \
+                 none of these is configured, only this machine may ask, and needs none",
             ))
             .build();
         let components = document.components.get_or_insert_default();
