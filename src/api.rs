@@ -3,9 +3,9 @@
 //! The API knows the store and what health is reported to it, not the pipeline's insides, so it answers while the pipeline
 //! is held, restarts or has finished. Every refusal is a problem document (RFC 9457) that names the place and the remedy.
 //!
-//! Who may ask: with a token file, whoever brings its token (health probes and the empty page are open). Without one, only
-//! this machine: a public address is refused unless the settings insist, and a request must name the machine by address or
-//! as `localhost`, and not come from a page of somebody else, so that no web page can reach in ([`auth`]).
+//! Who may ask: the bearers of a token, of an API key, or of a token of an OpenID Connect issuer, each with a role ([`auth`], [`roles`]);
+//! health probes and the empty pages are open. Without any of these, only this machine: a public address is refused unless the settings
+//! insist, and a request must name the machine by address or as `localhost`, and not come from a page of another site.
 //!
 //! How much: connections and their deadlines are bounded (`connections`), and so is what each may ask ([`rate_limit`]).
 
@@ -17,18 +17,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use axum::{Extension, Router};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use opentelemetry_http::HeaderExtractor;
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tower_http::CompressionLevel;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
@@ -43,20 +43,31 @@ use crate::telemetry::{self, Metrics, trace};
 use crate::wait::positive;
 
 pub mod anomalies;
+pub mod audit;
 pub mod auth;
 mod cache;
 pub mod clients;
 pub mod cloud_map;
+pub mod config;
 mod connections;
+pub mod coverage;
 pub mod dashboard;
+mod docs;
 pub mod explain;
+pub mod export;
 pub mod extract;
 pub mod feedback;
+pub mod hosts;
+pub mod keys;
+mod mcp;
 pub mod models;
+pub mod oidc;
 pub mod openapi;
 pub mod probes;
 pub mod problem;
 pub mod rate_limit;
+pub mod roles;
+pub mod stream;
 pub mod suppressions;
 
 use auth::{Access, Token};
@@ -76,6 +87,12 @@ pub struct Settings {
     pub token_file: PathBuf,
     /// The token itself; empty for none. A token file goes before it.
     pub token: Token,
+    /// What the token's bearer may do.
+    pub token_role: roles::Role,
+    /// Keys of programs and people, each with a role.
+    pub keys: Vec<keys::ApiKey>,
+    /// The OpenID Connect issuer whose tokens are taken; none where it is not configured.
+    pub oidc: Option<oidc::Settings>,
     /// Whether to listen on an address that others can reach although there is no token.
     pub public_without_token: bool,
     /// Networks of the proxies that pass requests on, whose word counts on who has asked.
@@ -100,6 +117,8 @@ pub struct Settings {
     pub body_max: usize,
     /// Most anomalies on a page.
     pub page_max: usize,
+    /// Streams of changes that are open at once.
+    pub streams_max: usize,
     /// For how long an answer to a hot question is given again.
     pub cache: SignedDuration,
     /// How much one client may ask.
@@ -113,7 +132,8 @@ pub struct Settings {
 impl Settings {
     /// What is wrong with values that are each in range, by key.
     pub fn check(&self) -> Vec<(String, String)> {
-        let mut found: Vec<(String, String)> = Vec::new();
+        let mut found: Vec<(String, String)> = self.oidc.as_ref().map(oidc::Settings::check).unwrap_or_default();
+        found.extend(keys::check(&self.keys).map(|message| ("keys".to_owned(), message)));
         if self.connections_by_address_max > self.connections_max {
             let key = "connections_by_address_max".to_owned();
             found.push((key, "no more than connections_max, which there are in all".to_owned()));
@@ -138,6 +158,8 @@ pub struct Parts {
     pub internal: Vec<IpNet>,
     /// The suppressions of the settings.
     pub suppressions: Vec<crate::validation::suppression::Suppression>,
+    /// The settings in effect, as they may be shown.
+    pub config: config::Effective,
 }
 
 /// What the handlers share.
@@ -167,10 +189,18 @@ pub struct Context {
     proxies: Arc<Proxies>,
     cache: Arc<Cache>,
     limiter: Arc<Limiter>,
+    /// The AWS region that this process works in, if it is known.
+    region: Option<Arc<str>>,
     /// What a suppression is held against.
     bounds: Arc<suppressions::Bounds>,
     /// Who tries a suppression on the stored past.
     trying: Arc<Semaphore>,
+    /// The settings in effect, as they may be shown.
+    config: config::Effective,
+    /// Streams of changes that may still be opened.
+    streams: Arc<Semaphore>,
+    /// Whether the API stops.
+    stopping: watch::Receiver<bool>,
 }
 
 /// Why the API cannot be served.
@@ -199,6 +229,7 @@ pub struct Server {
     router: Router,
     limits: Limits,
     metrics: Arc<Metrics>,
+    stop_streams: watch::Sender<bool>,
 }
 
 impl Server {
@@ -209,11 +240,12 @@ impl Server {
         let listen = |cause| ApiError::Listen { address: settings.listen, cause };
         let listener = TcpListener::bind(settings.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let Parts { store, health, explainers, metrics, models, internal, suppressions } = parts;
+        let Parts { store, health, explainers, metrics, models, internal, suppressions, config } = parts;
         let hsts =
             settings.hsts.is_positive().then(|| format!("max-age={}; includeSubDomains", settings.hsts.as_secs()));
         let bounds =
             suppressions::Bounds { settings: settings.suppressions.clone(), internal, configured: suppressions };
+        let (stop_streams, stopping) = watch::channel(false);
         let context = Context {
             store,
             health,
@@ -229,11 +261,15 @@ impl Server {
             proxies: Arc::new(Proxies::new(&settings.trusted_proxies)),
             cache: Arc::new(Cache::new(positive(settings.cache))),
             limiter: Arc::new(Limiter::new(&settings.rate_limit)),
+            region: std::env::var("AWS_REGION").ok().map(Arc::from),
             bounds: Arc::new(bounds),
             trying: Arc::new(Semaphore::new(1)),
+            config,
+            streams: Arc::new(Semaphore::new(settings.streams_max)),
+            stopping,
         };
         let limits = Limits::new(settings);
-        Ok(Server { listener, address, router: router(context), limits, metrics })
+        Ok(Server { listener, address, router: router(context), limits, metrics, stop_streams })
     }
 
     /// Where it listens.
@@ -243,6 +279,12 @@ impl Server {
 
     /// Answers until `stop` resolves and the requests under way are done.
     pub async fn serve(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), ApiError> {
+        // A stream would go on for ever, and the connections wait for it.
+        let stop_streams = self.stop_streams;
+        let stop = async move {
+            stop.await;
+            stop_streams.send_replace(true);
+        };
         connections::serve(self.listener, self.router, self.limits, self.metrics, stop).await;
         Ok(())
     }
@@ -250,22 +292,25 @@ impl Server {
 
 /// All routes with everything that surrounds them.
 fn router(context: Context) -> Router {
-    let guarded = Router::new()
-        .route("/v1/anomalies", get(anomalies::list))
-        .route("/v1/anomalies/{id}", get(anomalies::one))
-        .route("/v1/anomalies/{id}/feedback", post(feedback::give))
-        .route("/v1/silences", get(anomalies::silences))
-        .route("/v1/signals", get(anomalies::signals))
-        .route("/v1/models", get(models::show))
-        .route("/v1/explain", get(explain::explain))
-        .route("/v1/suppressions", get(suppressions::list).post(suppressions::make))
-        .route("/v1/suppressions/{name}", delete(suppressions::remove))
-        .route("/v1/status", get(probes::status))
+    let body_max = context.body_max;
+    let agents = mcp::Endpoint::new(
+        operations()
+            .layer(middleware::from_fn(roles::allow))
+            .layer(CatchPanicLayer::custom(panicked))
+            .layer(middleware::from_fn_with_state(context.clone(), count))
+            .with_state(context.clone()),
+        body_max,
+    );
+    let guarded = operations()
+        .route("/mcp", post(mcp::answer).layer(Extension(agents)))
         .route("/metrics", get(probes::metrics))
+        .layer(middleware::from_fn(roles::allow))
         .layer(middleware::from_fn(traced))
         .layer(middleware::from_fn_with_state(context.clone(), auth::guard));
+
     let open = Router::new()
         .route("/", get(dashboard::page))
+        .route("/docs", get(docs::page))
         .route("/dashboard.css", get(dashboard::style))
         .route("/dashboard.js", get(dashboard::script))
         .route("/health/ready", get(probes::ready))
@@ -287,6 +332,27 @@ fn router(context: Context) -> Router {
         .layer(PropagateRequestIdLayer::new(request_id.clone()))
         .layer(SetRequestIdLayer::new(request_id, MakeRequestUuid))
         .with_state(context)
+}
+
+/// The operations on what is kept, for people, programs and agents.
+fn operations() -> Router<Context> {
+    Router::new()
+        .route("/v1/anomalies", get(anomalies::list))
+        .route("/v1/anomalies/stream", get(stream::follow))
+        .route("/v1/anomalies/{id}", get(anomalies::one))
+        .route("/v1/anomalies/{id}/feedback", post(feedback::give))
+        .route("/v1/rejections", get(anomalies::rejections))
+        .route("/v1/silences", get(anomalies::silences))
+        .route("/v1/signals", get(anomalies::signals))
+        .route("/v1/models", get(models::show))
+        .route("/v1/explain", get(explain::explain))
+        .route("/v1/hosts/{address}", get(hosts::show))
+        .route("/v1/suppressions", get(suppressions::list).post(suppressions::make))
+        .route("/v1/suppressions/{name}", delete(suppressions::remove))
+        .route("/v1/audit", get(audit::list))
+        .route("/v1/config", get(config::show))
+        .route("/v1/coverage", get(coverage::show))
+        .route("/v1/status", get(probes::status))
 }
 
 /// The longest path with its query, bytes.

@@ -1,4 +1,4 @@
-//! Who can be asked why an address did or did not alert: the engines of this task's shards.
+//! Who can be asked what is known of an address, and of the log: the engines of this task's shards.
 //!
 //! An engine has one owner, so a question is work for its thread like any other, and is answered between two batches. An
 //! engine that is held up does not answer, which is said and not waited for.
@@ -10,15 +10,30 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::flow::Address;
+use crate::statistical::Engine;
 use crate::statistical::explain::Explained;
+use crate::statistical::profile::{Coverage, Profile};
 
-/// A question about an address, and where the answer goes.
+/// A question, and where the answer goes.
 #[derive(Debug)]
-pub struct Question {
-    /// About whom.
-    pub address: Address,
-    /// To whom.
-    pub answer: oneshot::Sender<Explained>,
+pub enum Question {
+    /// Why an address did or did not alert.
+    Explain(Address, oneshot::Sender<Explained>),
+    /// What is held of an address.
+    Profile(Address, oneshot::Sender<Profile>),
+    /// How much of the log could be judged.
+    Coverage(oneshot::Sender<Coverage>),
+}
+
+impl Question {
+    /// Answers it. An asker that does not wait any more needs no answer.
+    pub fn answer(self, engine: &Engine) {
+        match self {
+            Question::Explain(address, answer) => drop(answer.send(engine.explained(address))),
+            Question::Profile(address, answer) => drop(answer.send(engine.profile(address))),
+            Question::Coverage(answer) => drop(answer.send(engine.coverage())),
+        }
+    }
 }
 
 /// Questions that wait for one engine at most; more are not answered.
@@ -31,10 +46,10 @@ pub struct Explainers {
 }
 
 /// What the engines answered.
-#[derive(Debug, Default)]
-pub struct Answers {
+#[derive(Debug)]
+pub struct Answers<T> {
     /// By the names of their shards.
-    pub answers: Vec<(String, Explained)>,
+    pub answers: Vec<(String, T)>,
     /// The shards whose engines did not answer in time.
     pub silent: Vec<String>,
 }
@@ -59,15 +74,15 @@ impl Explainers {
     }
 
     /// Asks all of them at once, and waits no longer than `patience`.
-    pub async fn ask(&self, address: Address, patience: Duration) -> Answers {
+    pub async fn ask<T>(&self, question: impl Fn(oneshot::Sender<T>) -> Question, patience: Duration) -> Answers<T> {
         let until = tokio::time::Instant::now() + patience;
         let mut asked = Vec::new();
         for (shard, ask) in self.present() {
             let (answer, told) = oneshot::channel();
-            let sent = ask.try_send(Question { address, answer }).is_ok();
+            let sent = ask.try_send(question(answer)).is_ok();
             asked.push((shard, sent.then_some(told)));
         }
-        let mut all = Answers::default();
+        let mut all = Answers { answers: Vec::new(), silent: Vec::new() };
         for (shard, told) in asked {
             let answer = match told {
                 Some(told) => tokio::time::timeout_at(until, told).await.ok().and_then(Result::ok),
@@ -94,10 +109,13 @@ mod tests {
         let _held_up = explainers.enter("held up");
         drop(explainers.enter("gone"));
         let answering = async {
-            let Question { address, answer } = awake.recv().await.unwrap();
+            let Question::Explain(address, answer) = awake.recv().await.unwrap() else { panic!("another question") };
             answer.send(Explained { address, seen: None, approaches: Vec::new() }).unwrap();
         };
-        let (answers, ()) = tokio::join!(explainers.ask(address, Duration::from_millis(50)), answering);
+        let (answers, ()) = tokio::join!(
+            explainers.ask(|answer| Question::Explain(address, answer), Duration::from_millis(50)),
+            answering
+        );
         let answered: Vec<_> = answers.answers.iter().map(|(shard, told)| (shard.as_str(), told.address)).collect();
         assert_eq!(answered, [("awake", address)]);
         assert_eq!(answers.silent, ["held up"]);

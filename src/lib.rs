@@ -71,6 +71,8 @@
 //!   hangs on event time and not on batches, and both tell the same of a log.
 //! - What is open is closed by whoever has its incident. Incidents can get lost, the record of what was told does not: what is
 //!   over and unknown to correlation, found so twice, is closed by whoever finds it ([`pipeline`], its sweep).
+//! - A tool of an agent is a route of the API: its schema is made from the description, and a call is a request, so that rights, checks
+//!   and errors exist once ([`api`]).
 //! - The Redis backend commits what the same Rust core computed, by version checks in one script, so that the semantics of
 //!   folding exist once.
 //!

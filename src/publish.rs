@@ -6,16 +6,18 @@ use std::collections::BTreeSet;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::anomaly::{Anomaly, Status};
 use crate::blame::{Backend, Blame, blame};
-use crate::finding::{Severity, Threat};
+use crate::finding::{Actor, Severity, Threat};
 use crate::flow::{Address, EventTime};
 use episodes::{Claim, Claimed};
 
+pub mod audit;
 pub mod dead_letter;
 pub mod dynamodb;
 pub mod episodes;
@@ -155,8 +157,16 @@ pub struct Query {
     pub status: Option<Status>,
     /// Only by or on this address.
     pub address: Option<Address>,
+    /// Only by or on an address of this block; it has one of the lengths in [`block_lengths`].
+    pub block: Option<IpNet>,
     /// Only with this actor.
     pub actor: Option<Address>,
+    /// Only on this address, and not by it.
+    pub target: Option<Address>,
+    /// Only of this AWS account.
+    pub account: Option<String>,
+    /// Only where this interface saw it.
+    pub interface: Option<String>,
     /// Only last seen at or after.
     pub since: Option<EventTime>,
     /// Only first seen before.
@@ -169,12 +179,62 @@ pub struct Query {
     pub changed_since: Option<String>,
 }
 
+impl Query {
+    /// The labels that an anomaly must have, the one that few have first. See [`labels`].
+    fn labels(&self) -> Vec<String> {
+        let address = self.address.into_iter().chain(self.target).map(|address| address.to_string());
+        let interface = self.interface.iter().map(|name| interface_label(name));
+        let block = self.block.iter().map(|block| block_label(*block));
+        let account = self.account.iter().map(|account| account_label(account));
+        address.chain(interface).chain(block).chain(account).collect()
+    }
+}
+
+/// What an anomaly can be found by, besides what it is: the addresses of actor and targets, the blocks that these lie in, its
+/// interfaces and its account. Stores keep an index of them.
+fn labels(anomaly: &Anomaly) -> BTreeSet<String> {
+    let actor = match anomaly.actor {
+        Actor::One(address) => Some(address),
+        Actor::Many => None,
+    };
+    let mut labels = BTreeSet::new();
+    for address in actor.into_iter().chain(anomaly.targets.iter().map(|target| target.address)) {
+        labels.insert(address.to_string());
+        let ip = address.to_ip();
+        let blocks = block_lengths(ip.is_ipv4()).iter().filter_map(|length| IpNet::new(ip, *length).ok());
+        labels.extend(blocks.map(block_label));
+    }
+    labels.extend(anomaly.interface_ids.iter().map(|name| interface_label(name)));
+    if !anomaly.account_id.is_empty() {
+        labels.insert(account_label(&anomaly.account_id));
+    }
+    labels
+}
+
+/// The lengths of blocks that anomalies can be found by.
+pub const fn block_lengths(is_v4: bool) -> &'static [u8] {
+    if is_v4 { &[8, 16, 24] } else { &[32, 48, 64] }
+}
+
+fn block_label(block: IpNet) -> String {
+    format!("block {}", block.trunc())
+}
+
+fn interface_label(name: &str) -> String {
+    format!("interface {name}")
+}
+
+fn account_label(account: &str) -> String {
+    format!("account {account}")
+}
+
 /// A page of anomalies.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Page {
     /// Newest detection first, ties by id. With `changed_since`: the oldest change first.
     pub anomalies: Vec<Anomaly>,
-    /// The revision of each of them, in the same order; see [`AnomalyStore::revised`].
+    /// The revision of each of them, in the same order; see [`AnomalyStore::revised`]. With `changed_since` each is a place among the
+    /// changes as well: asked for as `changed_since` it gives what changed after it.
     pub revisions: Vec<String>,
     /// Where the next page starts, if there is one. With `changed_since` it equals `changed_until`.
     pub next: Option<String>,
@@ -250,7 +310,7 @@ pub enum Verdict {
 
 /// Where anomalies are kept.
 #[async_trait]
-pub trait AnomalyStore: rules::Rules + Send + Sync {
+pub trait AnomalyStore: rules::Rules + audit::Audit + Send + Sync {
     /// Under which id an episode is told, and which that were told are part of it; see [`episodes`]. Atomic and
     /// idempotent; whoever tells an episode asks first.
     async fn claim(&self, claim: &Claim) -> Result<Claimed, PublishError>;
@@ -291,6 +351,9 @@ pub trait AnomalyStore: rules::Rules + Send + Sync {
 
     /// Keeps an analyst's verdict; the latest of one analyst on one anomaly counts.
     async fn feedback(&self, feedback: &Feedback) -> Result<(), PublishError>;
+
+    /// The verdict of one analyst on one anomaly, if there is one.
+    async fn verdict(&self, id: Uuid, by: &str) -> Result<Option<Feedback>, PublishError>;
 
     /// All verdicts at or after a moment.
     async fn feedbacks(&self, since: EventTime) -> Result<Vec<Feedback>, PublishError>;

@@ -16,11 +16,13 @@ use serde::Deserialize;
 use crate::{api, correlation, flow, ingest, ml, pipeline, publish, statistical, telemetry, validation};
 
 pub mod dynamic;
+mod effective;
 mod layer;
 mod ranges;
 pub mod secrets;
 pub mod ssm;
 
+pub use effective::effective;
 pub use layer::Layer;
 use layer::Tree;
 

@@ -42,6 +42,7 @@ pub mod owner;
 pub mod pair;
 pub mod pane;
 pub mod port_scan;
+pub mod profile;
 mod strangers;
 pub mod table;
 pub mod tor;
@@ -61,6 +62,7 @@ use pane::Pane;
 use port_scan::Suspect;
 use port_scan::joint::{Besieged, Siege};
 use port_scan::sweep::Sweeper;
+use profile::{Coverage, Profile};
 use strangers::Strangers;
 use table::Table;
 
@@ -282,6 +284,8 @@ pub struct Engine {
     // Memory that is used again by every window.
     conversations: Vec<Conversation>,
     spare: Vec<Pane>,
+    /// Since the process began; a snapshot has the sums alone.
+    gaps: profile::Gaps,
 }
 
 impl Engine {
@@ -344,6 +348,7 @@ impl Engine {
             decided_until: EventTime(0),
             conversations: Vec::new(),
             spare: Vec::new(),
+            gaps: profile::Gaps::default(),
         }
     }
 
@@ -485,6 +490,7 @@ impl Engine {
                 BlindnessKind::NoData => self.state.statistics.no_data_seconds += seconds,
                 BlindnessKind::SkipData => self.state.statistics.skipped_seconds += seconds,
             }
+            self.gaps.note(stretch, seconds);
         }
     }
 
@@ -1443,6 +1449,29 @@ impl Engine {
             table.get(&self.seed, address).map(|host| Seen::of(host, ours))
         };
         state.explanations.explain(&self.seed, address, known(true).or_else(|| known(false)))
+    }
+
+    /// All that is held of an address; asking changes nothing. A walk over all channels.
+    pub fn profile(&self, address: Address) -> Profile {
+        let state = &self.state;
+        let host = state.internal.get(&self.seed, address).or_else(|| state.external.get(&self.seed, address));
+        Profile {
+            explained: self.explained(address),
+            clients: host.map(|host| host.clients().round() as u32),
+            opens: state.habits.get(&self.seed, address).map(Habits::profile),
+            serves: profile::served(address, state.channels.iter()),
+            sends: state.uploads.get(&self.seed, address).map(Uploads::profile),
+        }
+    }
+
+    /// How much of the log could be judged.
+    pub fn coverage(&self) -> Coverage {
+        let interfaces = &self.state.interfaces;
+        let gaps = self.gaps.iter().map(|(id, gap)| match interfaces.binary_search_by_key(&id, |known| known.id) {
+            Ok(at) => (interfaces[at].name.clone(), interfaces[at].account.clone(), gap),
+            Err(_) => (String::new(), String::new(), gap),
+        });
+        Coverage { statistics: self.statistics(), interfaces: interfaces.len() as u32, gaps: gaps.collect() }
     }
 
     /// Counts so far.

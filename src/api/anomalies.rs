@@ -11,13 +11,15 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::Context;
-use super::extract::{Nothing, Path, Query};
+use super::export::{self, Format};
+use super::extract::{Path, Query};
 use super::problem::Problem;
 use crate::anomaly::{Anomaly, Status};
 use crate::finding::{Actor, Severity, Threat};
@@ -36,10 +38,16 @@ pub struct Filter {
     pub severity_min: Option<Severity>,
     /// Only of this status.
     pub status: Option<Status>,
-    /// Only by or on this address.
-    pub address: Option<Address>,
+    /// Only by or on this address, or an address of this block: of 8, 16 or 24 bits (IPv4), or 32, 48 or 64 (IPv6).
+    pub address: Option<Place>,
     /// Only with this actor.
     pub actor: Option<Address>,
+    /// Only on this address, and not by it.
+    pub target: Option<Address>,
+    /// Only of this AWS account.
+    pub account: Option<String>,
+    /// Only where this interface (`eni-…`) saw it.
+    pub interface: Option<String>,
     /// Only last seen at or after this moment (RFC 3339).
     pub since: Option<EventTime>,
     /// Only first seen before this moment (RFC 3339).
@@ -56,6 +64,48 @@ pub struct Filter {
     #[serde(default)]
     #[param(required = false, default = false)]
     pub brief: bool,
+}
+
+/// An address, or a block of a length that anomalies can be found by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Place {
+    /// One address.
+    Address(Address),
+    /// All addresses of a block.
+    Block(IpNet),
+}
+
+impl Place {
+    pub(super) fn address(self) -> Option<Address> {
+        if let Place::Address(address) = self { Some(address) } else { None }
+    }
+
+    pub(super) fn block(self) -> Option<IpNet> {
+        if let Place::Block(block) = self { Some(block) } else { None }
+    }
+}
+
+impl TryFrom<String> for Place {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Place, String> {
+        let address =
+            |text: &str| text.parse().map(Place::Address).map_err(|_| format!("`{text}` is not an IP address"));
+        if !text.contains('/') {
+            return address(&text);
+        }
+        let block: IpNet = text.parse().map_err(|_| format!("`{text}` is no CIDR block such as 10.0.0.0/8"))?;
+        let lengths = publish::block_lengths(block.network().is_ipv4());
+        if block.prefix_len() == block.max_prefix_len() {
+            return address(&block.addr().to_string());
+        }
+        if !lengths.contains(&block.prefix_len()) {
+            let lengths: Vec<String> = lengths.iter().map(ToString::to_string).collect();
+            return Err(format!("`{text}`: anomalies are found by blocks of {} bits", lengths.join(", ")));
+        }
+        Ok(Place::Block(block.trunc()))
+    }
 }
 
 /// A page when the asker names no size.
@@ -112,7 +162,7 @@ pub struct Brief<'a> {
 }
 
 impl<'a> Brief<'a> {
-    fn of(anomaly: &'a Anomaly, changed: &'a str) -> Brief<'a> {
+    pub(super) fn of(anomaly: &'a Anomaly, changed: &'a str) -> Brief<'a> {
         Brief {
             anomaly_id: anomaly.anomaly_id,
             threat: anomaly.threat,
@@ -161,8 +211,12 @@ pub async fn list(
         threat: filter.threat,
         min_severity: filter.severity_min,
         status: filter.status,
-        address: filter.address,
+        address: filter.address.and_then(Place::address),
+        block: filter.address.and_then(Place::block),
         actor: filter.actor,
+        target: filter.target,
+        account: filter.account,
+        interface: filter.interface,
         since: filter.since,
         until: filter.until,
         limit: limited(filter.limit, context.page_max)?,
@@ -222,8 +276,8 @@ fn etag_of_page(question: &str, brief: bool, page: &Page) -> String {
 }
 
 /// A weak tag of one anomaly.
-fn etag_of(anomaly: &Anomaly, revision: &str) -> String {
-    weak(&Sha256::digest(format!("{} {revision} {}", anomaly.anomaly_id, anomaly.updates)))
+fn etag_of(anomaly: &Anomaly, revision: &str, format: Format) -> String {
+    weak(&Sha256::digest(format!("{} {revision} {} {format:?}", anomaly.anomaly_id, anomaly.updates)))
 }
 
 fn weak(digest: &[u8]) -> String {
@@ -250,7 +304,7 @@ fn next_page(raw: &str, name: &str, value: &str) -> String {
     format!("/v1/anomalies?{}", query.finish())
 }
 
-fn limited(asked: Option<usize>, most: usize) -> Result<usize, Problem> {
+pub(super) fn limited(asked: Option<usize>, most: usize) -> Result<usize, Problem> {
     match asked {
         Some(0) => Err(Problem::new(StatusCode::BAD_REQUEST, "limit is 0", "ask for at least one").of_field("limit")),
         Some(limit) => Ok(limit.min(most)),
@@ -258,11 +312,25 @@ fn limited(asked: Option<usize>, most: usize) -> Result<usize, Problem> {
     }
 }
 
-/// One anomaly
+/// In which form an anomaly is wanted.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Form {
+    /// `ocsf` for a Detection Finding of OCSF 1.5, `asff` for a finding of AWS Security Hub; its own form where it is left out.
+    #[serde(default)]
+    #[param(required = false)]
+    pub format: Format,
+    /// The region of Security Hub, for `asff`; that of the service where it is left out.
+    pub region: Option<String>,
+}
+
+/// One anomaly, also in the forms that other systems take
 #[utoipa::path(
     get, path = "/v1/anomalies/{id}", operation_id = "get_anomaly", tag = "anomalies",
     params(
         ("id" = Uuid, Path, description = "its `anomaly_id`"),
+        Form,
         ("If-None-Match" = Option<String>, Header, description = "an `ETag` of an earlier answer about it")
     ),
     responses(
@@ -278,14 +346,22 @@ pub async fn one(
     State(context): State<Context>,
     Path(id): Path<Uuid>,
     headers: HeaderMap,
-    Query(Nothing {}): Query<Nothing>,
+    Query(Form { format, region }): Query<Form>,
 ) -> Result<Response, Problem> {
     let (anomaly, revision) = context.store.revised(id).await?.ok_or_else(|| unknown(id))?;
-    let etag = etag_of(&anomaly, &revision);
+    let etag = etag_of(&anomaly, &revision, format);
     if is_known(&headers, &etag) {
         return Ok(not_modified(etag));
     }
-    Ok(([(header::ETAG, etag)], Json(anomaly)).into_response())
+    let tag = [(header::ETAG, etag)];
+    Ok(match format {
+        Format::Flowvigil => (tag, Json(anomaly)).into_response(),
+        Format::Ocsf => (tag, Json(export::ocsf(&anomaly))).into_response(),
+        Format::Asff => {
+            let region = region.as_deref().or(context.region.as_deref());
+            (tag, Json(export::asff(&anomaly, region)?)).into_response()
+        }
+    })
 }
 
 /// There is no such anomaly.
@@ -293,7 +369,7 @@ pub(super) fn unknown(id: Uuid) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         format!("there is no anomaly {id}"),
-        "GET /v1/anomalies lists those there are; GET /v1/silences what was not told, and why",
+        "GET /v1/anomalies lists those there are; GET /v1/rejections what was not confirmed, and why",
     )
 }
 
@@ -308,7 +384,14 @@ pub struct About {
     pub limit: Option<usize>,
 }
 
-/// What was not told, and why.
+/// What validation did not confirm, and why.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Rejections {
+    /// Newest first.
+    pub rejections: Vec<Silence>,
+}
+
+/// The same under its older name.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Silences {
     /// Newest first.
@@ -322,7 +405,21 @@ pub struct Signals {
     pub signals: Vec<Silence>,
 }
 
-/// Why not: incidents that were judged and not told, with the stage that refused and its reason
+/// Why not: incidents that validation did not confirm, with the stage that refused and its reason
+#[utoipa::path(
+    get, path = "/v1/rejections", operation_id = "list_rejections", tag = "anomalies", params(About),
+    responses((status = 200, body = Rejections, description = "incidents that were not confirmed, newest first"))
+)]
+pub async fn rejections(
+    State(context): State<Context>,
+    Query(about): Query<About>,
+) -> Result<Json<Rejections>, Problem> {
+    let limit = limited(about.limit, context.page_max)?;
+    let rejections = context.store.silences(about.address, limit).await?;
+    Ok(Json(Rejections { rejections }))
+}
+
+/// `GET /v1/rejections` under its older name
 #[utoipa::path(
     get, path = "/v1/silences", operation_id = "list_silences", tag = "anomalies", params(About),
     responses((status = 200, body = Silences, description = "incidents that were not reported, newest first"))

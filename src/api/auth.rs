@@ -10,11 +10,15 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::clients::Client;
+use super::keys::{self, ApiKey};
+use super::oidc::Issuer;
 use super::problem::Problem;
+use super::roles::Role;
 use super::{Context, Settings};
 
 /// The shortest token that is taken: 16 characters of base64 are 96 bits.
@@ -59,46 +63,71 @@ impl std::fmt::Debug for Token {
 /// Who may ask.
 #[derive(Debug)]
 pub enum Access {
-    /// Whoever brings the token with this SHA-256. Comparing digests tells nothing of the token by its timing.
-    Token([u8; 32]),
+    /// Bearers of a credential that is known.
+    Bearer(Box<Credentials>),
     /// Whoever is on this machine.
     Loopback,
     /// Anybody: the settings insist.
     Anybody,
 }
 
+/// What is known of those who may ask.
+#[derive(Debug, Default)]
+pub struct Credentials {
+    /// SHA-256 of the token. Comparing digests tells nothing of the token by its timing.
+    token: Option<([u8; 32], Role)>,
+    keys: Vec<ApiKey>,
+    issuer: Option<Issuer>,
+}
+
+impl Credentials {
+    /// Who brings a bearer token.
+    async fn admit(&self, token: &str, now: Timestamp) -> Result<Principal, Problem> {
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        let of = |name: String, role| Principal { bucket: name.clone(), name, role };
+        if let Some((known, role)) = self.token
+            && known == digest
+        {
+            return Ok(of("token".to_owned(), role));
+        }
+        if let Some(key) = keys::find(&self.keys, digest, now) {
+            return key.map(|key| of(format!("key {}", key.name), key.role));
+        }
+        // A signed token has three parts; nothing else does.
+        if let Some(issuer) = self.issuer.as_ref().filter(|_| token.split('.').count() == 3) {
+            let bearer = issuer.admit(token, u64::try_from(now.as_second()).unwrap_or_default()).await?;
+            return Ok(of(format!("oidc {}", bearer.subject), bearer.role));
+        }
+        let remedy = "bring the token of api.token_file, a key of api.keys, or a token of api.oidc";
+        Err(Problem::new(StatusCode::UNAUTHORIZED, "the bearer token is not valid", remedy).of_field("authorization"))
+    }
+}
+
 impl Access {
     /// Settles it from the settings.
     pub fn settle(settings: &Settings) -> Result<Access, AccessError> {
-        let path = settings.token_file.clone();
-        if path.as_os_str().is_empty() && !settings.token.0.trim().is_empty() {
-            let token = settings.token.0.trim();
-            if token.len() < TOKEN_MIN {
-                return Err(AccessError::Short { place: "api.token".to_owned() });
-            }
-            return Ok(Access::Token(Sha256::digest(token).into()));
+        let keys = settings.keys.clone();
+        let issuer = settings.oidc.as_ref().map(Issuer::new);
+        let credentials =
+            Credentials { token: token(settings)?.map(|digest| (digest, settings.token_role)), keys, issuer };
+        if credentials.token.is_some() || !credentials.keys.is_empty() || credentials.issuer.is_some() {
+            return Ok(Access::Bearer(Box::new(credentials)));
         }
-        if path.as_os_str().is_empty() {
-            return match settings.listen.ip() {
-                ip if ip.is_loopback() => Ok(Access::Loopback),
-                _ if settings.public_without_token => Ok(Access::Anybody),
-                ip => Err(AccessError::Open(ip)),
-            };
-        }
-        match std::fs::read_to_string(&path) {
-            Ok(text) if text.trim().len() < TOKEN_MIN => Err(AccessError::Short { place: path.display().to_string() }),
-            Ok(text) => Ok(Access::Token(Sha256::digest(text.trim()).into())),
-            Err(cause) => Err(AccessError::Unreadable { path, cause }),
+        match settings.listen.ip() {
+            ip if ip.is_loopback() => Ok(Access::Loopback),
+            _ if settings.public_without_token => Ok(Access::Anybody),
+            ip => Err(AccessError::Open(ip)),
         }
     }
 
     /// As whom a request may be answered.
-    fn admit(&self, headers: &HeaderMap, client: Option<Client>) -> Result<Principal, Problem> {
+    async fn admit(&self, headers: &HeaderMap, client: Option<Client>) -> Result<Principal, Problem> {
         let from = client.map_or_else(|| "unknown".to_owned(), |client| client.bucket().to_string());
         match self {
             Access::Anybody => {
                 self.refuse_foreign_pages(headers)?;
-                Ok(Principal { name: format!("peer {from}"), bucket: format!("peer {from}") })
+                let name = format!("peer {from}");
+                Ok(Principal { bucket: name.clone(), name, role: Role::Analyst })
             }
             Access::Loopback => {
                 match text(headers, header::HOST) {
@@ -113,22 +142,15 @@ impl Access {
                     }
                 }
                 self.refuse_foreign_pages(headers)?;
-                Ok(Principal { name: "loopback".to_owned(), bucket: format!("loopback {from}") })
+                Ok(Principal { name: "loopback".to_owned(), bucket: format!("loopback {from}"), role: Role::Admin })
             }
-            Access::Token(digest) => match text(headers, header::AUTHORIZATION).and_then(bearer) {
-                Some(token) if <[u8; 32]>::from(Sha256::digest(token)) == *digest => {
-                    Ok(Principal { name: "token".to_owned(), bucket: "token".to_owned() })
-                }
-                Some(_) => Err(Problem::new(
-                    StatusCode::UNAUTHORIZED,
-                    "the token is another one",
-                    "bring the token of api.token_file",
-                )
-                .of_field("authorization")),
+            Access::Bearer(credentials) => match text(headers, header::AUTHORIZATION).and_then(bearer) {
+                Some(token) => credentials.admit(token, Timestamp::now()).await,
                 None => Err(Problem::new(
                     StatusCode::UNAUTHORIZED,
                     "there is no token in the `authorization` header",
-                    "send `authorization: Bearer TOKEN` with the token of api.token_file",
+                    "send `authorization: Bearer TOKEN` with the token of api.token_file, a key of api.keys, or a token of \
+                     api.oidc",
                 )
                 .of_field("authorization")),
             },
@@ -136,8 +158,8 @@ impl Access {
     }
 
     /// Whether whoever sent these headers may see what parts of the service say of their troubles.
-    pub(super) fn shows_details(&self, headers: &HeaderMap) -> bool {
-        !matches!(self, Access::Anybody) && self.admit(headers, None).is_ok()
+    pub(super) async fn shows_details(&self, headers: &HeaderMap) -> bool {
+        !matches!(self, Access::Anybody) && self.admit(headers, None).await.is_ok()
     }
 
     /// Where there is no token, a page of somebody else could ask in its visitor's place.
@@ -147,7 +169,7 @@ impl Access {
             let remedy = "ask from the page of this service, or from a program; or set api.token_file";
             Err(Problem::new(StatusCode::FORBIDDEN, detail, remedy).of_field(field))
         };
-        if matches!(self, Access::Token(_)) {
+        if matches!(self, Access::Bearer(_)) {
             return Ok(());
         }
         if text(headers, HeaderName::from_static("sec-fetch-site"))
@@ -172,10 +194,33 @@ impl Access {
 /// Who asks, as far as that is proven.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Principal {
-    /// What verdicts and suppressions are kept under: `token`, `loopback`, or `peer` and from where.
+    /// What verdicts and suppressions are kept under: `token`, `key` and its name, `oidc` and the subject, `loopback`, or `peer`
+    /// and from where.
     pub name: String,
+    /// What it may do.
+    pub role: Role,
     /// What counts as one for the rate limit.
     bucket: String,
+}
+
+/// The digest of the token of the settings, if there is one.
+fn token(settings: &Settings) -> Result<Option<[u8; 32]>, AccessError> {
+    let path = settings.token_file.clone();
+    let (place, token) = match path.as_os_str().is_empty() {
+        true => ("api.token".to_owned(), settings.token.0.clone()),
+        false => match std::fs::read_to_string(&path) {
+            Ok(text) => (path.display().to_string(), text),
+            Err(cause) => return Err(AccessError::Unreadable { path, cause }),
+        },
+    };
+    let token = token.trim();
+    if token.is_empty() && path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    if token.len() < TOKEN_MIN {
+        return Err(AccessError::Short { place });
+    }
+    Ok(Some(Sha256::digest(token).into()))
 }
 
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
@@ -214,7 +259,8 @@ fn is_this_machine(host: &str) -> bool {
 /// Lets a request through as whoever it is of, or answers why not, or when to come again.
 pub async fn guard(State(context): State<Context>, mut request: Request, next: Next) -> Response {
     let client = Client::of(request.extensions(), request.headers(), &context.proxies);
-    match context.access.admit(request.headers(), client) {
+    let admitted = context.access.admit(request.headers(), client).await;
+    match admitted {
         Ok(principal) => match context.limiter.admit(&principal.bucket) {
             Ok(()) => {
                 request.extensions_mut().insert(principal);
@@ -254,8 +300,8 @@ mod tests {
         all.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
     }
 
-    #[test]
-    fn a_page_of_somebody_else_is_refused_and_our_own_and_programs_are_not() {
+    #[tokio::test]
+    async fn a_page_of_somebody_else_is_refused_and_our_own_and_programs_are_not() {
         for (ask, refused) in [
             (&[("host", "127.0.0.1:8080")][..], None),
             (
@@ -271,14 +317,15 @@ mod tests {
             (&[("host", "evil.example"), ("origin", "http://evil.example")], Some("host")),
             (&[], Some("host")),
         ] {
-            let admitted = Access::Loopback.admit(&headers(ask), None);
+            let admitted = Access::Loopback.admit(&headers(ask), None).await;
             assert_eq!(admitted.err().and_then(|problem| problem.field).as_deref(), refused, "{ask:?}");
         }
         let cross = headers(&[("sec-fetch-site", "cross-site")]);
-        assert!(Access::Anybody.admit(&cross, None).is_err());
-        let token = Access::Token(Sha256::digest("a-token-of-some-length").into());
+        assert!(Access::Anybody.admit(&cross, None).await.is_err());
+        let token = Some((Sha256::digest("a-token-of-some-length").into(), Role::Reader));
+        let token = Access::Bearer(Box::new(Credentials { token, ..Credentials::default() }));
         let brought = headers(&[("sec-fetch-site", "cross-site"), ("authorization", "bEaReR a-token-of-some-length")]);
-        assert_eq!(token.admit(&brought, None).unwrap().name, "token");
+        assert_eq!(token.admit(&brought, None).await.unwrap().name, "token");
     }
 
     #[test]

@@ -158,12 +158,41 @@ $("why").onsubmit = async (event) => {
   event.preventDefault();
   const address = new FormData($("why")).get("address").trim();
   try {
-    const { silences } = await ask("/v1/silences" + (address ? "?address=" + encodeURIComponent(address) : ""));
+    const { rejections: silences } = await ask("/v1/rejections" + (address ? "?address=" + encodeURIComponent(address) : ""));
     const rows = silences.map((s) => make("tr", {}, make("td", {}, WORDS[s.threat] || s.threat), make("td", {}, s.summary), make("td", {}, s.stage.replaceAll("_", " ")), make("td", {}, s.reason)));
     const head = make("tr", {}, ...["threat", "what would have been said", "refused by", "because"].map((t) => make("th", {}, t)));
     $("silences").replaceChildren(rows.length ? make("div", { class: "scroll" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows))) : make("p", { class: "empty" }, "Nothing about it came near enough to be judged."));
   } catch (error) { $("silences").replaceChildren(make("p", {}, error.message)) }
 };
+// Changes come over a stream. While there is none, the list is asked for again and again, and the page says so.
+const live = (is) => {
+  $("live").textContent = is ? "live" : "disconnected, asking every 2 s";
+  $("live").className = "pill " + (is ? "good" : "high");
+};
+let due = null;
+const soon = () => { due ??= setTimeout(() => { due = null; refresh() }, 200) };
+async function listen() {
+  for (;;) {
+    try {
+      const token = sessionStorage.getItem("token");
+      const response = await fetch("/v1/anomalies/stream?brief=true", { headers: token ? { authorization: "Bearer " + token } : {} });
+      if (!response.ok) throw new Error("no stream");
+      live(true);
+      await refresh();
+      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+      for (let rest = ""; ;) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        const events = (rest + value).split("\n\n");
+        rest = events.pop();
+        if (events.some((event) => event.includes("\nevent: anomaly\n"))) soon();
+      }
+    } catch (error) { console.debug(error) }
+    live(false);
+    await refresh();
+    await new Promise((resolve) => setTimeout(resolve, 2000));
+  }
+}
 $("ask").onclose = () => { sessionStorage.setItem("token", $("token").value); refresh(); pulse() };
-refresh(); pulse();
-setInterval(refresh, 2000); setInterval(pulse, 1000);
+pulse(); listen();
+setInterval(pulse, 1000);

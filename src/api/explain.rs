@@ -14,7 +14,7 @@ use super::Context;
 use super::extract::Query;
 use super::problem::Problem;
 use crate::anomaly::Anomaly;
-use crate::explainers::Answers;
+use crate::explainers::{Answers, Question};
 use crate::flow::Address;
 use crate::publish::{self, Silence};
 use crate::statistical::explain::{self, Seen};
@@ -26,7 +26,7 @@ const SHOWN: usize = 20;
 const APPROACHES: usize = 50;
 
 /// An engine answers between two batches, within milliseconds, unless it is held up.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// About whom.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -80,6 +80,18 @@ pub struct Approach {
     pub explanation: explain::Explanation,
 }
 
+impl Approach {
+    /// Of one shard's explanation.
+    pub(super) fn of(shard: &str, explanation: explain::Explanation) -> Approach {
+        Approach {
+            shard: shard.to_owned(),
+            verdict: explanation.verdict(),
+            conditions: explanation.evidence.iter().map(explain::condition).collect(),
+            explanation,
+        }
+    }
+}
+
 /// Why an address did or did not alert
 ///
 /// What was seen of it, what was told, what was not and why, and how close each detector came. The past is known as far as
@@ -92,7 +104,8 @@ pub async fn explain(
     State(context): State<Context>,
     Query(About { address }): Query<About>,
 ) -> Result<Json<Explanation>, Problem> {
-    let Answers { answers, silent } = context.explainers.ask(address, PATIENCE).await;
+    let question = |answer| Question::Explain(address, answer);
+    let Answers { answers, silent } = context.explainers.ask(question, PATIENCE).await;
     let query = publish::Query { address: Some(address), limit: SHOWN, ..publish::Query::default() };
     let told = context.store.query(&query).await?.anomalies;
     let not_told = context.store.silences(Some(address), SHOWN).await?;
@@ -100,12 +113,7 @@ pub async fn explain(
     let asked = answers.len();
     for (shard, answer) in answers {
         seen.extend(answer.seen.map(|seen| Sight { shard: shard.clone(), seen }));
-        approaches.extend(answer.approaches.into_iter().map(|explanation| Approach {
-            shard: shard.clone(),
-            verdict: explanation.verdict(),
-            conditions: explanation.evidence.iter().map(explain::condition).collect(),
-            explanation,
-        }));
+        approaches.extend(answer.approaches.into_iter().map(|explanation| Approach::of(&shard, explanation)));
     }
     // Each shard's are nearest first, and stay so beside those of others.
     approaches.sort_by(|a, b| explain::nearer(&a.explanation, &b.explanation));

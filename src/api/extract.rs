@@ -51,7 +51,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
             Err(rejection) => Err(Problem::new(
                 StatusCode::BAD_REQUEST,
                 rejection.body_text(),
-                "an anomaly's id is a UUID, as in `anomaly_id`; a name is UTF-8, percent-encoded",
+                "an id is a UUID, as in `anomaly_id`; an address is IPv4 or IPv6; a name is UTF-8, percent-encoded",
             )),
         }
     }
@@ -97,7 +97,7 @@ impl<T: DeserializeOwned> FromRequest<Context> for Json<T> {
 }
 
 /// The whole body, unless it takes too long.
-async fn in_time(
+pub(super) async fn in_time(
     body: impl Future<Output = Result<Bytes, BytesRejection>>,
     within: Duration,
 ) -> Result<Bytes, Problem> {

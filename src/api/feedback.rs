@@ -10,10 +10,12 @@ use uuid::Uuid;
 
 use super::Context;
 use super::anomalies::unknown;
+use super::audit;
 use super::auth::Principal;
 use super::extract::{Json, Nothing, Path, Query};
 use super::problem::Problem;
 use crate::flow::EventTime;
+use crate::publish::audit::Action;
 use crate::publish::{Feedback, Verdict};
 
 /// The longest note that is kept, characters.
@@ -69,7 +71,10 @@ pub async fn give(
         return Err(unknown(anomaly_id));
     }
     let at = EventTime(u32::try_from(Timestamp::now().as_second()).unwrap_or(u32::MAX));
-    let feedback = Feedback { anomaly_id, verdict, by: principal.name, name, note, at };
+    let feedback = Feedback { anomaly_id, verdict, by: principal.name.clone(), name, note, at };
+    let before = context.store.verdict(anomaly_id, &principal.name).await?;
+    let action = Action::GiveFeedback;
+    audit::note(&context, &principal, action, anomaly_id, before.as_ref(), Some(&feedback)).await?;
     context.store.feedback(&feedback).await?;
     tracing::info!(by = feedback.by, anomaly = %anomaly_id, verdict = ?verdict, "a verdict was given");
     Ok((StatusCode::CREATED, Answer(feedback)))

@@ -1,5 +1,6 @@
 //! The API's own description (OpenAPI 3.1), made from the handlers and types themselves.
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use axum::body::Bytes;
@@ -12,8 +13,11 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{Content, KnownFormat, OpenApi as Document, Ref, RefOr, Response as Described, Schema};
 use utoipa::{Modify, OpenApi, PartialSchema, ToSchema};
 
+use super::anomalies::Place;
 use super::problem::{MEDIA_TYPE, Problem};
-use super::{anomalies, explain, feedback, models, probes, suppressions};
+use super::{
+    anomalies, audit, config, coverage, explain, export, feedback, hosts, mcp, models, probes, stream, suppressions,
+};
 use crate::finding::{Actor, Subject};
 use crate::flow::{Address, EventTime};
 
@@ -21,25 +25,32 @@ use crate::flow::{Address, EventTime};
 #[openapi(
     info(
         title = "flowvigil",
-        description = "Network anomalies in AWS VPC flow logs: what was told, and why what was not."
+        description = "Network anomalies in AWS VPC flow logs: what was reported, and why what was not."
     ),
     paths(
         anomalies::list,
         anomalies::one,
+        anomalies::rejections,
         anomalies::silences,
+        stream::follow,
         anomalies::signals,
         explain::explain,
+        hosts::show,
         suppressions::list,
         suppressions::make,
         suppressions::remove,
         feedback::give,
         models::show,
+        mcp::answer,
         probes::live,
         probes::ready,
         probes::status,
+        coverage::show,
+        audit::list,
+        config::show,
         probes::metrics
     ),
-    components(schemas(Problem)),
+    components(schemas(Problem, Place, export::Format)),
     modifiers(&Surroundings)
 )]
 struct Api;
@@ -54,7 +65,10 @@ const BEARER: &str = "bearer";
 const GUARDED: [(&str, &str); 7] = [
     ("400", "a filter, a value or the path is not understood; `field` names it"),
     ("401", "the bearer token is missing or not valid"),
-    ("403", "without a token file the request must come from this machine, and not from a page of another site"),
+    (
+        "403",
+        "the role is not enough; or, where no credential is configured, the request does not come from this machine or is of a page elsewhere",
+    ),
     ("414", "the path with its query is too long"),
     ("429", "too many requests; `Retry-After` says when to ask again, in seconds"),
     ("500", "a defect of this service; its log has the cause under the id in `x-request-id`"),
@@ -76,7 +90,8 @@ impl Modify for Surroundings {
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .description(Some(
-                "the content of `api.token_file`; without a token file only this machine may ask, and needs none",
+                "the token of `api.token_file` or `api.token`, an API key of `api.keys`, or a token of the issuer of `api.oidc`; where \
+                 none of these is configured, only this machine may ask, and needs none",
             ))
             .build();
         let components = document.components.get_or_insert_default();
@@ -147,6 +162,18 @@ impl ToSchema for Address {}
 impl PartialSchema for Address {
     fn schema() -> RefOr<Schema> {
         text("an IPv4 or IPv6 address", None)
+    }
+}
+
+impl ToSchema for Place {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("AddressOrBlock")
+    }
+}
+
+impl PartialSchema for Place {
+    fn schema() -> RefOr<Schema> {
+        text("an IPv4 or IPv6 address, or a block such as 10.1.0.0/16", None)
     }
 }
 

@@ -51,7 +51,7 @@ pub async fn live() -> Json<Alive> {
 )]
 pub async fn ready(State(context): State<Context>, headers: HeaderMap) -> Response {
     let Report { phase, mut degraded, .. } = context.health.report();
-    if !context.access.shows_details(&headers) {
+    if !context.access.shows_details(&headers).await {
         for part in &mut degraded {
             part.reason = format!("{} is away or works with something lesser; the token shows why", part.part);
         }

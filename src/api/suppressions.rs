@@ -20,10 +20,13 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::Context;
+use super::audit;
 use super::auth::Principal;
 use super::extract::{Json, Nothing, Path, Query};
 use super::problem::Problem;
+use super::roles::Role;
 use crate::flow::EventTime;
+use crate::publish::audit::Action;
 use crate::publish::rules::Rule;
 use crate::publish::{self, Verdict};
 use crate::validation::breadth::hidden_threats;
@@ -198,8 +201,11 @@ pub async fn make(
     Query(How { dry_run }): Query<How>,
     Json(asked): Json<Asked>,
 ) -> Result<Response, Problem> {
+    if !dry_run {
+        principal.require(Role::Analyst)?;
+    }
     let now = context.health.event_time();
-    let suppression = check(asked, now, &context.bounds.settings, principal)?;
+    let suppression = check(asked, now, &context.bounds.settings, &principal)?;
     let known = all(&context).await?;
     if known.len() >= KEPT_MAX && known.iter().all(|other| other.name != suppression.name) {
         let detail = format!("there are {KEPT_MAX} suppressions already");
@@ -222,6 +228,9 @@ pub async fn make(
         });
     }
     if !dry_run {
+        let before = known.iter().find(|other| other.name == suppression.name);
+        let action = Action::MakeSuppression;
+        audit::note(&context, &principal, action, &suppression.name, before, Some(&suppression)).await?;
         let body = serde_json::to_string(&suppression).expect("names, moments and blocks can always be written");
         context.store.put_rule(&Rule { name: suppression.name.clone(), body }).await?;
         let Suppression { name, owner, made_by, force, .. } = &suppression;
@@ -258,6 +267,11 @@ pub async fn remove(
     Path(name): Path<String>,
     Query(Nothing {}): Query<Nothing>,
 ) -> Result<StatusCode, Problem> {
+    let known = all(&context).await?;
+    let before = known.iter().find(|suppression| suppression.name == name);
+    if before.is_some() {
+        audit::note(&context, &principal, Action::RemoveSuppression, &name, before, None::<&Suppression>).await?;
+    }
     if context.store.remove_rule(&name).await? {
         tracing::info!(name, by = principal.name, "a suppression was taken back");
         return Ok(StatusCode::NO_CONTENT);
@@ -332,7 +346,7 @@ fn too_much(
     None
 }
 
-fn check(asked: Asked, now: EventTime, settings: &Settings, principal: Principal) -> Result<Suppression, Problem> {
+fn check(asked: Asked, now: EventTime, settings: &Settings, principal: &Principal) -> Result<Suppression, Problem> {
     let Asked { name, owner, reason, created, expires, pattern, force } = asked;
     let refuse = |field: &str, detail: String, remedy: &str| {
         Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail, remedy).of_field(field))
@@ -363,7 +377,7 @@ fn check(asked: Asked, now: EventTime, settings: &Settings, principal: Principal
         expires: Some(expires),
         pattern,
         force,
-        made_by: Some(principal.name),
+        made_by: Some(principal.name.clone()),
         made_at: Some(made_at),
     };
     match suppression.check() {

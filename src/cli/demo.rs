@@ -108,8 +108,15 @@ async fn watch_it(args: Args, settings: Settings, scenario: Scenario) -> anyhow:
         say(&format!("Open http://{address} to watch; Ctrl-C ends it, and nothing is left behind.\n"));
     };
     let models = models::open(&settings).await?.watch;
-    let service =
-        Service { settings, backends, health: Arc::default(), metrics: Arc::default(), models, changes: None };
+    let service = Service {
+        settings,
+        backends,
+        health: Arc::default(),
+        metrics: Arc::default(),
+        models,
+        changes: None,
+        config: Arc::default(),
+    };
     with_api(service, told, greet, true).await
 }
 

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::SettingsArgs;
+use crate::api::config::Effective;
 use crate::aws;
 use crate::health::Health;
 use crate::pipeline::Thresholds;
 use crate::settings::dynamic::{Change, Dynamic};
-use crate::settings::ssm::Parameters;
-use crate::settings::{Layer, Problems, Settings, SettingsError, secrets};
+use crate::settings::ssm::{Parameters, Read};
+use crate::settings::{Layer, Problems, Settings, SettingsError, effective, secrets};
 use crate::wait;
 
 /// What health calls this part.
@@ -23,6 +25,32 @@ pub(super) struct Live {
     /// As they are at the start.
     pub settings: Settings,
     source: Option<Source>,
+    shown: Shown,
+}
+
+/// The settings in effect, as they may be shown.
+#[derive(Clone)]
+struct Shown {
+    /// The layers that stay, with the ARNs of secrets and not what these stand for.
+    layers: Vec<Layer>,
+    arguments: Option<Layer>,
+    effective: Effective,
+}
+
+impl Shown {
+    fn of(layers: Vec<Layer>) -> Shown {
+        let shown = Shown { layers, arguments: None, effective: Arc::new(ArcSwap::default()) };
+        shown.show(None);
+        shown
+    }
+
+    /// Shows them anew, with the parameters that are in use.
+    fn show(&self, parameters: Option<&Read>) {
+        let layers = self.layers.iter().chain(parameters.map(|read| &read.layer)).chain(&self.arguments);
+        let layers: Vec<Layer> = layers.cloned().collect();
+        let is_encrypted = |name: &str| parameters.is_some_and(|read| read.is_encrypted(name));
+        self.effective.store(Arc::new(effective(&layers, is_encrypted)));
+    }
 }
 
 /// Where they change from.
@@ -34,6 +62,9 @@ struct Source {
     aws: aws_config::SdkConfig,
     /// Why the parameters are not in use.
     trouble: Option<String>,
+    /// The parameters as they were last read.
+    last: Option<Read>,
+    shown: Shown,
 }
 
 impl Live {
@@ -47,15 +78,16 @@ impl Live {
             Ok(_) => return Err(SettingsError::Wrong(Problems(problems)).into()),
             Err(more) => return Err(SettingsError::Wrong(Problems([problems, more.0].concat())).into()),
         };
+        let shown = Shown::of(layers.clone());
         let named: Vec<String> = layers.iter().flat_map(|layer| layer.texts(secrets::is_secret)).collect();
         let Some(ssm) = settings.settings.ssm.clone() else {
             if named.is_empty() {
-                return Ok(Live { settings, source: None });
+                return Ok(Live { settings, source: None, shown });
             }
             let known = secrets::read(&aws::load().await, named).await?;
             layers = layers.into_iter().map(|layer| layer.with_texts(&known)).collect();
             let settings = Settings::assemble(&layers).map_err(SettingsError::Wrong)?;
-            return Ok(Live { settings, source: None });
+            return Ok(Live { settings, source: None, shown });
         };
         let aws = aws::load().await;
         let known = secrets::read(&aws, named).await?;
@@ -63,9 +95,23 @@ impl Live {
         let (dynamic, settings) = Dynamic::begin(layers, None).map_err(SettingsError::Wrong)?;
         let parameters = Parameters::new(&aws, &ssm);
         let every = wait::positive(ssm.interval).max(Duration::from_millis(100));
-        let mut source = Source { parameters, every, dynamic, secrets: known, aws, trouble: None };
+        let (trouble, last) = (None, None);
+        let mut source =
+            Source { parameters, every, dynamic, secrets: known, aws, trouble, last, shown: shown.clone() };
         let settings = source.begin().await.unwrap_or(settings);
-        Ok(Live { settings, source: Some(source) })
+        Ok(Live { settings, source: Some(source), shown })
+    }
+
+    /// The settings in effect, as they may be shown, with `arguments` over all layers.
+    pub fn effective(&mut self, arguments: Option<Layer>) -> Effective {
+        self.shown.arguments = arguments;
+        let last =
+            self.source.as_ref().filter(|source| source.trouble.is_none()).and_then(|source| source.last.as_ref());
+        self.shown.show(last);
+        if let Some(source) = &mut self.source {
+            source.shown = self.shown.clone();
+        }
+        self.shown.effective.clone()
     }
 
     /// Where the stages of the pipeline hear of changes; nothing where nothing can change. Runs until the process ends.
@@ -116,6 +162,7 @@ impl Source {
                 Ok(change) => {
                     if let Some(Change { settings, applied, waiting: later }) = change {
                         tracing::info!(?applied, waiting = ?later, "the parameters have changed");
+                        self.shown.show(self.last.as_ref());
                         changes.send_replace(Arc::new(thresholds(&settings)));
                         apply(&settings);
                         waiting = later;
@@ -150,7 +197,9 @@ impl Source {
         if let Err(problems) = self.dynamic.check(&read.layer) {
             return Err(refused(&read.hide(problems)));
         }
-        Ok(read.layer.with_texts(&self.secrets))
+        let layer = read.layer.clone().with_texts(&self.secrets);
+        self.last = Some(read);
+        Ok(layer)
     }
 }
 

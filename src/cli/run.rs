@@ -11,13 +11,14 @@ use tokio_util::task::AbortOnDropHandle;
 use super::live::Live;
 use super::{SettingsArgs, backends, observe, state};
 use crate::api::cloud_map::Instance;
+use crate::api::config::Effective;
 use crate::api::{Parts, Server};
 use crate::explainers::Explainers;
 use crate::flow::network::Network;
 use crate::health::Health;
 use crate::ml::watch::Watch;
 use crate::pipeline::{self, Backends, Outcome, Thresholds, Tiers};
-use crate::settings::Settings;
+use crate::settings::{Layer, Settings};
 use crate::telemetry::trace::otlp::Traces;
 use crate::telemetry::{self, Metrics};
 
@@ -51,11 +52,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(args: Args) -> anyhow::Result<ExitCode> {
-    let live = Live::load(&args.settings).await?;
+    let mut live = Live::load(&args.settings).await?;
     let mut settings = live.settings.clone();
+    let mut arguments = Vec::new();
     if !args.paths.is_empty() {
         settings.ingest.local.paths.clone_from(&args.paths);
+        let paths: Vec<String> = args.paths.iter().map(|path| path.display().to_string()).collect();
+        arguments.push(("ingest.local.paths".to_owned(), "PATH".to_owned(), toml::Value::from(paths).to_string()));
     }
+    if args.once {
+        arguments.push(("ingest.local.follow".to_owned(), "--once".to_owned(), "false".to_owned()));
+    }
+    let config = live.effective(Some(Layer::from_texts("arguments", arguments)));
     settings.ingest.local.follow &= !args.once;
     let metrics = Arc::new(Metrics::new());
     let traces = match &settings.telemetry.otlp {
@@ -99,7 +107,7 @@ async fn serve(args: Args) -> anyhow::Result<ExitCode> {
             endpoints.set_breaker(&sagemaker.breaker);
         }
     });
-    let service = Service { settings, backends, health, metrics, models: models.watch, changes };
+    let service = Service { settings, backends, health, metrics, models: models.watch, changes, config };
     let listening = |address| tracing::info!(%address, "the API listens");
     let outcome = with_api(service, told, listening, false).await;
     if let Some(traces) = traces {
@@ -124,6 +132,8 @@ pub(super) struct Service {
     pub models: Option<Arc<Watch>>,
     /// Where other thresholds come from while it runs.
     pub changes: Option<watch::Receiver<Arc<Thresholds>>>,
+    /// The settings in effect, as they may be shown.
+    pub config: Effective,
 }
 
 /// The pipeline with the API beside it. With `linger`, the API answers until it is told to stop, also when the input has
@@ -134,7 +144,7 @@ pub(super) async fn with_api(
     listening: impl FnOnce(std::net::SocketAddr),
     linger: bool,
 ) -> anyhow::Result<Outcome> {
-    let Service { settings, backends, health, metrics, models, changes } = service;
+    let Service { settings, backends, health, metrics, models, changes, config } = service;
     let explainers: Arc<Explainers> = Arc::default();
     let parts = Parts {
         store: backends.store.clone(),
@@ -144,6 +154,7 @@ pub(super) async fn with_api(
         models: models.clone(),
         internal: settings.network.internal.clone(),
         suppressions: settings.validation.suppressions.clone(),
+        config,
     };
     let server = Server::bind(&settings.api, parts).await?;
     listening(server.address());

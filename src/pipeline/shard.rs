@@ -704,9 +704,8 @@ impl Observer {
                 Work::Batch(batch) => self.observe(&batch, &mut out),
                 Work::Quiet(seconds) => self.wait(seconds, &mut out),
                 Work::Finish => self.engine.finish(&mut out),
-                Work::Question(Question { address, answer }) => {
-                    // Whoever does not wait any more needs no answer.
-                    let _ = answer.send(self.engine.explained(address));
+                Work::Question(question) => {
+                    question.answer(&self.engine);
                     continue;
                 }
                 Work::Barrier(mut mark) => {

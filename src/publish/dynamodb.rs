@@ -8,6 +8,7 @@
 //! | an analyst's verdict | the anomaly's id | `feedback#` and the analyst |
 //! | a silence | `silence#` and the id | `silence` |
 //! | a rule of people | `rules` | `rule#` and its name |
+//! | an entry of the audit trail | `audit` | its moment in microseconds, `#` and its id |
 //! | the days that have anomalies | `days` | `days` |
 //! | the told episodes of a key | `episodes#` and the key | `episodes` |
 //!
@@ -24,7 +25,7 @@
 //! Indexes follow the table within a fraction of a second; whoever asks by id reads what was last written.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
@@ -39,7 +40,6 @@ use uuid::Uuid;
 use crate::anomaly::{Anomaly, Status};
 use crate::aws::{Fault, deadlines};
 use crate::blame::Backend;
-use crate::finding::Actor;
 use crate::flow::{Address, EventTime};
 use crate::publish::episodes::{Claim, Claimed, Episodes};
 use crate::publish::{
@@ -47,6 +47,7 @@ use crate::publish::{
     Recorded, Silence, unreadable,
 };
 
+mod audit;
 mod rules;
 pub mod schema;
 
@@ -169,12 +170,10 @@ impl DynamoStore {
             ("feed".to_owned(), text(FEED)),
             ("expires".to_owned(), self.expires()),
         ]);
-        let mut addresses: BTreeSet<String> = anomaly.targets.iter().map(|t| t.address.to_string()).collect();
-        if let Actor::One(actor) = anomaly.actor {
-            addresses.insert(actor.to_string());
-        }
-        if !addresses.is_empty() {
-            row.insert("addresses".to_owned(), AttributeValue::Ss(addresses.into_iter().collect()));
+        // The name is older than the other labels. What was written before these is found by its addresses alone.
+        let labels = super::labels(anomaly);
+        if !labels.is_empty() {
+            row.insert("addresses".to_owned(), AttributeValue::Ss(labels.into_iter().collect()));
         }
         Ok(row)
     }
@@ -389,7 +388,12 @@ impl Filter {
         if let Some(until) = query.until {
             filter.require("first_seen < :until", ":until", number(i64::from(until.0)));
         }
-        filter.on(query.address);
+        if let Some(target) = query.target {
+            filter.require("actor <> :target", ":target", text(target.to_string()));
+        }
+        for (label, (clause, name)) in query.labels().into_iter().zip(LABELLED) {
+            filter.require(clause, name, text(label));
+        }
         filter
     }
 
@@ -408,6 +412,15 @@ impl Filter {
         (!self.clauses.is_empty()).then(|| self.clauses.join(" AND "))
     }
 }
+
+/// That a row has a label, for as many as a query has.
+const LABELLED: [(&str, &str); 5] = [
+    ("contains(addresses, :label1)", ":label1"),
+    ("contains(addresses, :label2)", ":label2"),
+    ("contains(addresses, :label3)", ":label3"),
+    ("contains(addresses, :label4)", ":label4"),
+    ("contains(addresses, :label5)", ":label5"),
+];
 
 /// How often a claim is made again because another task claimed an episode of the same key meanwhile.
 const CLAIM_ATTEMPTS: u32 = 20;
@@ -622,6 +635,20 @@ impl AnomalyStore for DynamoStore {
         self.put_newer(row, "keep feedback").await?;
         // Also where the verdict was there already: it may be the second try of one whose change was not noted.
         self.note_change(feedback.anomaly_id).await
+    }
+
+    async fn verdict(&self, id: Uuid, by: &str) -> Result<Option<Feedback>, PublishError> {
+        let answer = self
+            .client
+            .get_item()
+            .table_name(&self.settings.table)
+            .consistent_read(true)
+            .key("anomaly_id", text(id.to_string()))
+            .key("detection_timestamp", text(format!("feedback#{by}")))
+            .send()
+            .await
+            .map_err(|e| PublishError::of(Backend::DynamoDb, "get a verdict", Fault::of(&e)))?;
+        Ok(answer.item.as_ref().and_then(|row| understood(row, "feedback")))
     }
 
     async fn feedbacks(&self, since: EventTime) -> Result<Vec<Feedback>, PublishError> {

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
+use super::audit::{Audit, Entry};
 use super::episodes::{Claim, Claimed, Episodes};
 use super::rules::{Rule, Rules};
 use super::{
@@ -27,7 +28,7 @@ use super::{
 };
 use crate::anomaly::{Anomaly, Status};
 use crate::blame::Backend;
-use crate::finding::{Actor, Severity};
+use crate::finding::Severity;
 use crate::flow::{Address, EventTime};
 use connections::{Connections, Lane};
 
@@ -36,7 +37,7 @@ mod pages;
 mod retention;
 
 /// Each step brings the schema from the version of its index to the next.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 8] = [
     "
     CREATE TABLE anomalies (
         id TEXT PRIMARY KEY,
@@ -142,6 +143,32 @@ const MIGRATIONS: [&str; 6] = [
     DROP INDEX anomalies_changed;
     CREATE INDEX anomalies_changed
         ON anomalies (revision, id, threat, severity, status, actor, detected, first_seen, last_seen);
+",
+    // Who changed what. The last entries are never those that retention removes, so that no number is given twice.
+    "
+    CREATE TABLE audit (number INTEGER PRIMARY KEY, at INTEGER NOT NULL, id TEXT NOT NULL UNIQUE, body TEXT NOT NULL);
+    CREATE INDEX audit_by_time ON audit (at);
+",
+    // What else an anomaly is found by stands beside the addresses: its account, its interfaces, and the blocks of its IPv4
+    // addresses. Blocks of IPv6 are known of what is written from here on.
+    "
+    INSERT OR IGNORE INTO addresses
+        SELECT 'account ' || json_extract(body, '$.account_id'), detected, id, threat, severity, status
+        FROM anomalies WHERE json_valid(body) AND json_extract(body, '$.account_id') != '';
+    INSERT OR IGNORE INTO addresses
+        SELECT 'interface ' || i.value, a.detected, a.id, a.threat, a.severity, a.status
+        FROM anomalies a, json_each(CASE WHEN json_valid(a.body) THEN a.body ELSE '{}' END, '$.interface_ids') i;
+    INSERT OR IGNORE INTO addresses
+        SELECT 'block ' || rtrim(address, '0123456789') || '0/24', detected, id, threat, severity, status
+        FROM addresses WHERE address GLOB '[0-9]*.*.*.*' AND address NOT LIKE '% %';
+    INSERT OR IGNORE INTO addresses
+        SELECT 'block ' || rtrim(rtrim(substr(address, 7, length(address) - 10), '.'), '0123456789') || '0.0/16',
+               detected, id, threat, severity, status
+        FROM addresses WHERE address LIKE 'block %.0/24';
+    INSERT OR IGNORE INTO addresses
+        SELECT 'block ' || rtrim(rtrim(substr(address, 7, length(address) - 12), '.'), '0123456789') || '0.0.0/8',
+               detected, id, threat, severity, status
+        FROM addresses WHERE address LIKE 'block %.0.0/16';
 ",
 ];
 
@@ -318,6 +345,23 @@ fn understood<T: serde::de::DeserializeOwned>(row: &Row<'_>) -> rusqlite::Result
     }
 }
 
+/// The verdict of a row; one that cannot be read is named in the log and stepped over.
+fn feedback_of(row: &Row<'_>) -> rusqlite::Result<Option<Feedback>> {
+    let (id, verdict): (String, String) = (row.get(0)?, row.get(2)?);
+    Ok(match (id.parse(), parse(&id, &json!(verdict).to_string())) {
+        (Ok(anomaly_id), Ok(verdict)) => {
+            let (by, note, at, name) = (row.get(1)?, row.get(3)?, EventTime(row.get(4)?), row.get(5)?);
+            Some(Feedback { anomaly_id, verdict, by, name, note, at })
+        }
+        (Err(_), _) => {
+            name_unreadable(&id, "its id is none");
+            None
+        }
+        // Parsing has named it.
+        (_, Err(_)) => None,
+    })
+}
+
 fn status_name(status: Status) -> &'static str {
     match status {
         Status::Open => "open",
@@ -478,30 +522,24 @@ impl AnomalyStore for SqliteStore {
         self.connections.write(context, keep).await
     }
 
+    async fn verdict(&self, id: Uuid, by: &str) -> Result<Option<Feedback>, PublishError> {
+        let by = by.to_owned();
+        let look = move |connection: &Connection, context: &str| {
+            let sql = "SELECT id, by, verdict, note, at, name FROM feedback WHERE id = ?1 AND by = ?2";
+            let mut statement = connection.prepare_cached(sql).map_err(|e| classify(context.to_owned(), e))?;
+            let found = statement.query_row(params![id.to_string(), by], feedback_of).optional();
+            found.map(Option::flatten).map_err(|e| classify(context.to_owned(), e))
+        };
+        self.connections.read(Lane::Inner, format!("get a verdict on {id}"), look).await
+    }
+
     async fn feedbacks(&self, since: EventTime) -> Result<Vec<Feedback>, PublishError> {
         let look = move |connection: &Connection, context: &str| {
             let failed = |e| classify(context.to_owned(), e);
             let sql = "SELECT id, by, verdict, note, at, name FROM feedback WHERE at >= ?1 ORDER BY at, id, by";
             let mut statement = connection.prepare_cached(sql).map_err(failed)?;
-            let rows = statement
-                .query_map([since.0], |row| {
-                    let (id, verdict): (String, String) = (row.get(0)?, row.get(2)?);
-                    Ok((id, row.get(1)?, verdict, row.get(3)?, row.get(4)?, row.get(5)?))
-                })
-                .map_err(failed)?;
-            let mut all = Vec::new();
-            for row in rows {
-                let (id, by, verdict, note, at, name) = row.map_err(failed)?;
-                match (id.parse(), parse(&id, &json!(verdict).to_string())) {
-                    (Ok(anomaly_id), Ok(verdict)) => {
-                        all.push(Feedback { anomaly_id, verdict, by, name, note, at: EventTime(at) });
-                    }
-                    (Err(_), _) => name_unreadable(&id, "its id is none"),
-                    // Parsing has named it.
-                    (_, Err(_)) => {}
-                }
-            }
-            Ok(all)
+            let rows = statement.query_map([since.0], feedback_of).map_err(failed)?;
+            rows.filter_map(Result::transpose).collect::<rusqlite::Result<_>>().map_err(failed)
         };
         self.connections.read(Lane::Inner, "list verdicts".to_owned(), look).await
     }
@@ -569,6 +607,43 @@ impl Rules for SqliteStore {
             rows.filter_map(Result::transpose).collect::<rusqlite::Result<_>>().map_err(failed)
         };
         self.connections.read(Lane::Inner, "list the rules".to_owned(), look).await
+    }
+}
+
+#[async_trait]
+impl Audit for SqliteStore {
+    async fn note(&self, entry: &Entry) -> Result<(), PublishError> {
+        let (context, entry) = ("keep an entry of the audit trail".to_owned(), entry.clone());
+        let note = move |connection: &mut Connection, context: &str| {
+            let sql = "INSERT OR IGNORE INTO audit (at, id, body) VALUES (?1, ?2, ?3)";
+            let values = params![entry.at.as_second(), entry.id.to_string(), body(&entry)?];
+            connection.execute(sql, values).map(drop).map_err(|e| classify(context.to_owned(), e))
+        };
+        self.connections.write(context, note).await
+    }
+
+    async fn trail(&self, limit: usize, cursor: Option<&str>) -> Result<(Vec<Entry>, Option<String>), PublishError> {
+        let before = match cursor {
+            None => i64::MAX,
+            Some(cursor) => cursor
+                .parse()
+                .map_err(|_| fatal(super::BAD_CURSOR.to_owned(), format!("`{cursor}` is not one of ours")))?,
+        };
+        let limit = limit.clamp(1, PAGE_MAX);
+        let look = move |connection: &Connection, context: &str| {
+            let failed = |e| classify(context.to_owned(), e);
+            let sql = "SELECT id, body, number FROM audit WHERE number < ?1 ORDER BY number DESC LIMIT ?2";
+            let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+            let rows = statement
+                .query_map(params![before, limit as i64 + 1], |row| Ok((understood(row)?, row.get(2)?)))
+                .map_err(failed)?;
+            let mut rows: Vec<(Option<Entry>, i64)> = rows.collect::<rusqlite::Result<_>>().map_err(failed)?;
+            let more = rows.len() > limit;
+            rows.truncate(limit);
+            let next = rows.last().filter(|_| more).map(|(_, number)| number.to_string());
+            Ok((rows.into_iter().filter_map(|(entry, _)| entry).collect(), next))
+        };
+        self.connections.read(Lane::Lists, "list the audit trail".to_owned(), look).await
     }
 }
 
@@ -689,13 +764,9 @@ fn write_anomaly(connection: &Connection, anomaly: &Anomaly) -> Result<(), rusql
              WHERE id = ?1 AND (detected, severity, status) != (?2, ?3, ?4)",
         )?
         .execute(params![id, detected, severity, status])?;
-    let actor = match anomaly.actor {
-        Actor::One(address) => Some(address),
-        Actor::Many => None,
-    };
     let mut insert = connection.prepare_cached("INSERT OR IGNORE INTO addresses VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
-    for address in actor.into_iter().chain(anomaly.targets.iter().map(|target| target.address)) {
-        insert.execute(params![address.to_string(), detected, id, threat, severity, status])?;
+    for label in super::labels(anomaly) {
+        insert.execute(params![label, detected, id, threat, severity, status])?;
     }
     Ok(())
 }

@@ -95,6 +95,11 @@ impl Parameters {
 }
 
 impl Read {
+    /// Whether the parameter of a name was encrypted.
+    pub fn is_encrypted(&self, name: &str) -> bool {
+        self.encrypted.contains(name)
+    }
+
     /// The problems without what an encrypted parameter holds.
     pub fn hide(&self, problems: Problems) -> Problems {
         let hidden = |mut problem: super::Problem| {

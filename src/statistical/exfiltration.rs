@@ -13,6 +13,7 @@ use crate::finding::{Actor, Evidence, Finding, Merge, Severity, Subject, Target,
 use crate::flow::{Address, EventTime, InterfaceId, Marks, protocol, tcp_flags};
 use crate::statistical::conversation::{Conversation, Outcome, Place, port_rank};
 use crate::statistical::explain::Judgement;
+use crate::statistical::profile::Sends;
 use crate::statistical::table::Entry;
 
 /// `[statistical.exfiltration]`.
@@ -195,6 +196,11 @@ impl Uploads {
         if c.sent.bytes > place.most {
             (place.most, place.address, place.port) = (c.sent.bytes, c.responder, c.port);
         }
+    }
+
+    /// What the host sends outside, for the API.
+    pub fn profile(&self) -> Sends {
+        Sends { places: self.places.len().min(PLACES) as u32, largest_daily_bytes: self.largest as u64 }
     }
 
     /// Forgets all but the places that were sent most.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::flow::{Address, EventTime};
 use crate::statistical::conversation::port_rank;
 use crate::statistical::host;
+use crate::statistical::profile::{Opens, Used};
 use crate::statistical::table::Entry;
 
 /// First contacts that are kept of a host, 16 bytes each.
@@ -197,6 +198,16 @@ impl Habits {
             on_port: self.responders(port, protocol).saturating_sub(earlier).saturating_sub(1),
             unregistered: unregistered.map(|c| c.responder).collect::<BTreeSet<_>>().len() as u32,
         })
+    }
+
+    /// What the host opens towards outside, for the API.
+    pub fn profile(&self) -> Opens {
+        let used =
+            |s: &Service| Used { port: s.port, protocol: s.protocol, responders: s.responders, last_new: s.last };
+        let mut services: Vec<Used> = self.services.iter().map(used).collect();
+        services.sort_by_key(|used| (std::cmp::Reverse(used.responders), used.port, used.protocol));
+        services.truncate(SERVICES);
+        Opens { sessions: self.sessions, tries_ports: self.crowded, services }
     }
 
     /// Takes over what another engine knows of the same host: of two sightings the fuller one counts.

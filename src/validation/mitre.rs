@@ -33,5 +33,24 @@ pub fn techniques(case: &Case<'_>, network: &Network) -> Vec<String> {
     ids.into_iter().map(str::to_owned).collect()
 }
 
+/// The name of a technique, and of its part where the id names one.
+pub fn name(id: &str) -> Option<(&'static str, Option<&'static str>)> {
+    Some(match id {
+        "T1041" => ("Exfiltration Over C2 Channel", None),
+        "T1046" => ("Network Service Discovery", None),
+        "T1048" => ("Exfiltration Over Alternative Protocol", None),
+        "T1071" => ("Application Layer Protocol", None),
+        "T1090.003" => ("Proxy", Some("Multi-hop Proxy")),
+        "T1110.001" => ("Brute Force", Some("Password Guessing")),
+        "T1110.003" => ("Brute Force", Some("Password Spraying")),
+        "T1496.001" => ("Resource Hijacking", Some("Compute Hijacking")),
+        "T1498.001" => ("Network Denial of Service", Some("Direct Network Flood")),
+        "T1498.002" => ("Network Denial of Service", Some("Reflection Amplification")),
+        "T1499.001" => ("Endpoint Denial of Service", Some("OS Exhaustion Flood")),
+        "T1595.001" => ("Active Scanning", Some("Scanning IP Blocks")),
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests;

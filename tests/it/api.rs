@@ -46,6 +46,7 @@ impl Api {
             models: None,
             internal: Settings::defaults().network.internal,
             suppressions: Vec::new(),
+            config: Arc::default(),
         };
         let server = runtime.block_on(Server::bind(&settings, parts)).map_err(|error| error.to_string())?;
         let address = server.address();
@@ -150,6 +151,39 @@ fn pages_link_to_each_other_and_keep_their_filters() {
 }
 
 #[test]
+fn anomalies_are_found_by_block_target_account_and_interface_and_by_these_together() {
+    let api = Api::with(|settings| settings.cache = jiff::SignedDuration::ZERO).unwrap();
+    let on = |id: u128, target: &str, interface: &str| Anomaly {
+        targets: vec![Target { address: target.parse().unwrap(), ports: vec![22], port_count: 1 }],
+        interface_ids: vec![interface.to_owned()],
+        ..anomaly(id, 1_700_000_000 + id as u32)
+    };
+    for anomaly in [on(1, "10.1.2.3", "eni-1"), on(2, "10.1.9.9", "eni-2"), on(3, "2001:db8:0:1::9", "eni-2")] {
+        api.record(&anomaly);
+    }
+    for (query, wanted) in [
+        ("address=10.1.0.0/16", &[2, 1][..]),
+        ("address=10.1.2.77/24", &[1]),
+        ("address=10.1.2.3/32", &[1]),
+        ("address=2001:db8::/48", &[3]),
+        ("address=203.0.113.0/24", &[3, 2, 1]),
+        ("target=10.1.9.9", &[2]),
+        ("target=203.0.113.9", &[]),
+        ("interface=eni-2", &[3, 2]),
+        ("interface=eni-2&address=10.0.0.0/8&account=123456789012&severity_min=high", &[2]),
+        ("account=210987654321", &[]),
+        ("changed_since=0&interface=eni-2", &[2, 3]),
+        ("changed_since=0&address=10.0.0.0/8&target=10.1.2.3", &[1]),
+    ] {
+        let (status, page) = api.get(&format!("/v1/anomalies?{query}"));
+        assert_eq!(status, 200, "{query}: {page}");
+        let id = |a: &Value| a["anomaly_id"].as_str().unwrap().parse::<Uuid>().unwrap().as_u128();
+        let found: Vec<u128> = page["anomalies"].as_array().unwrap().iter().map(id).collect();
+        assert_eq!(found, wanted, "{query}");
+    }
+}
+
+#[test]
 fn an_anomaly_is_shown_in_the_schema_that_everyone_sees() {
     let api = Api::start();
     let told = anomaly(7, 1_700_000_000);
@@ -167,6 +201,9 @@ fn what_cannot_be_answered_names_the_place_and_the_remedy() {
         ("/v1/anomalies?threat=nope", 400, "threat"),
         ("/v1/anomalies?colour=red", 400, "colour"),
         ("/v1/anomalies?address=10.0.0", 400, "not an IP address"),
+        ("/v1/anomalies?address=10.0.0.0/20", 400, "8, 16, 24 bits"),
+        ("/v1/anomalies?address=10.0.0.0/33", 400, "no CIDR block"),
+        ("/v1/anomalies?target=10.0.0.0/8", 400, "target"),
         ("/v1/anomalies?since=yesterday", 400, "since"),
         ("/v1/anomalies?limit=0", 400, "limit"),
         ("/v1/anomalies?cursor=junk", 400, "cursor"),

@@ -16,6 +16,7 @@ use flowvigil::ingest::snapshot::local::{Folder, Settings as FolderSettings};
 use flowvigil::ingest::snapshot::s3::{Bucket, Settings as BucketSettings};
 use flowvigil::ingest::snapshot::{Snapshot, SnapshotError, SnapshotStore};
 use flowvigil::ingest::{Position, ShardId};
+use flowvigil::publish::audit::{Action, Entry};
 use flowvigil::publish::dead_letter::{DeadLetters, Letters, WithDeadLetters};
 use flowvigil::publish::dynamodb::{DynamoStore, schema::Schema};
 use flowvigil::publish::episodes::{Claim, Claimed};
@@ -23,8 +24,8 @@ use flowvigil::publish::eventbridge::EventBridge;
 use flowvigil::publish::local::{LineAnnouncer, SqliteStore};
 use flowvigil::publish::rules::Rule;
 use flowvigil::publish::{
-    Announcement, Announcer, AnomalyStore, BAD_CHANGED_SINCE, Feedback, MISSING_INDEX, Notice, PublishError, Query,
-    Recorded, Silence, Verdict, dead_letter, dynamodb, eventbridge,
+    Announcement, Announcer, AnomalyStore, BAD_CHANGED_SINCE, BAD_CURSOR, Feedback, MISSING_INDEX, Notice,
+    PublishError, Query, Recorded, Silence, Verdict, dead_letter, dynamodb, eventbridge,
 };
 use flowvigil::settings::Settings;
 use jiff::SignedDuration;
@@ -64,7 +65,7 @@ fn anomaly(number: u32) -> Anomaly {
         tiers: Tiers::default(),
         mitre: vec!["T1046".to_owned()],
         account_id: "123456789012".to_owned(),
-        interface_ids: vec!["eni-1".to_owned()],
+        interface_ids: vec![format!("eni-{}", number % 2)],
         related: Vec::new(),
         degraded: Vec::new(),
         updates: 1,
@@ -157,6 +158,7 @@ pub async fn anomaly_store(store: &dyn AnomalyStore) {
     claims(store).await;
     closings_at_once(store).await;
     rules(store).await;
+    audit(store).await;
     changes(store).await;
 }
 
@@ -279,6 +281,12 @@ async fn changes(store: &dyn AnomalyStore) {
     let (found, until) = wait_for_changes(store, &since, 5).await;
     assert_eq!(found, wanted);
     assert_eq!(page_through_changes(store, &Query::default(), &until).await.0, []);
+    // Each revision on a page of changes is a place among them: what follows it is what changed after it.
+    let page = store.query(&Query { limit: 5, changed_since: Some(since.clone()), ..Query::default() }).await.unwrap();
+    for (number, revision) in page.revisions.iter().enumerate() {
+        let (after, _) = page_through_changes(store, &Query::default(), revision).await;
+        assert_eq!(after, wanted[number + 1..], "after {revision}");
+    }
 
     // Filters hold for changes as well.
     let among = async |query: Query| numbers(&page_through_changes(store, &query, &since).await.0);
@@ -363,6 +371,21 @@ async fn questions(store: &dyn AnomalyStore) {
         ..Query::default()
     };
     assert_eq!(number(page_through(store, several).await), [7, 1]);
+    let target = Query { target: Some(address(1006)), ..Query::default() };
+    assert_eq!(number(page_through(store, target).await), [6]);
+    let never = Query { target: Some(address(6)), ..Query::default() };
+    assert_eq!(number(page_through(store, never).await), [], "what an address does is not done to it");
+    let block = |text: &str| Query { block: Some(text.parse().unwrap()), ..Query::default() };
+    let all = [9, 8, 7, 6, 5, 4, 3, 2, 1, 0];
+    assert_eq!(number(page_through(store, block("10.0.3.0/24")).await), all, "the targets'");
+    assert_eq!(number(page_through(store, block("10.0.0.0/8")).await), all);
+    assert_eq!(number(page_through(store, block("10.1.0.0/16")).await), []);
+    let interface = Query { interface: Some("eni-1".to_owned()), ..Query::default() };
+    assert_eq!(number(page_through(store, interface.clone()).await), [9, 7, 5, 3, 1]);
+    let account = |text: &str| Query { account: Some(text.to_owned()), ..interface.clone() };
+    let together = Query { min_severity: Some(Severity::High), ..account("123456789012") };
+    assert_eq!(number(page_through(store, together).await), [5]);
+    assert_eq!(number(page_through(store, account("210987654321")).await), []);
 
     // Those of one moment follow each other by id, also across pages.
     let same = |id: u128| Anomaly { anomaly_id: Uuid::from_u128(id), ..anomaly(20) };
@@ -422,6 +445,39 @@ async fn verdicts(store: &dyn AnomalyStore) {
     assert!(all.contains(&feedback("ada", Verdict::TruePositive, 200)));
     assert_eq!(store.feedbacks(EventTime(300)).await.unwrap(), [feedback("bob", Verdict::FalsePositive, 300)]);
     assert!(store.get(anomaly(0).anomaly_id).await.unwrap().is_some(), "a verdict is not in the way of its anomaly");
+    let one = async |by: &str| store.verdict(anomaly(0).anomaly_id, by).await.unwrap();
+    assert_eq!(one("ada").await, Some(feedback("ada", Verdict::TruePositive, 200)));
+    assert_eq!(one("cyd").await, None);
+}
+
+/// The newest entry comes first, page by page, and one that is kept twice is there once.
+async fn audit(store: &dyn AnomalyStore) {
+    let entry = |number: u32| Entry {
+        id: Uuid::from_u128(u128::from(number)),
+        at: jiff::Timestamp::from_second(1_700_000_000 + i64::from(number / 2)).unwrap(),
+        by: "ada".to_owned(),
+        action: Action::MakeSuppression,
+        subject: format!("rule {number}"),
+        before: (number > 2).then(|| serde_json::json!({"reason": "before"})),
+        after: Some(serde_json::json!({"reason": number})),
+    };
+    assert_eq!(store.trail(3, None).await.unwrap(), (Vec::new(), None));
+    for number in [1, 2, 3, 4, 5, 6, 7, 7] {
+        store.note(&entry(number)).await.unwrap();
+    }
+    let (mut found, mut cursor) = (Vec::new(), None);
+    loop {
+        let (page, next) = store.trail(3, cursor.as_deref()).await.unwrap();
+        assert!(page.len() <= 3);
+        found.extend(page);
+        cursor = next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, (1..=7).rev().map(entry).collect::<Vec<_>>());
+    let refused = store.trail(3, Some("junk")).await.unwrap_err();
+    assert!(matches!(&refused, PublishError::Fatal { context, .. } if context == BAD_CURSOR), "{refused}");
 }
 
 async fn dynamo(aws: &SdkConfig) -> DynamoStore {

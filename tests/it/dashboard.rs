@@ -44,6 +44,20 @@ fn the_page_shows_what_the_api_knows() {
 }
 
 #[test]
+fn the_page_follows_changes_and_says_so_where_it_cannot() {
+    let api = Api::start();
+    let Some(page) = chromium(&api, &["--dump-dom"]) else { return };
+    let page = String::from_utf8(page).unwrap();
+    assert!(page.contains(">live</span>"), "{page}");
+    let api = Api::with(|settings| settings.streams_max = 0).unwrap();
+    let told = anomaly(7, 1_700_000_000);
+    api.record(&told);
+    let page = String::from_utf8(chromium(&api, &["--dump-dom"]).unwrap()).unwrap();
+    assert!(page.contains("disconnected, asking every 2 s</span>"), "{page}");
+    assert!(page.contains(&told.summary), "the list is asked for all the same:\n{page}");
+}
+
+#[test]
 fn text_from_the_outside_stays_text() {
     let api = Api::start();
     let mut told = anomaly(7, 1_700_000_000);

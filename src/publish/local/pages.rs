@@ -8,7 +8,7 @@
 //! | none | `anomalies_newest` | what it answers |
 //! | `status` alone | `anomalies_of_status` | what it answers |
 //! | `actor`, with any others | `anomalies_of_actor` | the actor's own |
-//! | `address`, with any others | `addresses` | the address's own |
+//! | `address`, `block`, `target`, `interface`, `account`, with any others | `addresses` | what has the label, of several the first in this order |
 //! | `since`, `until` alone | `anomalies_of_time` | 5 streams |
 //! | `changed_since`, with any others | `anomalies_changed` | what has changed since, in the index alone |
 //! | any others | `anomalies_of_kind` | a stream for each threat, severity, status and reach that is wanted, 240 at most |
@@ -96,15 +96,24 @@ fn changes_sql(query: &Query, since: i64) -> (String, Vec<Value>) {
     }
     conditions.kind(query);
     conditions.times(query);
-    if let Some(address) = query.address {
-        conditions.also(OF_ADDRESS, address.to_string());
+    if let Some(target) = query.target {
+        conditions.also("actor != ?", target.to_string());
+    }
+    for label in query.labels() {
+        conditions.also(OF_LABEL, label);
     }
     let source = format!("FROM anomalies INDEXED BY anomalies_changed WHERE {}", conditions.text.join(" AND "));
     (format!("SELECT revision, id {source} ORDER BY revision LIMIT ?"), conditions.values)
 }
 
-/// That an address is the actor's or a target's of an anomaly.
-const OF_ADDRESS: &str = "EXISTS (SELECT 1 FROM addresses x WHERE x.address = ? AND x.detected = anomalies.detected AND x.id = anomalies.id)";
+/// That an anomaly has a label.
+const OF_LABEL: &str = "EXISTS (SELECT 1 FROM addresses x WHERE x.address = ? AND x.detected = anomalies.detected AND x.id = anomalies.id)";
+
+/// That an anomaly which was found by one label has another as well.
+const ALSO_OF_LABEL: &str = "EXISTS (SELECT 1 FROM addresses x WHERE x.address = ? AND x.detected = addresses.detected AND x.id = addresses.id)";
+
+/// That an anomaly which was found by a label is not by an address.
+const NOT_BY: &str = "EXISTS (SELECT 1 FROM anomalies a WHERE a.id = addresses.id AND a.actor != ?)";
 
 /// A part of an index that is ordered as pages are.
 #[derive(Debug)]
@@ -212,18 +221,29 @@ impl Conditions {
 /// The streams in which all that a query wants is.
 fn streams(query: &Query) -> Vec<Stream> {
     let mut conditions = Conditions::default();
+    let labels = query.labels();
     if let Some(actor) = query.actor {
         conditions.also("actor = ?", actor.to_string());
         conditions.kind(query);
         conditions.times(query);
-        if let Some(address) = query.address {
-            conditions.also(OF_ADDRESS, address.to_string());
+        if let Some(target) = query.target {
+            conditions.also("actor != ?", target.to_string());
+        }
+        for label in labels {
+            conditions.also(OF_LABEL, label);
         }
         return vec![conditions.stream("anomalies INDEXED BY anomalies_of_actor")];
     }
-    if let Some(address) = query.address {
-        conditions.also("address = ?", address.to_string());
+    let mut labels = labels.into_iter();
+    if let Some(first) = labels.next() {
+        conditions.also("address = ?", first);
         conditions.kind(query);
+        for label in labels {
+            conditions.also(ALSO_OF_LABEL, label);
+        }
+        if let Some(target) = query.target {
+            conditions.also(NOT_BY, target.to_string());
+        }
         let mut times = Conditions::default();
         times.times(query);
         if !times.text.is_empty() {

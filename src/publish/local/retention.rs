@@ -77,6 +77,8 @@ impl Retention {
                  (SELECT key FROM episodes WHERE written >= ?1 AND written < ?2 ORDER BY written LIMIT ?3)",
             "DELETE FROM feedback WHERE (id, by) IN
                  (SELECT id, by FROM feedback WHERE at < ?2 AND ?1 >= 0 ORDER BY at LIMIT ?3)",
+            "DELETE FROM audit WHERE number IN
+                 (SELECT number FROM audit WHERE at < ?2 AND ?1 >= 0 ORDER BY at LIMIT ?3)",
         ] {
             most = most.max(transaction.prepare_cached(sql)?.execute(params![from, before, BATCH as i64])?);
         }

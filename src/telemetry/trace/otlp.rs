@@ -134,7 +134,7 @@ async fn resource(service: String) -> Resource {
 }
 
 /// Over TLS by ring if the endpoint says so.
-fn client(endpoint: &str, timeout: Duration) -> Result<Arc<dyn HttpClient>, std::io::Error> {
+pub(crate) fn client(endpoint: &str, timeout: Duration) -> Result<Arc<dyn HttpClient>, std::io::Error> {
     if !endpoint.starts_with("https:") {
         return Ok(Arc::new(HyperClient::with_default_connector(timeout, None)));
     }

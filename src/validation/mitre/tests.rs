@@ -23,6 +23,10 @@ fn each_threat_and_method_shows_its_techniques() {
         let one = Finding { method: method.to_owned(), ..finding(threat, actor, "10.0.0.9", 22, 600, 0.9) };
         let incident = incident(&[one]);
         assert_eq!(techniques(&Case::new(&incident), &network()), ids, "{threat} {method} of {actor}");
+        for id in ids {
+            let (_, part) = name(id).unwrap_or_else(|| panic!("{id} has no name"));
+            assert_eq!(part.is_some(), id.contains('.'), "{id}");
+        }
     }
     let many = Finding { actor: Actor::Many, ..finding(Threat::PortScan, theirs, "10.0.0.9", 22, 600, 0.9) };
     let many = Finding { subject: crate::finding::Subject::Victim(many.targets[0].address), ..many };

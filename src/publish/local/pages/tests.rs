@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::*;
@@ -47,7 +48,7 @@ fn anomaly(number: u32, draws: &mut Draws) -> Anomaly {
         confidence: 0.9,
         sources: Vec::new(),
         actor: if draws.below(5) == 0 { Actor::Many } else { Actor::One(address(draws.below(4))) },
-        targets: vec![Target { address: address(draws.below(6)), ports: vec![22], port_count: 1 }],
+        targets: vec![Target { address: address(draws.one(&[0, 1, 2, 3, 4, 5, 256])), ports: vec![22], port_count: 1 }],
         target_count: 1,
         first_seen: EventTime(detected - before),
         last_seen: EventTime(detected - before + after),
@@ -57,8 +58,8 @@ fn anomaly(number: u32, draws: &mut Draws) -> Anomaly {
         evidence: Vec::new(),
         tiers: Tiers::default(),
         mitre: Vec::new(),
-        account_id: String::new(),
-        interface_ids: Vec::new(),
+        account_id: draws.one(&["", "111111111111", "222222222222"]).to_owned(),
+        interface_ids: (0..draws.below(3)).map(|_| format!("eni-{}", draws.below(4))).collect(),
         related: Vec::new(),
         degraded: Vec::new(),
         updates: 1,
@@ -74,13 +75,23 @@ fn query(draws: &mut Draws) -> Query {
         min_severity: draws.maybe(|d| d.one(&SEVERITIES)),
         status: draws.maybe(|d| d.one(&STATUSES)),
         address: draws.maybe(|d| address(d.below(6))),
+        block: draws.maybe(|d| d.one(&["10.0.0.0/24", "10.0.0.0/8", "10.0.1.0/24", "10.1.0.0/16"]).parse().unwrap()),
         actor: draws.maybe(|d| address(d.below(6))),
+        target: draws.maybe(|d| address(d.below(6))),
+        account: draws.maybe(|d| d.one(&["111111111111", "333333333333"]).to_owned()),
+        interface: draws.maybe(|d| format!("eni-{}", d.below(5))),
         since: draws.maybe(moment),
         until: draws.maybe(moment),
         limit: draws.one(&[5, 20, 100, 1000]),
         cursor: None,
         changed_since: None,
     }
+}
+
+fn in_block(anomaly: &Anomaly, block: IpNet) -> bool {
+    let actor = if let Actor::One(actor) = anomaly.actor { Some(actor) } else { None };
+    let mut ends = actor.into_iter().chain(anomaly.targets.iter().map(|target| target.address));
+    ends.any(|address| block.contains(&address.to_ip()))
 }
 
 fn fits(query: &Query, anomaly: &Anomaly) -> bool {
@@ -92,6 +103,10 @@ fn fits(query: &Query, anomaly: &Anomaly) -> bool {
         && query.status.is_none_or(|status| status == anomaly.status)
         && query.actor.is_none_or(|actor| anomaly.actor == Actor::One(actor))
         && query.address.is_none_or(on)
+        && query.block.is_none_or(|block| in_block(anomaly, block))
+        && query.target.is_none_or(|target| anomaly.actor != Actor::One(target) && on(target))
+        && query.account.as_ref().is_none_or(|account| *account == anomaly.account_id)
+        && query.interface.as_ref().is_none_or(|name| anomaly.interface_ids.contains(name))
         && query.since.is_none_or(|since| anomaly.last_seen >= since)
         && query.until.is_none_or(|until| anomaly.first_seen < until)
 }
@@ -136,7 +151,7 @@ async fn any_filters_together_give_what_going_through_all_rows_gives_page_by_pag
 
 /// Every filter there is or is not.
 fn combinations() -> impl Iterator<Item = Query> {
-    (0..128_u32).map(|bits| {
+    (0..2_048_u32).map(|bits| {
         let on = |bit: u32| bits & (1 << bit) != 0;
         Query {
             threat: on(0).then_some(Threat::Tor),
@@ -146,6 +161,10 @@ fn combinations() -> impl Iterator<Item = Query> {
             actor: on(4).then(|| address(2)),
             since: on(5).then_some(EventTime(BEGAN + 400_000_000)),
             until: on(6).then_some(EventTime(BEGAN - 400_000_000)),
+            block: on(7).then(|| "192.0.2.0/24".parse().unwrap()),
+            target: on(8).then(|| address(3)),
+            account: on(9).then(|| "333333333333".to_owned()),
+            interface: on(10).then(|| "eni-9".to_owned()),
             limit: 50,
             cursor: None,
             changed_since: None,
@@ -285,7 +304,9 @@ async fn what_an_older_schema_kept_is_found_by_every_filter_and_kept_for_its_tim
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("anomalies.db");
     let mut draws = Draws(11);
-    let old = anomaly(1, &mut draws);
+    let mut old = anomaly(1, &mut draws);
+    old.targets[0].address = address(77);
+    (old.account_id, old.interface_ids) = ("111111111111".to_owned(), vec!["eni-7".to_owned()]);
     {
         let connection = Connection::open(&path).unwrap();
         for step in &super::super::MIGRATIONS[..4] {
@@ -321,7 +342,11 @@ async fn what_an_older_schema_kept_is_found_by_every_filter_and_kept_for_its_tim
         ..Query::default()
     };
     let address = Query { address: Some(old.targets[0].address), ..query.clone() };
-    for query in [query, address] {
+    let block = |text: &str| Query { block: Some(text.parse().unwrap()), ..query.clone() };
+    let blocks = ["10.0.0.0/24", "10.0.0.0/16", "10.0.0.0/8"].map(block);
+    let account = Query { account: Some(old.account_id.clone()), ..query.clone() };
+    let interface = Query { interface: Some(old.interface_ids[0].clone()), ..query.clone() };
+    for query in [query, address, account, interface].into_iter().chain(blocks) {
         let found = store.query(&query).await.unwrap().anomalies;
         assert!(found.contains(&old), "{query:?}: {found:?}");
     }
