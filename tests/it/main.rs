@@ -14,6 +14,7 @@ mod detect;
 mod faults;
 mod fencing;
 mod formats;
+mod fuzz;
 mod ingest;
 mod interop;
 mod invariance;
