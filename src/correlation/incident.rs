@@ -95,6 +95,9 @@ pub struct Incident {
     /// order in which they come is nothing). Whoever is met on no named target any more is nobody's company.
     #[serde(default, with = "pairs")]
     pub beside: BTreeMap<Address, Address>,
+    /// Those of its targets that have an incident of their own, as the victims of many, which counts this one's actor.
+    #[serde(default)]
+    pub(super) victims: BTreeSet<Address>,
     pub(super) settled: Account,
     #[serde(with = "pairs")]
     pub(super) open: BTreeMap<Source, Finding>,
@@ -110,6 +113,7 @@ impl Incident {
             absorbed_by: None,
             related: BTreeMap::new(),
             beside: BTreeMap::new(),
+            victims: BTreeSet::new(),
             settled: Account::default(),
             open: BTreeMap::new(),
         }
@@ -173,6 +177,7 @@ impl Incident {
         for (&actor, &target) in &other.beside {
             self.stand_beside(actor, target);
         }
+        self.victims.extend(&other.victims);
     }
 
     /// Notes a related incident; true when that was news.
@@ -182,6 +187,16 @@ impl Incident {
         }
         self.related.insert(id, relation);
         true
+    }
+
+    /// Notes an incident of the same threat that was met on a target, by its actor, `None` standing for the many of a victim; true when
+    /// that was news.
+    pub(super) fn meet(&mut self, actor: Option<Address>, target: Address) -> bool {
+        let Some(actor) = actor else {
+            self.victims.insert(target);
+            return false;
+        };
+        self.stand_beside(actor, target)
     }
 
     /// Notes who else does the same to one of its targets, and on which; true when that was news.
@@ -198,14 +213,25 @@ impl Incident {
         left.is_none_or(|(last, _)| last != actor)
     }
 
-    /// Forgets whoever was met on targets alone that it names no more, and says who was met where: a scan names the smallest of its
-    /// targets, and which these are changes while it goes on.
-    pub(super) fn part_company(&mut self) -> Vec<(Address, Address)> {
-        let beside = std::mem::take(&mut self.beside);
-        let (stay, parted): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            beside.into_iter().partition(|(_, target)| self.acts_on(*target));
-        self.beside = stay;
-        parted.into_iter().collect()
+    /// Forgets whoever was met on targets alone that it names no more, and says who was met where, `None` standing for the many of a
+    /// victim: a scan names the smallest of its targets, and which these are changes while it goes on.
+    pub(super) fn part_company(&mut self) -> Vec<(Option<Address>, Address)> {
+        let mut parted = Vec::new();
+        for (actor, target) in std::mem::take(&mut self.beside) {
+            if self.acts_on(target) {
+                self.beside.insert(actor, target);
+            } else {
+                parted.push((Some(actor), target));
+            }
+        }
+        for victim in std::mem::take(&mut self.victims) {
+            if self.acts_on(victim) {
+                self.victims.insert(victim);
+            } else {
+                parted.push((None, victim));
+            }
+        }
+        parted
     }
 
     /// How many actors do the same to one of its targets, itself counted; 64 also stands for more.

@@ -193,10 +193,10 @@ impl Incidents {
         }
         self.part_company(id, touched);
         for (other, (its_actor, target)) in beside {
-            if self.change(id, |incident| incident.stand_beside(its_actor, target)) {
+            if self.change(id, |incident| incident.meet(its_actor, target)) {
                 touched.insert(id);
             }
-            if actor.is_some_and(|actor| self.change(other, |incident| incident.stand_beside(actor, target))) {
+            if self.change(other, |incident| incident.meet(actor, target)) {
                 touched.insert(other);
             }
         }
@@ -214,7 +214,7 @@ impl Incidents {
         let mut others = BTreeSet::new();
         for (actor, target) in parted {
             self.each(&self.acted_on, target, |other| {
-                if other.key.threat == threat && other.actor() == Some(actor) {
+                if other.key.threat == threat && other.actor() == actor {
                     others.insert(other.id);
                 }
             });
@@ -296,17 +296,15 @@ impl Incidents {
 
     /// Who else does the same to its targets, with their incidents, and on which target: many scanners of one host are one interest
     /// in it.
-    fn beside(&self, incident: &Incident) -> BTreeMap<Uuid, (Address, Address)> {
+    fn beside(&self, incident: &Incident) -> BTreeMap<Uuid, (Option<Address>, Address)> {
         let mut found = BTreeMap::new();
         let (Threat::PortScan | Threat::Ddos) = incident.key.threat else { return found };
         for target in incident.account().targets() {
             self.each(&self.acted_on, target.address, |other| {
                 let same = other.key.threat == incident.key.threat && other.id != incident.id;
-                if let Some(actor) =
-                    other.actor().filter(|_| same && other.acts_on(target.address) && self.near(incident, other))
-                {
+                if same && other.acts_on(target.address) && self.near(incident, other) {
                     // Targets come in their order, so that the smallest stays.
-                    found.entry(other.id).or_insert((actor, target.address));
+                    found.entry(other.id).or_insert((other.actor(), target.address));
                 }
             });
         }
