@@ -28,7 +28,7 @@ fn traffic(from: u32) -> Vec<FlowRecord> {
         end: EventTime(1_700_006_401 + from + n * 5),
         interface: InterfaceId(1),
         source_port: 40_000 + (n % 900) as u16,
-        destination_port: if n % 2 == 0 { 443 } else { n as u16 },
+        destination_port: if n.is_multiple_of(2) { 443 } else { n as u16 },
         protocol: 6,
         tcp_flags: 0,
         marks: if n % 4 == 1 { Marks::REJECTED } else { Marks::default() },
@@ -40,7 +40,7 @@ fn traffic(from: u32) -> Vec<FlowRecord> {
 pub fn check(input: &[u8]) {
     let Some((choice, rest)) = input.split_first() else { return };
     let mut bytes = rest.to_vec();
-    if choice % 2 == 0 {
+    if choice.is_multiple_of(2) {
         bytes.clone_from(&SOUND);
         for change in rest.chunks_exact(3) {
             let at = usize::from(u16::from_le_bytes([change[0], change[1]])) % bytes.len();

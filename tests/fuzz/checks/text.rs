@@ -11,7 +11,7 @@ const WIDE: &str = "version srcaddr dstaddr srcport dstport protocol start end t
 /// Panics where it is not so.
 pub fn check(input: &[u8]) {
     let Some((choice, text)) = input.split_first() else { return };
-    let format = if choice % 2 == 0 { Format::default() } else { Format::parse(WIDE).expect("a format") };
+    let format = if choice.is_multiple_of(2) { Format::default() } else { Format::parse(WIDE).expect("a format") };
     // Something in front, so that the first line is not always the one at the margin.
     let mut whole = if choice % 4 < 2 { b"a line that is refused, in front\n".to_vec() } else { Vec::new() };
     whole.extend_from_slice(text);
