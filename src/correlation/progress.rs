@@ -28,7 +28,11 @@ impl Progress {
 /// How far each shard is.
 pub type Progresses = BTreeMap<ShardId, Progress>;
 
-/// What is noted of a shard: `folded said received`, and `inherited` where its own reader has noted nothing yet.
+/// For how long, s, it is kept that a shard has ended: whoever expects it still, by a table of leases that is seconds old, does not wait
+/// for it again.
+const ENDED_KEPT: i64 = 1200;
+
+/// What is noted of a shard: `folded said received`, and `inherited` where its own reader has noted nothing yet, or `ended`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Stand {
     /// How far it is.
@@ -36,6 +40,8 @@ pub(super) struct Stand {
     /// When that was, by the server's clock, s.
     pub said: i64,
     pub inherited: bool,
+    /// Others continue it, and nobody waits for it.
+    pub ended: bool,
 }
 
 impl Stand {
@@ -45,11 +51,18 @@ impl Stand {
         let folded = EventTime(words.next()?.parse().ok()?);
         let said = words.next()?.parse().ok()?;
         let received = words.next().and_then(|word| word.parse().ok()).map_or(folded, EventTime);
-        Some(Stand { progress: Progress { received, folded }, said, inherited: words.next().is_some() })
+        let (inherited, ended) = match words.next() {
+            Some("ended") => (false, true),
+            more => (more.is_some(), false),
+        };
+        Some(Stand { progress: Progress { received, folded }, said, inherited, ended })
     }
 
     /// Its reader is so far; a reader that does not know yet changes nothing.
     pub(super) fn move_to(&mut self, progress: Progress, now: i64) {
+        if self.ended {
+            return;
+        }
         let Progress { received, folded } = &mut self.progress;
         *folded = progress.folded.max(*folded);
         *received = progress.received.max(*received).max(*folded);
@@ -65,18 +78,33 @@ impl Stand {
             (true, true) => Progress::least([self.progress, ended.progress].into_iter()).unwrap_or_default(),
             (true, false) => self.progress,
         };
-        Stand { progress, said: now, inherited: self.inherited || !begun }
+        Stand { progress, said: now, inherited: self.inherited || !begun, ended: self.ended }
+    }
+
+    /// Others continue the shard.
+    pub(super) fn end(self, now: i64) -> Stand {
+        Stand { said: now, ended: true, ..self }
     }
 
     pub(super) fn is_alive(&self, now: i64) -> bool {
-        now - self.said <= SHARD_SILENCE
+        !self.ended && now - self.said <= SHARD_SILENCE
+    }
+
+    /// Whether nothing of it matters any more.
+    pub(super) fn is_gone(&self, now: i64) -> bool {
+        now - self.said > if self.ended { ENDED_KEPT } else { SHARD_SILENCE }
     }
 }
 
 impl fmt::Display for Stand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Stand { progress: Progress { received, folded }, said, inherited } = self;
-        write!(f, "{} {said} {}{}", folded.0, received.0, if *inherited { " inherited" } else { "" })
+        let Stand { progress: Progress { received, folded }, said, inherited, ended } = self;
+        let more = match (ended, inherited) {
+            (true, _) => " ended",
+            (false, true) => " inherited",
+            (false, false) => "",
+        };
+        write!(f, "{} {said} {}{more}", folded.0, received.0)
     }
 }
 
@@ -86,12 +114,12 @@ mod tests {
 
     fn stand(folded: u32, received: u32) -> Stand {
         let progress = Progress { received: EventTime(received), folded: EventTime(folded) };
-        Stand { progress, said: 7, inherited: false }
+        Stand { progress, said: 7, inherited: false, ended: false }
     }
 
     #[test]
     fn what_is_noted_is_read_again_and_what_an_older_version_noted_too() {
-        for stand in [stand(60, 120), Stand { inherited: true, ..stand(0, 0) }] {
+        for stand in [stand(60, 120), Stand { inherited: true, ..stand(0, 0) }, stand(60, 120).end(9)] {
             assert_eq!(Stand::parse(&stand.to_string()), Some(stand));
         }
         assert_eq!(Stand::parse("60 7"), Some(stand(60, 60)));
@@ -104,6 +132,16 @@ mod tests {
         known.move_to(Progress::default(), 9);
         known.move_to(stand(60, 240).progress, 9);
         assert_eq!(known, Stand { said: 9, ..stand(120, 240) });
+    }
+
+    #[test]
+    fn whoever_expects_a_shard_that_has_ended_makes_nobody_wait_for_it() {
+        let mut ended = stand(120, 180).end(9);
+        ended.move_to(Progress::default(), 10);
+        assert_eq!(
+            (ended.is_alive(10), ended.is_gone(10 + SHARD_SILENCE), ended.is_gone(10 + ENDED_KEPT)),
+            (false, false, true)
+        );
     }
 
     #[test]

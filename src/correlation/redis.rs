@@ -252,8 +252,7 @@ impl RedisIncidents {
             stand.move_to(*progress, now);
             update.hset(&shards, &*shard.0, stand.to_string()).ignore();
         }
-        let silent: Vec<&str> =
-            known.iter().filter(|(_, stand)| !stand.is_alive(now)).map(|(&shard, _)| shard).collect();
+        let silent: Vec<&str> = known.iter().filter(|(_, stand)| stand.is_gone(now)).map(|(&shard, _)| shard).collect();
         if !silent.is_empty() {
             update.hdel(&shards, &silent).ignore();
         }
@@ -283,7 +282,7 @@ impl RedisIncidents {
             let child_stand = stand(child).unwrap_or_default().continues(ended, now);
             update.hset(&shards, &*child.0, child_stand.to_string()).ignore();
         }
-        update.hdel(&shards, &*shard.0).ignore();
+        update.hset(&shards, &*shard.0, ended.end(now).to_string()).ignore();
         update.expire(&shards, self.ttl).ignore().query_async::<()>(&mut connection).await
     }
 

@@ -51,6 +51,9 @@ const WAITING_TOLD_EVERY: Duration = Duration::from_secs(1);
 /// How many windows of shards may wait for others; beyond it the oldest go on.
 const WAITING_MAX: usize = 2_000;
 
+/// How many shards are remembered that have ended; their names grow, so that the oldest goes first.
+const ENDED_MAX: usize = 1_000;
+
 /// How often the rules that people made are read.
 const RULES_EVERY: Duration = Duration::from_secs(2);
 
@@ -145,6 +148,8 @@ pub(super) struct Judgement {
     waiting_since: BTreeMap<EventTime, Instant>,
     /// Since when shards are expected that nobody reads here yet.
     expected_since: BTreeMap<ShardId, Instant>,
+    /// Shards that others continue: what a shard names as its siblings may be seconds old.
+    ended: BTreeSet<ShardId>,
     /// The number of the last delivery.
     sent: u64,
 }
@@ -258,6 +263,7 @@ impl Judgement {
             sweep: Sweep::new(positive(common.settings.sweep_every)),
             waiting_since: BTreeMap::new(),
             expected_since: BTreeMap::new(),
+            ended: BTreeSet::new(),
             sent: 0,
         }
     }
@@ -321,6 +327,10 @@ impl Judgement {
                 }
                 Message::Continued(shard, by) => {
                     self.give_up(&shard);
+                    self.ended.insert(shard.clone());
+                    if self.ended.len() > ENDED_MAX {
+                        self.ended.pop_first();
+                    }
                     by.iter().for_each(|child| self.expect(child.clone()));
                     let patience = positive(self.common.settings.call_timeout);
                     if let Ok(Err(error)) = timeout(patience, self.places.incidents.continued(&shard, &by)).await {
@@ -403,6 +413,9 @@ impl Judgement {
     }
 
     fn expect(&mut self, shard: ShardId) {
+        if self.ended.contains(&shard) {
+            return;
+        }
         self.expected_since.insert(shard.clone(), Instant::now());
         self.chain.watermarks.expect(shard);
     }
