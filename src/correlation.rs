@@ -3,8 +3,10 @@
 //! Shards are judged apart, and a crash replays some of their records, so findings arrive in any order and more than
 //! once. Folding is therefore *commutative and idempotent by construction*: everything an incident knows is a set, an
 //! extreme, HyperLogLog registers, or a number kept per (shard, window) and overwritten; see [`incident`]. What does
-//! depend on the order of arrival is the id alone: it is derived from the first window that spoke of the episode when it closed,
-//! and kept for life. What looks at open windows say serves an early report alone ([`incident`]).
+//! depend on the order of arrival is the id, and who else was met: the id is derived from the first window that spoke of the
+//! episode when it closed, and kept for life. Therefore whoever folds keeps to the order of windows over all shards
+//! ([`IncidentStore::progress`]), as far as these are read side by side. What looks at open windows say serves an early report
+//! alone ([`incident`]).
 //!
 //! Findings of one [`IncidentKey`] are one episode while they overlap or lie within the
 //! threat's episode gap ([`Settings::episode_gap`]). Incidents that share an actor, or of which one's target is the
@@ -30,10 +32,12 @@ pub mod incident;
 pub mod incidents;
 pub mod local;
 mod pairs;
+pub mod progress;
 pub mod redis;
 
 pub use incident::{Account, Incident, Relation};
 pub use incidents::Incidents;
+pub use progress::{Progress, Progresses};
 
 /// Settings of the tier, `[correlation]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -140,6 +144,31 @@ pub trait IncidentStore: Send + Sync {
     /// crash the caller may have folded without having told. Incidents that gained a relation are among them, and so
     /// are those that were found to be part of another (`absorbed_by`, closed). In order of first moment, then of key.
     async fn fold(&self, shard: &ShardId, findings: &[Finding]) -> Result<Vec<Incident>, CorrelationError>;
+
+    /// As [`IncidentStore::fold`], but `None` where the findings of other tasks cannot be met now: nothing is folded then.
+    async fn fold_together(
+        &self,
+        shard: &ShardId,
+        findings: &[Finding],
+    ) -> Result<Option<Vec<Incident>>, CorrelationError> {
+        self.fold(shard, findings).await.map(Some)
+    }
+
+    /// Notes how far the shards of this task are; answers how far all shards are, these and those that other tasks read, or
+    /// `None` where that cannot be known now. `expected` are shards that nobody reads yet, as far as this task knows.
+    async fn progress(
+        &self,
+        own: &Progresses,
+        expected: &BTreeSet<ShardId>,
+    ) -> Result<Option<Progress>, CorrelationError> {
+        Ok(expected.is_empty().then(|| Progress::least(own.values().copied())).flatten())
+    }
+
+    /// Whether incidents outlive this task. What a fold answers is then to be delivered before the next fold: a task that
+    /// reads the same records again must find the incident as it was.
+    fn is_shared(&self) -> bool {
+        false
+    }
 
     /// Closes the incidents of which nothing has been seen for the threat's gap before the least watermark of all shards,
     /// these and those that other tasks read, and returns them. Each is returned once, but for a backend that is shared:

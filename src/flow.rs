@@ -14,6 +14,7 @@ mod names;
 pub mod network;
 pub mod packing;
 pub mod parquet;
+#[allow(unsafe_code)]
 pub mod simd;
 pub mod text;
 

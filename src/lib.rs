@@ -27,7 +27,8 @@
 //! 2. No locks in the detection path: an engine belongs to its shard's thread. What belongs together across shards meets in
 //!    tier 3, where evidence is mergeable by construction, and applying a finding twice changes nothing.
 //! 3. No table without a cap, and none that an attacker with many spoofed addresses could turn against our own hosts.
-//! 4. No episode under two ids: an id is derived from content, and kept for life. Tasks that cannot ask each other give one
+//! 4. No episode under two ids: an id is derived from content, and kept for life. Windows of all shards are folded in their order,
+//!    so that it does not hang on which shard is heard first, for as long as these are within a minute of each other. Tasks that cannot ask each other give one
 //!    episode several; the store that every telling passes decides under which it is told ([`publish::episodes`]). Where
 //!    late evidence joins two that were both told, one of them is closed as part of the other, once.
 //! 5. No checkpoint that passes undelivered work: a snapshot travels down the channels behind the findings made before it,

@@ -11,7 +11,10 @@
 //! channels are bounded: a store that is away holds delivery, which holds judgement, which holds the shards, and the
 //! stream keeps the data.
 //!
-//! *One order.* What the judge does with a window is in [`chain`], which `detect` goes through as well.
+//! *One order.* What the judge does with a window is in [`chain`], which `detect` goes through as well. The windows of several shards,
+//! of this task and of others, are folded in the order of their ends: what a shard has found waits until all shards have come as far,
+//! and have folded what was before, for at most the settings' `shard_wait`. So ids and times of detection are a function of the
+//! records and of event time. What waits is part of the shard's snapshot.
 //!
 //! *The barrier.* Now and then the reader sends a mark down the chain, behind everything it has read. The engine adds its
 //! snapshot to it, the score stage and the judge add theirs, and when it has left delivery, everything before it is
@@ -63,6 +66,7 @@ mod delivery;
 mod judgement;
 mod shard;
 mod sweep;
+mod watermarks;
 
 use judgement::Judgement;
 
@@ -76,6 +80,9 @@ pub struct Settings {
     pub sweep_every: SignedDuration,
     /// After how long without records a shard's event time moves on with the clock.
     pub idle_after: SignedDuration,
+    /// How long what one shard has found may wait for the other shards to come as far, so that what is reported does not hang
+    /// on which is heard first.
+    pub shard_wait: SignedDuration,
     /// How far the newest records of what is followed may be from the clock before the service says so; never where it is zero.
     pub clock_gap_max: SignedDuration,
     /// How long one read of a shard may take before the shard is given up.
@@ -242,7 +249,9 @@ pub async fn run(
     let judgement = Judgement::new(&common, incidents.clone(), store.clone());
     let mut stages = JoinSet::new();
     let places = delivery::Places { store, announcer, incidents, letters };
-    stages.spawn(delivery::run(common.clone(), places, deliveries));
+    let (delivered, delivering) = watch::channel(0);
+    let to_delivery = judgement::ToDelivery { deliveries: to_delivery, delivered: delivering };
+    stages.spawn(delivery::run(common.clone(), places, deliveries, delivered));
     stages.spawn(judgement.run(judgements, to_delivery));
     common.health.enter(Phase::Running);
     tracing::info!("running");
@@ -518,34 +527,6 @@ impl Settings {
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // An error means that nobody is left who could ask for more.
     let _ = stop.wait_for(|&stop| stop).await;
-}
-
-/// The least watermark of all shards that are being read; nothing until each has told one.
-#[derive(Debug, Default)]
-struct Watermarks(BTreeMap<ShardId, Option<crate::flow::EventTime>>);
-
-impl Watermarks {
-    fn enter(&mut self, shard: ShardId) {
-        self.0.insert(shard, None);
-    }
-
-    fn move_to(&mut self, shard: &ShardId, watermark: crate::flow::EventTime) {
-        let known = self.0.entry(shard.clone()).or_default();
-        *known = Some(known.map_or(watermark, |before| before.max(watermark)));
-    }
-
-    fn leave(&mut self, shard: &ShardId) {
-        self.0.remove(shard);
-    }
-
-    fn least(&self) -> Option<crate::flow::EventTime> {
-        self.0.values().copied().min().flatten()
-    }
-
-    /// What is told to correlation: a shard that has told none stands at 0.
-    fn told(&self) -> correlation::Watermarks {
-        self.0.iter().map(|(shard, watermark)| (shard.clone(), watermark.unwrap_or_default())).collect()
-    }
 }
 
 #[cfg(test)]

@@ -11,10 +11,12 @@ times with its default limits: on an empty store, on the filled one, and on the 
 - and 95 of them are asked at once at the beginning,
 - and `/health/live` is asked 20 times a second, each time on a new connection.
 
+The probe and everything else are asked from two processes, of which the second gives way (`nice`).
+
 What it prints: how long each reading took from the first to the last line, the quantiles of `/health/live` and of the queries, and what
 was answered. Everything is on loopback. The measuring itself takes some of the machine's time, on two cores not little.
 """
-import argparse, collections, http.client, json, os, pathlib, signal, socket, sqlite3, subprocess, sys, tempfile, threading, time, uuid
+import argparse, collections, http.client, json, multiprocessing, os, pathlib, signal, socket, sqlite3, subprocess, sys, tempfile, threading, time, uuid
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 THREATS = ["port_scan", "ddos", "c2_beacon", "crypto_mining", "behavior"]
@@ -108,16 +110,20 @@ def run(args, state, log, store, load):
             address = (host, int(port))
             break
     threading.Thread(target=lambda: [None for _ in service.stderr], daemon=True).start()
-    stop, answers, times = threading.Event(), collections.Counter(), collections.defaultdict(list)
-    threads = []
+    readers, stop, said = [], multiprocessing.Event(), multiprocessing.Queue()
     if load:
-        for job in [slow, steady, live]:
-            threads.append(threading.Thread(target=job, args=(address, args, stop, answers, times), daemon=True))
-        threads += [threading.Thread(target=ask, args=(address, WORST[n % len(WORST)], answers, times, "burst"), daemon=True) for n in range(95)]
-    [thread.start() for thread in threads]
+        # What the askers themselves cost is not the service's; only the probe is asked as soon as it is due.
+        for niceness, jobs in [(0, [live]), (19, [slow, steady, burst])]:
+            readers.append(multiprocessing.Process(target=read, args=(niceness, jobs, address, args, stop, said), daemon=True))
+        [reader.start() for reader in readers]
     code = service.wait()
     took = time.time() - began
     stop.set()
+    answers, times = collections.Counter(), collections.defaultdict(list)
+    for _ in readers:
+        some, spans = said.get()
+        answers.update(some)
+        [times[name].extend(values) for name, values in spans.items()]
     print(f"{'under load' if load else 'alone':>10}: {args.records} records in {took:.2f} s on {store.name}, exit code {code}")
     for name, values in sorted(times.items()):
         values.sort()
@@ -126,6 +132,21 @@ def run(args, state, log, store, load):
     if load:
         print(f"{'':>12}answers: {dict(answers)}")
     return took
+
+
+def read(niceness, jobs, address, args, stop, said):
+    """Does the jobs in a process of their own until it is over, and says what came of them."""
+    os.nice(niceness)
+    answers, times = collections.Counter(), collections.defaultdict(list)
+    threads = [threading.Thread(target=job, args=(address, args, stop, answers, times), daemon=True) for job in jobs]
+    [thread.start() for thread in threads]
+    stop.wait()
+    said.put((collections.Counter(answers), {name: list(values) for name, values in list(times.items())}))
+
+
+def burst(address, args, stop, answers, times):
+    for number in range(95):
+        threading.Thread(target=ask, args=(address, WORST[number % len(WORST)], answers, times, "burst"), daemon=True).start()
 
 
 def ask(address, query, answers, times, name):

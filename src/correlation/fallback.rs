@@ -6,7 +6,7 @@
 //! task knows, so that a crash makes somebody find it again ([`IncidentStore::pending`]); and ids that several tasks gave to
 //! one episode meanwhile are one id where they are told ([`crate::publish::episodes`]).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -16,7 +16,9 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings, Told, Watermarks, least};
+use super::{
+    CorrelationError, Incident, IncidentStore, Incidents, Progress, Progresses, Settings, Told, Watermarks, least,
+};
 use crate::finding::Finding;
 use crate::ingest::ShardId;
 
@@ -187,6 +189,42 @@ impl<S: IncidentStore> IncidentStore for WithFallback<S> {
             Some(touched) => touched,
             None => self.fold_alone(shard, findings),
         })
+    }
+
+    async fn fold_together(
+        &self,
+        shard: &ShardId,
+        findings: &[Finding],
+    ) -> Result<Option<Vec<Incident>>, CorrelationError> {
+        if self.leave_alone() {
+            return Ok(None);
+        }
+        self.together(self.shared.fold(shard, findings)).await
+    }
+
+    async fn progress(
+        &self,
+        own: &Progresses,
+        expected: &BTreeSet<ShardId>,
+    ) -> Result<Option<Progress>, CorrelationError> {
+        // What only this task knows is not folded for the others; the next fold or expiry brings it to them.
+        if self.leave_alone() || !self.lock().missed.is_empty() {
+            return Ok(None);
+        }
+        match self.shared.progress(own, expected).await {
+            Err(error @ CorrelationError::Retry { .. }) => {
+                self.note_away(&error);
+                Ok(None)
+            }
+            answered => {
+                self.note_back();
+                answered
+            }
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        self.shared.is_shared()
     }
 
     async fn expire(&self, watermarks: &Watermarks) -> Result<Vec<Incident>, CorrelationError> {

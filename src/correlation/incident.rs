@@ -91,9 +91,13 @@ pub struct Incident {
     /// Other incidents of the same story (bounded).
     #[serde(with = "pairs")]
     pub related: BTreeMap<Uuid, Relation>,
-    /// Who else does the same to one of its targets (the smallest addresses, so that the order in which they come is nothing).
+    /// Who else does the same to one of its targets, with the smallest target that both name (the smallest addresses, so that the
+    /// order in which they come is nothing). Whoever is met on no named target any more is nobody's company.
+    #[serde(default, with = "pairs")]
+    pub beside: BTreeMap<Address, Address>,
+    /// Those of its targets that have an incident of their own, as the victims of many, which counts this one's actor.
     #[serde(default)]
-    pub beside: BTreeSet<Address>,
+    pub(super) victims: BTreeSet<Address>,
     pub(super) settled: Account,
     #[serde(with = "pairs")]
     pub(super) open: BTreeMap<Source, Finding>,
@@ -108,7 +112,8 @@ impl Incident {
             closed: false,
             absorbed_by: None,
             related: BTreeMap::new(),
-            beside: BTreeSet::new(),
+            beside: BTreeMap::new(),
+            victims: BTreeSet::new(),
             settled: Account::default(),
             open: BTreeMap::new(),
         }
@@ -169,9 +174,10 @@ impl Incident {
         for (&id, &relation) in &other.related {
             self.relate(id, relation);
         }
-        for &actor in &other.beside {
-            self.stand_beside(actor);
+        for (&actor, &target) in &other.beside {
+            self.stand_beside(actor, target);
         }
+        self.victims.extend(&other.victims);
     }
 
     /// Notes a related incident; true when that was news.
@@ -183,17 +189,49 @@ impl Incident {
         true
     }
 
-    /// Notes who else does the same to one of its targets; true when that was news.
-    pub(super) fn stand_beside(&mut self, actor: Address) -> bool {
-        let known = self.beside.len();
-        let full = known >= BESIDE_MAX && self.beside.last().is_some_and(|last| *last < actor);
-        if full || self.actor() == Some(actor) || !self.beside.insert(actor) {
+    /// Notes an incident of the same threat that was met on a target, by its actor, `None` standing for the many of a victim; true when
+    /// that was news.
+    pub(super) fn meet(&mut self, actor: Option<Address>, target: Address) -> bool {
+        let Some(actor) = actor else {
+            self.victims.insert(target);
+            return false;
+        };
+        self.stand_beside(actor, target)
+    }
+
+    /// Notes who else does the same to one of its targets, and on which; true when that was news.
+    pub(super) fn stand_beside(&mut self, actor: Address, target: Address) -> bool {
+        if self.actor() == Some(actor) {
             return false;
         }
-        if known >= BESIDE_MAX {
-            self.beside.pop_last();
+        if let Some(met) = self.beside.get_mut(&actor) {
+            *met = target.min(*met);
+            return false;
         }
-        true
+        self.beside.insert(actor, target);
+        let left = if self.beside.len() > BESIDE_MAX { self.beside.pop_last() } else { None };
+        left.is_none_or(|(last, _)| last != actor)
+    }
+
+    /// Forgets whoever was met on targets alone that it names no more, and says who was met where, `None` standing for the many of a
+    /// victim: a scan names the smallest of its targets, and which these are changes while it goes on.
+    pub(super) fn part_company(&mut self) -> Vec<(Option<Address>, Address)> {
+        let mut parted = Vec::new();
+        for (actor, target) in std::mem::take(&mut self.beside) {
+            if self.acts_on(target) {
+                self.beside.insert(actor, target);
+            } else {
+                parted.push((Some(actor), target));
+            }
+        }
+        for victim in std::mem::take(&mut self.victims) {
+            if self.acts_on(victim) {
+                self.victims.insert(victim);
+            } else {
+                parted.push((None, victim));
+            }
+        }
+        parted
     }
 
     /// How many actors do the same to one of its targets, itself counted; 64 also stands for more.

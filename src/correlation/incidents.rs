@@ -191,11 +191,36 @@ impl Incidents {
                 touched.insert(other);
             }
         }
-        for (other, its_actor) in beside {
-            if self.change(id, |incident| incident.stand_beside(its_actor)) {
+        self.part_company(id, touched);
+        for (other, (its_actor, target)) in beside {
+            if self.change(id, |incident| incident.meet(its_actor, target)) {
                 touched.insert(id);
             }
-            if actor.is_some_and(|actor| self.change(other, |incident| incident.stand_beside(actor))) {
+            if self.change(other, |incident| incident.meet(actor, target)) {
+                touched.insert(other);
+            }
+        }
+    }
+
+    /// Whoever was met on targets alone that an incident names no more was not met, on both sides.
+    fn part_company(&mut self, id: Uuid, touched: &mut BTreeSet<Uuid>) {
+        let mut parted = Vec::new();
+        self.change(id, |incident| {
+            parted = incident.part_company();
+            !parted.is_empty()
+        });
+        let Some(incident) = self.get(id).filter(|_| !parted.is_empty()) else { return };
+        let (own, threat) = (incident.actor(), incident.key.threat);
+        let mut others = BTreeSet::new();
+        for (actor, target) in parted {
+            self.each(&self.acted_on, target, |other| {
+                if other.key.threat == threat && other.actor() == actor {
+                    others.insert(other.id);
+                }
+            });
+        }
+        for other in others {
+            if self.change(other, |other| own.is_some_and(|own| other.beside.remove(&own).is_some())) {
                 touched.insert(other);
             }
         }
@@ -269,17 +294,17 @@ impl Incidents {
         other.confirmed() <= incident.span().1.plus(gap)
     }
 
-    /// Who else does the same to its targets, with their incidents: many scanners of one host are one interest in it.
-    fn beside(&self, incident: &Incident) -> BTreeMap<Uuid, Address> {
+    /// Who else does the same to its targets, with their incidents, and on which target: many scanners of one host are one interest
+    /// in it.
+    fn beside(&self, incident: &Incident) -> BTreeMap<Uuid, (Option<Address>, Address)> {
         let mut found = BTreeMap::new();
         let (Threat::PortScan | Threat::Ddos) = incident.key.threat else { return found };
         for target in incident.account().targets() {
             self.each(&self.acted_on, target.address, |other| {
                 let same = other.key.threat == incident.key.threat && other.id != incident.id;
-                if let Some(actor) =
-                    other.actor().filter(|_| same && other.acts_on(target.address) && self.near(incident, other))
-                {
-                    found.insert(other.id, actor);
+                if same && other.acts_on(target.address) && self.near(incident, other) {
+                    // Targets come in their order, so that the smallest stays.
+                    found.entry(other.id).or_insert((other.actor(), target.address));
                 }
             });
         }

@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::incidents::RestoreError;
-use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings, Told, Watermarks, least};
+use super::{
+    CorrelationError, Incident, IncidentStore, Incidents, Progress, Progresses, Settings, Told, Watermarks, least,
+};
 use crate::finding::Finding;
 use crate::ingest::ShardId;
 
@@ -58,6 +60,16 @@ impl LocalIncidents {
 impl IncidentStore for LocalIncidents {
     async fn fold(&self, shard: &ShardId, findings: &[Finding]) -> Result<Vec<Incident>, CorrelationError> {
         Ok(self.lock().fold(&shard.0, findings))
+    }
+
+    async fn progress(
+        &self,
+        own: &Progresses,
+        expected: &BTreeSet<ShardId>,
+    ) -> Result<Option<Progress>, CorrelationError> {
+        // What other tasks read is never heard of here.
+        let alone = self.among_others || expected.is_empty();
+        Ok(alone.then(|| Progress::least(own.values().copied())).flatten())
     }
 
     async fn expire(&self, watermarks: &Watermarks) -> Result<Vec<Incident>, CorrelationError> {

@@ -12,7 +12,7 @@
 //! | `{application}:o:<address>` | set: keys by who is acted upon |
 //! | `{application}:i:<id>` | the key of an incident |
 //! | `{application}:over`, `:rank` | sorted sets: when each key is over, and how much it matters |
-//! | `{application}:shards` | hash: the watermark of each shard, and when it was told |
+//! | `{application}:shards` | hash: how far each shard is, and when that was noted |
 //! | `{application}:closing` | sorted set: keys with incidents that are closed and not forgotten, by when they were handed out |
 //! | `{application}:versions` | counter |
 //!
@@ -38,7 +38,10 @@ use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, Script, TlsCertifica
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{CorrelationError, Incident, IncidentStore, Incidents, Settings as Tier, Told, Watermarks};
+use super::progress::Stand;
+use super::{
+    CorrelationError, Incident, IncidentStore, Incidents, Progress, Progresses, Settings as Tier, Told, Watermarks,
+};
 use crate::blame::{Backend, Blame, blame};
 use crate::finding::{Finding, IncidentKey, Subject};
 use crate::flow::{Address, EventTime};
@@ -79,9 +82,6 @@ const EXPIRE_BATCH: isize = 64;
 
 /// Keys of neighbours read for one fold. A flood touches far more; the first are enough to tell the story.
 const NEIGHBOURS_MAX: usize = 256;
-
-/// A shard of which nobody has said anything for so long, s, is not waited for when episodes are closed.
-const SHARD_SILENCE: i64 = 120;
 
 /// For how long whoever was handed a closed incident may take to tell it, s, before it is handed out again.
 const CLOSING_PATIENCE: i64 = 20;
@@ -237,50 +237,52 @@ impl RedisIncidents {
         Ok(self.commit(&part, incidents.episodes()).await?.then_some(touched))
     }
 
-    /// Notes how far shards are; answers how far all of them are, those that other tasks read included. What was told of a
+    /// Notes how far shards are; answers how far all of them are, those that other tasks read included. What was noted of a
     /// shard stands when somebody else begins it again further back: everything up to there has been folded.
-    async fn least_watermark(&self, watermarks: &Watermarks) -> Result<EventTime, RedisError> {
+    async fn note(&self, progresses: &Progresses) -> Result<Progress, RedisError> {
         let mut connection = self.connection.clone();
         let shards = self.plain("shards");
         let (now, _): (i64, i64) = redis::cmd("TIME").query_async(&mut connection).await?;
-        let told: BTreeMap<String, String> = redis::cmd("HGETALL").arg(&shards).query_async(&mut connection).await?;
-        let mut known: BTreeMap<&str, (u32, i64)> = BTreeMap::new();
-        for (shard, text) in &told {
-            let Some((watermark, said)) = text.split_once(' ') else { continue };
-            let (Ok(watermark), Ok(said)) = (watermark.parse(), said.parse()) else { continue };
-            known.insert(shard, (watermark, said));
-        }
+        let noted: BTreeMap<String, String> = redis::cmd("HGETALL").arg(&shards).query_async(&mut connection).await?;
+        let mut known: BTreeMap<&str, Stand> =
+            noted.iter().filter_map(|(shard, text)| Some((shard.as_str(), Stand::parse(text)?))).collect();
         let mut update = Pipeline::new();
-        for (shard, watermark) in watermarks {
-            let entry = known.entry(&shard.0).or_insert((0, now));
-            *entry = (entry.0.max(watermark.0), now);
-            update.hset(&shards, &*shard.0, format!("{} {now}", entry.0)).ignore();
+        for (shard, progress) in progresses {
+            let stand = known.entry(&shard.0).or_default();
+            stand.move_to(*progress, now);
+            update.hset(&shards, &*shard.0, stand.to_string()).ignore();
         }
-        let silent: Vec<&str> =
-            known.iter().filter(|(_, (_, said))| now - said > SHARD_SILENCE).map(|(&shard, _)| shard).collect();
+        let silent: Vec<&str> = known.iter().filter(|(_, stand)| stand.is_gone(now)).map(|(&shard, _)| shard).collect();
         if !silent.is_empty() {
             update.hdel(&shards, &silent).ignore();
         }
         update.expire(&shards, self.ttl).ignore().query_async::<()>(&mut connection).await?;
-        let alive = known.values().filter(|(_, said)| now - said <= SHARD_SILENCE);
-        Ok(EventTime(alive.map(|(watermark, _)| *watermark).min().unwrap_or(0)))
+        let alive = known.values().filter(|stand| stand.is_alive(now)).map(|stand| stand.progress);
+        Ok(Progress::least(alive).unwrap_or_default())
     }
 
-    /// Gives a shard's watermark to those that continue it.
+    /// The watermark up to which everything is folded.
+    async fn least_watermark(&self, watermarks: &Watermarks) -> Result<EventTime, RedisError> {
+        let folded = |watermark| Progress { received: watermark, folded: watermark };
+        let progresses = watermarks.iter().map(|(shard, &watermark)| (shard.clone(), folded(watermark))).collect();
+        Ok(self.note(&progresses).await?.folded)
+    }
+
+    /// Gives what is known of a shard to those that continue it. One that continues several begins where the least of them
+    /// ended: its first windows are of them all.
     async fn hand_on(&self, shard: &ShardId, by: &[ShardId]) -> Result<(), RedisError> {
         let mut connection = self.connection.clone();
         let shards = self.plain("shards");
         let (now, _): (i64, i64) = redis::cmd("TIME").query_async(&mut connection).await?;
-        let told: BTreeMap<String, String> = redis::cmd("HGETALL").arg(&shards).query_async(&mut connection).await?;
-        let watermark = |shard: &ShardId| -> u32 {
-            told.get(&*shard.0).and_then(|text| text.split_once(' ')?.0.parse().ok()).unwrap_or(0)
-        };
+        let noted: BTreeMap<String, String> = redis::cmd("HGETALL").arg(&shards).query_async(&mut connection).await?;
+        let stand = |shard: &ShardId| noted.get(&*shard.0).and_then(|text| Stand::parse(text));
+        let ended = stand(shard).unwrap_or_default();
         let mut update = Pipeline::new();
         for child in by {
-            let reached = watermark(child).max(watermark(shard));
-            update.hset(&shards, &*child.0, format!("{reached} {now}")).ignore();
+            let child_stand = stand(child).unwrap_or_default().continues(ended, now);
+            update.hset(&shards, &*child.0, child_stand.to_string()).ignore();
         }
-        update.hdel(&shards, &*shard.0).ignore();
+        update.hset(&shards, &*shard.0, ended.end(now).to_string()).ignore();
         update.expire(&shards, self.ttl).ignore().query_async::<()>(&mut connection).await
     }
 
@@ -363,6 +365,18 @@ impl IncidentStore for RedisIncidents {
         }
         let cause = format!("other tasks were faster {ATTEMPTS} times");
         Err(CorrelationError::Retry { context: "fold in Redis".to_owned(), cause })
+    }
+
+    async fn progress(
+        &self,
+        own: &Progresses,
+        _expected: &BTreeSet<ShardId>,
+    ) -> Result<Option<Progress>, CorrelationError> {
+        self.note(own).await.map(Some).map_err(|e| failed("note in Redis how far shards are", &e))
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 
     async fn continued(&self, shard: &ShardId, by: &[ShardId]) -> Result<(), CorrelationError> {

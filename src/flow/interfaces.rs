@@ -10,6 +10,7 @@ use std::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
+use crate::flow::simd::hints;
 use crate::flow::{Interface, InterfaceId};
 
 /// Longest `account` + `interface` text that a slot holds inline; a real pair is 12 + 21 bytes.
@@ -111,13 +112,7 @@ impl Interfaces {
     #[inline]
     pub(crate) fn prefetch(&self, account: &[u8], name: &[u8]) -> u64 {
         let hash = hash(account, name);
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let slot = &self.slots[hash as usize & (self.slots.len() - 1)];
-            // SAFETY: a hint about memory that is ours; SSE is part of x86-64.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(slot).cast()) };
-        }
+        hints::prefetch(&raw const self.slots[hash as usize & (self.slots.len() - 1)]);
         hash
     }
 

@@ -14,6 +14,7 @@
 use crate::flow::interfaces::Interfaces;
 use crate::flow::text::{Decoded, Lines};
 
+pub mod hints;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

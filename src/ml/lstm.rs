@@ -19,6 +19,7 @@
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
+use crate::flow::simd::hints::{self, Arithmetic};
 use crate::random::Random;
 
 /// Values of a window that go in: [`super::features::SEQUENCE_NAMES`].
@@ -217,13 +218,7 @@ impl Lstm {
     }
 
     fn step(&self, state: &mut State, input: &[f32; INPUTS]) {
-        #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor was just asked whether it has AVX2.
-            unsafe { cell_avx2(&self.weights, input, state) };
-            return;
-        }
-        cell(&self.weights, input, state, &mut [0.0; GATES]);
+        hints::widely(Cell { weights: &self.weights, input, state });
     }
 
     /// Trains on series of consecutive windows, each of one host. `told` hears of every epoch.
@@ -334,7 +329,9 @@ impl Lstm {
             for (series, state) in batch.iter().zip(&mut states) {
                 let to = (from + span).min(series.len());
                 if to > from {
-                    let loss = backpropagate(&self.weights, &series[from..to], state, &mut tape, &mut gradient);
+                    let (weights, windows) = (&self.weights, &series[from..to]);
+                    let (tape, gradient) = (&mut tape, &mut *gradient);
+                    let loss = hints::widely(Span { weights, windows, state, tape, gradient });
                     sum.0 += loss;
                     sum.1 += to - from;
                 }
@@ -427,10 +424,20 @@ fn head(weights: &[f32; WEIGHTS], hidden: &[f32; HIDDEN]) -> [f32; OUTPUTS] {
     out
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn cell_avx2(weights: &[f32; WEIGHTS], input: &[f32; INPUTS], state: &mut State) {
-    cell(weights, input, state, &mut [0.0; GATES]);
+/// One step of one host.
+struct Cell<'a> {
+    weights: &'a [f32; WEIGHTS],
+    input: &'a [f32; INPUTS],
+    state: &'a mut State,
+}
+
+impl Arithmetic for Cell<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        cell(self.weights, self.input, self.state, &mut [0.0; GATES]);
+    }
 }
 
 // === training ===
@@ -443,36 +450,27 @@ struct Step {
     after: State,
 }
 
-/// Runs a span of windows, adds the gradient of its losses and returns their sum.
-fn backpropagate(
-    weights: &[f32; WEIGHTS],
-    windows: &[[f32; INPUTS]],
-    state: &mut State,
-    tape: &mut Vec<Step>,
-    gradient: &mut [f32; WEIGHTS],
-) -> f64 {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor was just asked whether it has AVX2.
-        return unsafe { backpropagate_avx2(weights, windows, state, tape, gradient) };
+/// A span of windows whose gradient is wanted.
+struct Span<'a> {
+    weights: &'a [f32; WEIGHTS],
+    windows: &'a [[f32; INPUTS]],
+    state: &'a mut State,
+    tape: &'a mut Vec<Step>,
+    gradient: &'a mut [f32; WEIGHTS],
+}
+
+impl Arithmetic for Span<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run(self) -> f64 {
+        backpropagate(self.weights, self.windows, self.state, self.tape, self.gradient)
     }
-    backpropagate_plain(weights, windows, state, tape, gradient)
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn backpropagate_avx2(
-    weights: &[f32; WEIGHTS],
-    windows: &[[f32; INPUTS]],
-    state: &mut State,
-    tape: &mut Vec<Step>,
-    gradient: &mut [f32; WEIGHTS],
-) -> f64 {
-    backpropagate_plain(weights, windows, state, tape, gradient)
-}
-
+/// Runs a span of windows, adds the gradient of its losses and returns their sum.
 #[inline(always)]
-fn backpropagate_plain(
+fn backpropagate(
     weights: &[f32; WEIGHTS],
     windows: &[[f32; INPUTS]],
     state: &mut State,

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -33,12 +33,15 @@ pub(super) async fn run(
     common: Common,
     places: Places,
     mut deliveries: mpsc::Receiver<Delivery>,
+    delivered: watch::Sender<u64>,
 ) -> Result<&'static str, PipelineError> {
     let mut courier = Courier::new(common, places);
     courier.announce_leftovers().await?;
     while let Some(delivery) = deliveries.recv().await {
         courier.desk.common.metrics.set(&telemetry::QUEUE_DEPTH, &["delivery"], deliveries.len() as i64);
+        let number = delivery.number;
         courier.deliver(delivery).await?;
+        delivered.send_replace(number);
     }
     Ok("delivery")
 }
@@ -112,7 +115,7 @@ impl Courier {
     }
 
     async fn deliver(&mut self, delivery: Delivery) -> Result<(), PipelineError> {
-        let Delivery { outcomes, fence, closed, abandoned, arrived, barrier } = delivery;
+        let Delivery { outcomes, fence, closed, abandoned, arrived, barrier, .. } = delivery;
         let stage = arrived.as_ref().map_or_else(Span::none, |(_, trace)| trace.stage("publish"));
         let mut announcements = Vec::new();
         for Judged { outcome, fence } in outcomes {

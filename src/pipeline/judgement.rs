@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use uuid::Uuid;
 
-use super::chain::{Chain, Stores, Turn};
+use super::chain::{Chain, Stores, Turn, Waiting};
 use super::delivery::insist;
 use super::shard::{Barrier, Step};
 use super::sweep::{Asked, Sweep};
 use super::{CORRELATION, Common, Ending, Holdup, PipelineError, Tiers};
 use crate::anomaly::Anomaly;
-use crate::correlation::{self, Incident, IncidentStore};
+use crate::correlation::{self, Incident, IncidentStore, Progress, Progresses};
 use crate::finding::Finding;
 use crate::flow::EventTime;
 use crate::health::{Hidden, Learned};
@@ -41,6 +41,18 @@ const FEEDBACK_PART: usize = 500;
 /// How often other tasks hear of shards that stand still; several times within the silence after which they would not be
 /// waited for any more.
 const WATERMARKS_TOLD_EVERY: Duration = Duration::from_secs(20);
+
+/// How often it is asked how far other shards are while something waits for them.
+const WAITING_POLL: Duration = Duration::from_millis(200);
+
+/// How often the watermarks are told while something waits: what this task alone has folded comes to the others with them.
+const WAITING_TOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// How many windows of shards may wait for others; beyond it the oldest go on.
+const WAITING_MAX: usize = 2_000;
+
+/// How many shards are remembered that have ended; their names grow, so that the oldest goes first.
+const ENDED_MAX: usize = 1_000;
 
 /// How often the rules that people made are read.
 const RULES_EVERY: Duration = Duration::from_secs(2);
@@ -67,6 +79,8 @@ pub(super) enum Message {
 /// What the judge tells delivery.
 #[derive(Default)]
 pub(super) struct Delivery {
+    /// Counts deliveries; it is noted in [`ToDelivery::delivered`] when this one is done with.
+    pub number: u64,
     /// What became of incidents, in the order in which it was judged.
     pub outcomes: Vec<Judged>,
     /// Of the shard whose barrier this is.
@@ -81,6 +95,16 @@ pub(super) struct Delivery {
     pub barrier: Option<Barrier>,
 }
 
+/// The judge's end of the way to delivery.
+pub(super) struct ToDelivery {
+    pub deliveries: mpsc::Sender<Delivery>,
+    /// The number of the last delivery that is done with.
+    pub delivered: watch::Receiver<u64>,
+}
+
+/// Delivery has ended.
+struct Gone;
+
 /// What became of an incident.
 pub(super) struct Judged {
     pub outcome: Outcome,
@@ -92,7 +116,8 @@ pub(super) struct Judged {
 /// Incidents, and until when they matter.
 type Parts = BTreeMap<Uuid, EventTime>;
 
-/// What of the judgement a shard's snapshot holds.
+/// What of the judgement a shard's snapshot holds. Behind it stands what waits for other shards, a list of [`Waiting`]; a snapshot
+/// without it is of an older version.
 #[derive(Serialize, Deserialize)]
 struct State {
     /// The incidents in which the shard had a part.
@@ -119,6 +144,14 @@ pub(super) struct Judgement {
     /// When the rules that people made were last read.
     rules_read: Option<Instant>,
     sweep: Sweep,
+    /// Since when something of each window waits for other shards, by the window's end.
+    waiting_since: BTreeMap<EventTime, Instant>,
+    /// Since when shards are expected that nobody reads here yet.
+    expected_since: BTreeMap<ShardId, Instant>,
+    /// Shards that others continue: what a shard names as its siblings may be seconds old.
+    ended: BTreeSet<ShardId>,
+    /// The number of the last delivery.
+    sent: u64,
 }
 
 /// The service's backends behind the chain.
@@ -167,6 +200,32 @@ impl Stores for Places {
         fold.instrument(self.spans.correlation.clone()).await
     }
 
+    /// Folds once; what cannot be folded now waits on.
+    async fn fold_together(&self, shard: &ShardId, findings: &[Finding]) -> Option<Vec<Incident>> {
+        let patience = positive(self.common.settings.call_timeout);
+        let fold = timeout(patience, self.incidents.fold_together(shard, findings));
+        match fold.instrument(self.spans.correlation.clone()).await {
+            Ok(Ok(incidents)) => incidents,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "findings wait");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    async fn progress(&self, own: &Progresses, expected: &BTreeSet<ShardId>) -> Option<Progress> {
+        let patience = positive(self.common.settings.call_timeout);
+        match timeout(patience, self.incidents.progress(own, expected)).await {
+            Ok(Ok(all)) => all,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "how far other shards are is not known");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
     async fn expire(&self, watermarks: &correlation::Watermarks) -> Vec<Incident> {
         let patience = positive(self.common.settings.call_timeout);
         let expire = timeout(patience, self.incidents.expire(watermarks));
@@ -202,18 +261,27 @@ impl Judgement {
             to_learn: VecDeque::new(),
             rules_read: None,
             sweep: Sweep::new(positive(common.settings.sweep_every)),
+            waiting_since: BTreeMap::new(),
+            expected_since: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            sent: 0,
         }
     }
 
     /// Takes in what was known of a shard's incidents where it was read before.
     async fn take_in(&mut self, shard: &ShardId, state: &[u8]) -> Result<(), String> {
-        let state: State = postcard::from_bytes(state).map_err(|error| error.to_string())?;
+        let (state, waiting) = postcard::take_from_bytes::<State>(state).map_err(|error| error.to_string())?;
+        let waiting: Vec<Waiting> = match waiting {
+            [] => Vec::new(),
+            waiting => postcard::from_bytes(waiting).map_err(|error| error.to_string())?,
+        };
         self.chain.judge.take_in(&state.judge).map_err(|error| error.to_string())?;
         let parts = self.parts.entry(shard.clone()).or_default();
         parts.extend(state.parts);
         if let Some(incidents) = &state.incidents {
             self.places.incidents.resume(incidents).await.map_err(|error| error.to_string())?;
         }
+        self.chain.resume(shard, waiting);
         Ok(())
     }
 
@@ -221,10 +289,23 @@ impl Judgement {
     pub(super) async fn run(
         mut self,
         mut messages: mpsc::Receiver<Message>,
-        to_delivery: mpsc::Sender<Delivery>,
+        mut to_delivery: ToDelivery,
     ) -> Result<&'static str, PipelineError> {
         let mut changes = self.common.tiers.changes.clone();
-        while let Some(message) = messages.recv().await {
+        loop {
+            let poll = if self.chain.waits().next().is_some() { WAITING_POLL } else { Duration::MAX };
+            let message = match timeout(poll, messages.recv()).await {
+                Ok(Some(message)) => message,
+                Ok(None) => break,
+                Err(_) => {
+                    let Ok(mut delivery) = self.advance(&mut to_delivery).await else { return Ok("judgement") };
+                    self.tell_watermarks(WAITING_TOLD_EVERY, &mut delivery).await;
+                    if self.send(delivery, &mut to_delivery).await.is_err() {
+                        return Ok("judgement");
+                    }
+                    continue;
+                }
+            };
             if let Some(thresholds) = Tiers::changed(&mut changes) {
                 self.chain.judge.set_settings(&thresholds.validation);
             }
@@ -245,6 +326,12 @@ impl Judgement {
                     continue;
                 }
                 Message::Continued(shard, by) => {
+                    self.give_up(&shard);
+                    self.ended.insert(shard.clone());
+                    if self.ended.len() > ENDED_MAX {
+                        self.ended.pop_first();
+                    }
+                    by.iter().for_each(|child| self.expect(child.clone()));
                     let patience = positive(self.common.settings.call_timeout);
                     if let Ok(Err(error)) = timeout(patience, self.places.incidents.continued(&shard, &by)).await {
                         tracing::warn!(shard = &*shard.0, %error, "others still wait for a shard that has ended");
@@ -260,13 +347,82 @@ impl Judgement {
                     );
                     continue;
                 }
-                Message::Step(shard, step) => self.step(shard, step).await,
+                Message::Step(shard, step) => match self.step(shard, step, &mut to_delivery).await {
+                    Ok(delivery) => delivery,
+                    Err(Gone) => return Ok("judgement"),
+                },
             };
-            if to_delivery.send(delivery).await.is_err() {
-                break;
+            if self.send(delivery, &mut to_delivery).await.is_err() {
+                return Ok("judgement");
             }
         }
+        // No shard is read any more, so that nobody is waited for.
+        if let Ok(delivery) = self.fold_until(EventTime(u32::MAX), &mut to_delivery).await {
+            let _ = self.send(delivery, &mut to_delivery).await;
+        }
         Ok("judgement")
+    }
+
+    /// Hands a delivery on. Where incidents outlive this task it is waited for: whoever reads the same records again after a crash
+    /// must find the incidents as they were when this was told.
+    async fn send(&mut self, mut delivery: Delivery, to_delivery: &mut ToDelivery) -> Result<(), Gone> {
+        self.sent += 1;
+        delivery.number = self.sent;
+        let waits = self.places.incidents.is_shared() && !delivery.outcomes.is_empty();
+        to_delivery.deliveries.send(delivery).await.map_err(|_| Gone)?;
+        if waits {
+            let number = self.sent;
+            to_delivery.delivered.wait_for(|&delivered| delivered >= number).await.map_err(|_| Gone)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with what waits, as far as that can be, or has waited long enough.
+    async fn advance(&mut self, to_delivery: &mut ToDelivery) -> Result<Delivery, Gone> {
+        let now = Instant::now();
+        let patience = positive(self.common.settings.shard_wait);
+        let waits: BTreeSet<EventTime> = self.chain.waits().collect();
+        self.waiting_since.retain(|end, _| waits.contains(end));
+        for end in &waits {
+            self.waiting_since.entry(*end).or_insert(now);
+        }
+        let late = self.waiting_since.iter().filter(|(_, since)| since.elapsed() >= patience).map(|(end, _)| *end);
+        let many = (self.chain.waits().count() > WAITING_MAX).then(|| waits.first().copied()).flatten();
+        let until = late.chain(many).max().unwrap_or_default();
+        let given_up: Vec<ShardId> = self
+            .expected_since
+            .extract_if(.., |_, since| since.elapsed() >= patience)
+            .map(|(shard, _)| shard)
+            .collect();
+        given_up.iter().for_each(|shard| self.chain.watermarks.give_up(shard));
+        self.fold_until(until, to_delivery).await
+    }
+
+    /// Goes on with what waits, whoever is still behind, up to windows that end by a moment. What came last is answered, the rest is
+    /// on its way.
+    async fn fold_until(&mut self, until: EventTime, to_delivery: &mut ToDelivery) -> Result<Delivery, Gone> {
+        let mut delivery = Delivery::default();
+        while let Some(turns) = self.chain.next(&self.places, until).await {
+            turns.into_iter().for_each(|turn| self.add(turn, &mut delivery));
+            // Before others hear that it is folded.
+            if self.places.incidents.is_shared() && !delivery.outcomes.is_empty() {
+                self.send(std::mem::take(&mut delivery), to_delivery).await?;
+            }
+        }
+        Ok(delivery)
+    }
+
+    fn expect(&mut self, shard: ShardId) {
+        if self.ended.contains(&shard) {
+            return;
+        }
+        self.expected_since.insert(shard.clone(), Instant::now());
+        self.chain.watermarks.expect(shard);
+    }
+
+    fn give_up(&mut self, shard: &ShardId) {
+        self.expected_since.remove(shard);
+        self.chain.watermarks.give_up(shard);
     }
 
     fn fence(&self, shard: &ShardId) -> Fence {
@@ -279,7 +435,8 @@ impl Judgement {
         self.chain.watermarks.enter(shard);
         let mut watermarks = self.chain.told();
         for sibling in siblings {
-            watermarks.entry(sibling).or_default();
+            watermarks.entry(sibling.clone()).or_default();
+            self.expect(sibling);
         }
         let mut delivery = Delivery::default();
         self.told_at = Some(Instant::now());
@@ -291,6 +448,10 @@ impl Judgement {
     /// Whoever reads the shard next goes on with its incidents, unless nobody will.
     async fn leave(&mut self, shard: &ShardId) {
         self.chain.watermarks.leave(shard);
+        if self.common.ending == Ending::LeaveOpen {
+            self.chain.drop_waiting(shard);
+            self.expect(shard.clone());
+        }
         self.fences.remove(shard);
         let parts = self.parts.remove(shard).unwrap_or_default();
         let alone = |id: &Uuid| self.parts.values().all(|others| !others.contains_key(id));
@@ -303,25 +464,25 @@ impl Judgement {
     }
 
     /// Takes what a shard says through the chain.
-    async fn step(&mut self, shard: ShardId, step: Step) -> Delivery {
-        let Step { findings, watermark, trace, barrier, .. } = step;
+    async fn step(&mut self, shard: ShardId, step: Step, to_delivery: &mut ToDelivery) -> Result<Delivery, Gone> {
+        let Step { findings, watermark, idle, trace, barrier, .. } = step;
         self.places.spans = Spans::of(&trace);
         for finding in findings.iter().filter(|finding| !finding.provisional) {
             self.common.metrics.add(&telemetry::FINDINGS, &[finding.threat.name()], 1);
         }
         let (count, closed_until) = (findings.len(), self.chain.closed_until());
-        let mut delivery = Delivery { fence: self.fence(&shard), ..Delivery::default() };
-        let turns = self.chain.pass(&self.places, &shard, findings, watermark).await;
-        turns.into_iter().for_each(|turn| self.add(turn, &mut delivery));
+        if idle {
+            self.chain.watermarks.note_idle(&shard);
+        }
+        self.chain.take(&shard, findings, watermark);
+        let mut delivery = self.advance(to_delivery).await?;
+        delivery.fence = self.fence(&shard);
         if self.chain.closed_until() > closed_until {
             self.told_at = Some(Instant::now());
             self.learn().await;
             self.forget_the_past();
-        } else if self.told_at.is_none_or(|at| at.elapsed() >= WATERMARKS_TOLD_EVERY) {
-            // Others wait for our shards only while they hear of them, also when those stand still.
-            self.told_at = Some(Instant::now());
-            let turn = self.chain.close_by(&self.places, &self.chain.told()).await;
-            self.add(turn, &mut delivery);
+        } else {
+            self.tell_watermarks(WATERMARKS_TOLD_EVERY, &mut delivery).await;
         }
         if watermark.is_some() {
             self.sweep(&mut delivery).await;
@@ -343,7 +504,17 @@ impl Judgement {
             }
             None => None,
         };
-        delivery
+        Ok(delivery)
+    }
+
+    /// Tells correlation how far our shards are, where that was last told so long ago: others wait for our shards only while they
+    /// hear of them, also when those stand still.
+    async fn tell_watermarks(&mut self, every: Duration, delivery: &mut Delivery) {
+        if self.told_at.is_none_or(|at| at.elapsed() >= every) {
+            self.told_at = Some(Instant::now());
+            let turn = self.chain.close_by(&self.places, &self.chain.told()).await;
+            self.add(turn, delivery);
+        }
     }
 
     /// Hands a turn of the chain on to delivery, and notes in which incidents its shard had a part.
@@ -403,7 +574,7 @@ impl Judgement {
     /// Has closed what should have been and was not; it waits behind everything that is on its way to delivery.
     async fn sweep(&mut self, delivery: &mut Delivery) {
         // A shard that has told no watermark yet may add to anything.
-        if self.chain.watermarks.least().is_none() {
+        if self.chain.least().is_none() {
             return;
         }
         let asked = Asked {
@@ -497,7 +668,8 @@ impl Judgement {
         };
         let judge = self.chain.judge.snapshot_of(|id| parts.contains_key(&id));
         let state = State { parts, incidents, judge, feedback_from: self.feedback_from };
-        postcard::to_stdvec(&state).expect("plain data can always be written")
+        let waiting = self.chain.waiting_of(shard);
+        postcard::to_stdvec(&(state, waiting)).expect("plain data can always be written")
     }
 }
 

@@ -109,6 +109,8 @@ pub(super) struct Step {
     pub findings: Vec<Finding>,
     pub vectors: Vec<FeatureVector>,
     pub watermark: Option<EventTime>,
+    /// Whether there have been no records for long, and none before.
+    pub idle: bool,
     pub trace: BatchTrace,
     pub barrier: Option<Barrier>,
 }
@@ -681,7 +683,8 @@ impl Observer {
         let Output { findings, vectors } = said;
         if !findings.is_empty() || !vectors.is_empty() {
             let (watermark, trace) = (Some(self.engine.watermark()), BatchTrace::untraced());
-            if to_score.blocking_send(Step { findings, vectors, watermark, trace, barrier: None }).is_err() {
+            if to_score.blocking_send(Step { findings, vectors, watermark, idle: false, trace, barrier: None }).is_err()
+            {
                 return;
             }
         }
@@ -700,6 +703,7 @@ impl Observer {
             let mut out = Output::default();
             let mut barrier = None;
             let finished = matches!(item, Work::Finish);
+            let quiet = matches!(item, Work::Quiet(1..));
             match item {
                 Work::Batch(batch) => self.observe(&batch, &mut out),
                 Work::Quiet(seconds) => self.wait(seconds, &mut out),
@@ -717,11 +721,12 @@ impl Observer {
             // When nothing will follow, nothing is waited for.
             let watermark = if finished { EventTime(u32::MAX) } else { self.engine.watermark() };
             let watermark = (self.counted.records > 0).then_some(watermark);
+            let idle = quiet && self.counted.records == 0 && self.common.ending == Ending::LeaveOpen;
             let Output { findings, vectors } = out;
             stage.set_attribute("records", records as i64);
             stage.set_attribute("findings", findings.len() as i64);
             drop(stage);
-            if to_score.blocking_send(Step { findings, vectors, watermark, trace, barrier }).is_err() {
+            if to_score.blocking_send(Step { findings, vectors, watermark, idle, trace, barrier }).is_err() {
                 return;
             }
         }

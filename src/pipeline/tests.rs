@@ -68,22 +68,6 @@ pub(super) fn common(settings: &crate::settings::Settings, folder: &Path) -> Com
 }
 
 #[test]
-fn the_least_watermark_waits_for_every_shard() {
-    let (a, b) = (ShardId("a".into()), ShardId("b".into()));
-    let mut watermarks = Watermarks::default();
-    assert_eq!(watermarks.least(), None);
-    watermarks.enter(a.clone());
-    watermarks.enter(b.clone());
-    watermarks.move_to(&a, EventTime(100));
-    assert_eq!(watermarks.least(), None);
-    watermarks.move_to(&b, EventTime(70));
-    watermarks.move_to(&b, EventTime(60));
-    assert_eq!(watermarks.least(), Some(EventTime(70)));
-    watermarks.leave(&b);
-    assert_eq!(watermarks.least(), Some(EventTime(100)));
-}
-
-#[test]
 fn a_shard_that_is_well_takes_back_nothing_of_what_another_has_said() {
     let folder = tempfile::tempdir().unwrap();
     let common = common(&crate::settings::Settings::defaults(), folder.path());

@@ -185,6 +185,7 @@ const RANGES: &[(&str, Range)] = &[
     ("pipeline.sweep_every", Time(0, YEARS)),
     ("pipeline.idle_after", Time(1, YEARS)),
     ("pipeline.clock_gap_max", Time(0, YEARS)),
+    ("pipeline.shard_wait", Time(0, DAY)),
     ("pipeline.grace", Time(0, DAY)),
     ("pipeline.snapshot_interval", Time(1, YEARS)),
     ("pipeline.records_waiting", Count(1, 1_000_000)),

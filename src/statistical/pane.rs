@@ -446,13 +446,7 @@ impl Index {
 /// Asks for a cache line that is needed soon; a hint that may point anywhere.
 #[inline]
 pub(super) fn prefetch<T>(at: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing that the program could see and never faults; SSE is part of x86-64.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
+    crate::flow::simd::hints::prefetch(at);
 }
 
 #[cfg(test)]

@@ -455,7 +455,7 @@ fn what_correlation_knows_stands_beside_the_numbers() {
             finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 600, 0.95),
             finding(Threat::PortScan, "203.0.113.9", "10.0.0.5", 22, 660, 0.95),
         ]);
-        incident.beside = others.iter().map(|other| address(other)).collect();
+        incident.beside = others.iter().map(|other| (address(other), address(other))).collect();
         let told = told_evidence(&Case::new(&incident));
         told.into_iter().filter(|e| e.tier == Tier::Correlation).map(|e| (e.name, e.value)).collect::<Vec<_>>()
     };

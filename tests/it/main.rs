@@ -15,6 +15,7 @@ mod export;
 mod faults;
 mod fencing;
 mod formats;
+mod fuzz;
 mod hosts;
 mod ingest;
 mod interop;

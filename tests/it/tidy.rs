@@ -55,24 +55,24 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("settings", "api", "settings hold the settings of every part"),
 ];
 
-/// Where there is `unsafe`, each with the reason why. That every block says why it is sound is a lint's to hold
-/// (`undocumented_unsafe_blocks`).
-const UNSAFE: &[(&str, &str)] = &[
-    ("src/flow/simd/x86.rs", "the decoder's vector instructions and loads before separators"),
-    ("src/flow/interfaces.rs", "a prefetch, which reads nothing"),
-    ("src/statistical/pane.rs", "a prefetch, which reads nothing"),
-    ("src/ml/lstm.rs", "calls of functions that are compiled for AVX2, where the processor has it"),
-];
-
 #[test]
-fn what_is_unsafe_lies_in_few_named_files() {
-    let word = |line: &str| line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe");
-    let found: BTreeSet<String> = files(&root().join("src"), ".rs")
-        .iter()
-        .filter(|path| code(path).lines().any(word))
-        .map(|path| name(path))
-        .collect();
-    assert_eq!(found, UNSAFE.iter().map(|(file, _)| (*file).to_owned()).collect());
+fn what_is_unsafe_lies_in_one_folder_and_is_allowed_once() {
+    let word =
+        |line: &str, wanted: &str| line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == wanted);
+    let with = |wanted: &str| -> BTreeSet<String> {
+        let sources = ["src", "tests", "benches"].map(|folder| files(&root().join(folder), ".rs")).concat();
+        let has = |path: &&PathBuf| code(path).lines().any(|line| word(line, wanted));
+        sources.iter().filter(has).map(|path| name(path)).filter(|name| name != "tests/it/tidy.rs").collect()
+    };
+    let outside: Vec<String> = with("unsafe").into_iter().filter(|file| !file.starts_with("src/flow/simd/")).collect();
+    // The policy of the dashboard forbids `unsafe-inline`, and its test says so.
+    assert_eq!(outside, ["tests/it/api.rs"]);
+    assert_eq!(with("unsafe_code"), BTreeSet::from(["src/flow.rs".to_owned()]), "every other file is held by the lint");
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    for lint in ["unsafe_code = \"deny\"", "unsafe_op_in_unsafe_fn = \"deny\"", "undocumented_unsafe_blocks = \"deny\""]
+    {
+        assert!(manifest.contains(lint), "{lint}");
+    }
 }
 
 fn floor(module: &str) -> Option<usize> {

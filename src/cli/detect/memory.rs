@@ -1,6 +1,6 @@
 //! Incidents and anomalies for as long as the command runs, by the rules of the service's stores.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::anomaly::Anomaly;
 use crate::correlation::local::LocalIncidents;
-use crate::correlation::{self, Incident, IncidentStore, Watermarks};
+use crate::correlation::{self, Incident, IncidentStore, Progress, Progresses, Watermarks};
 use crate::finding::{Finding, IncidentKey};
 use crate::ingest::ShardId;
 use crate::pipeline::chain::Stores;
@@ -53,6 +53,10 @@ impl Memory {
 impl Stores for Memory {
     async fn fold(&self, shard: &ShardId, findings: &[Finding]) -> Vec<Incident> {
         self.incidents.fold(shard, findings).await.expect("memory is never away")
+    }
+
+    async fn progress(&self, own: &Progresses, expected: &BTreeSet<ShardId>) -> Option<Progress> {
+        self.incidents.progress(own, expected).await.expect("memory is never away")
     }
 
     async fn expire(&self, watermarks: &Watermarks) -> Vec<Incident> {

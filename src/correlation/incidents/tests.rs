@@ -231,6 +231,48 @@ fn who_else_scans_a_host_and_who_is_related_does_not_depend_on_which_shard_is_he
 }
 
 #[test]
+fn who_was_met_on_a_target_that_a_wide_scan_names_no_more_is_not_met_in_any_order() {
+    let by = |n: u32, targets: std::ops::Range<u32>| {
+        let scanner = Address::v4(0xcb00_7100 + n);
+        let target = |n| Target { address: Address::v4(0x0a00_0000 + n), ports: vec![22], port_count: 1 };
+        let targets = targets.map(target).collect();
+        Finding { actor: Actor::One(scanner), subject: Subject::Actor(scanner), targets, ..scan(0, 1) }
+    };
+    let most = Finding::TARGETS_MAX as u32;
+    // Two shards' parts of a wide scan, of which the second has smaller addresses, two others, and the victims of many.
+    let victim = |n: u32| {
+        let address = Address::v4(0x0a00_0000 + n);
+        Finding { actor: Actor::Many, subject: Subject::Victim(address), ..by(9, n..n + 1) }
+    };
+    let (last, kept) = (2 * most - 1, most);
+    let heard = [
+        by(1, most..2 * most),
+        by(1, 0..most - 1),
+        by(2, last..last + 1),
+        by(3, kept..kept + 1),
+        victim(last),
+        victim(kept),
+    ];
+    for order in [
+        [0, 4, 1, 2, 3, 5],
+        [0, 2, 1, 3, 5, 4],
+        [2, 0, 5, 3, 1, 4],
+        [1, 5, 2, 3, 4, 0],
+        [3, 2, 1, 4, 5, 0],
+        [5, 4, 2, 3, 0, 1],
+    ] {
+        let mut incidents = Incidents::new(&settings());
+        order.iter().for_each(|&at| drop(incidents.fold(&Arc::from(format!("shard-{at}")), &[heard[at].clone()])));
+        let mut closed = incidents.finish();
+        closed.sort_by_key(|incident| incident.key);
+        let met: Vec<(Subject, u32)> = closed.iter().map(|i| (i.key.subject, i.actors_on_target())).collect();
+        let of = |at: usize| heard[at].subject;
+        let expected = [(of(0), 2), (of(2), 1), (of(3), 2), (of(5), 3), (of(4), 2)];
+        assert_eq!(met, expected, "{order:?}");
+    }
+}
+
+#[test]
 fn two_threats_of_one_actor_are_related_within_a_day_only() {
     let mut incidents = Incidents::new(&settings());
     incidents.fold(&shard(), &[scan(0, 100)]);

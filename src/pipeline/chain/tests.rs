@@ -18,6 +18,10 @@ impl Stores for Memory {
         self.0.fold(shard, findings).await.unwrap()
     }
 
+    async fn progress(&self, own: &Progresses, expected: &BTreeSet<ShardId>) -> Option<Progress> {
+        self.0.progress(own, expected).await.unwrap()
+    }
+
     async fn expire(&self, watermarks: &correlation::Watermarks) -> Vec<Incident> {
         self.0.expire(watermarks).await.unwrap()
     }
@@ -43,7 +47,12 @@ impl Passed {
     }
 
     async fn pass(&mut self, findings: &[Finding], watermark: u32) {
-        let shard = ShardId("a".into());
+        self.hear("a", findings, watermark).await;
+    }
+
+    /// Takes in what a shard says.
+    async fn hear(&mut self, shard: &str, findings: &[Finding], watermark: u32) {
+        let shard = ShardId(shard.into());
         let turns = self.chain.pass(&self.memory, &shard, findings.to_vec(), Some(EventTime(watermark))).await;
         self.outcomes.extend(turns.into_iter().flat_map(|turn| turn.outcomes));
     }
@@ -111,4 +120,50 @@ async fn looks_close_nothing_and_come_after_what_has_closed() {
     passed.pass(&[look(900), scan(1, 10)], 670).await;
     let told: Vec<_> = passed.told().iter().map(|anomaly| (anomaly.status, anomaly.first_seen.0)).collect();
     assert_eq!(told, [(Status::Open, 601), (Status::Open, 54_001)]);
+}
+
+fn shard(name: &str) -> ShardId {
+    ShardId(name.into())
+}
+
+#[tokio::test]
+async fn which_of_two_shards_is_heard_first_changes_nothing() {
+    let (early, late) = (scan(1, 8), scan(1, 10));
+    // A sure judgement and a wide one of the same minute, and who else was met on the targets.
+    let (ours, theirs) = (scan(2, 9), scan_of(2, 9, Address::v4(0x0a00_0063)));
+    let beside = scan_of(3, 10, Address::v4(0x0a00_0063));
+    let (of_a, of_b) = ([ours, late, beside], [early, theirs]);
+    let mut all = Vec::new();
+    for first in ["a", "b"] {
+        let mut passed = Passed::new();
+        ["a", "b"].into_iter().for_each(|name| passed.chain.watermarks.enter(shard(name)));
+        for name in [first, if first == "a" { "b" } else { "a" }] {
+            assert_eq!(passed.told(), Vec::<&Anomaly>::new(), "it waits for the other");
+            passed.hear(name, if name == "a" { &of_a } else { &of_b }, 900).await;
+        }
+        assert_eq!(passed.told()[0].episode.unwrap().known_from, EventTime(480));
+        all.push(passed.outcomes);
+    }
+    assert_eq!(all[0], all[1]);
+}
+
+#[tokio::test]
+async fn what_waits_is_folded_by_its_deadline_and_a_shard_without_records_is_not_waited_for() {
+    let mut passed = Passed::new();
+    ["a", "b"].into_iter().for_each(|name| passed.chain.watermarks.enter(shard(name)));
+    passed.pass(&[scan(1, 10), scan(1, 20)], 1500).await;
+    assert_eq!((passed.told().len(), passed.chain.waits().count()), (0, 2));
+    passed.chain.next(&passed.memory, EventTime(660)).await.unwrap();
+    assert_eq!(passed.chain.waits().collect::<Vec<_>>(), [EventTime(1260)]);
+    assert_eq!(passed.chain.told()[&shard("a")], EventTime(1200));
+    passed.chain.watermarks.note_idle(&shard("b"));
+    passed.pass(&[], 1500).await;
+    assert_eq!((passed.told().len(), passed.chain.waits().count()), (1, 0));
+    // One that somebody will read soon.
+    passed.chain.watermarks.expect(shard("c"));
+    passed.pass(&[scan(4, 30)], 2000).await;
+    assert_eq!(passed.chain.waits().count(), 1);
+    passed.chain.watermarks.give_up(&shard("c"));
+    passed.pass(&[], 2000).await;
+    assert_eq!(passed.chain.waits().count(), 0);
 }

@@ -25,9 +25,15 @@ impl World {
         World { folder: tempfile::tempdir().unwrap(), store: Arc::new(SqliteStore::in_memory().unwrap()) }
     }
 
+    /// Most of these stories are of one shard after the other.
     fn task(&self) -> Judgement {
-        let settings = Settings::defaults();
-        let common = common(&settings, self.folder.path());
+        let mut settings = Settings::defaults();
+        settings.pipeline.shard_wait = jiff::SignedDuration::ZERO;
+        self.task_with(&settings)
+    }
+
+    fn task_with(&self, settings: &Settings) -> Judgement {
+        let common = common(settings, self.folder.path());
         Judgement::new(&common, Arc::new(LocalIncidents::new(&settings.correlation)), self.store.clone())
     }
 }
@@ -45,17 +51,25 @@ impl Judgement {
             findings: vec![finding],
             vectors: Vec::new(),
             watermark: None,
+            idle: false,
             trace: BatchTrace::untraced(),
             barrier: None,
         };
-        told(self.step(name(shard), step).await.outcomes)
+        told(self.takes(shard, step).await)
     }
 
     /// What becomes of everything when a shard's event time moves on.
     async fn passes(&mut self, shard: &str, moment: u32) -> Vec<Anomaly> {
         let (watermark, trace) = (Some(EventTime(moment)), BatchTrace::untraced());
-        let step = Step { findings: Vec::new(), vectors: Vec::new(), watermark, trace, barrier: None };
-        told(self.step(name(shard), step).await.outcomes)
+        let step = Step { findings: Vec::new(), vectors: Vec::new(), watermark, idle: false, trace, barrier: None };
+        told(self.takes(shard, step).await)
+    }
+
+    /// What comes of a step; nothing of it is sent before, since incidents are this task's own.
+    async fn takes(&mut self, shard: &str, step: Step) -> Vec<Judged> {
+        let (deliveries, _) = mpsc::channel(1);
+        let mut to_delivery = ToDelivery { deliveries, delivered: tokio::sync::watch::channel(0).1 };
+        self.step(name(shard), step, &mut to_delivery).await.ok().unwrap().outcomes
     }
 }
 
@@ -172,6 +186,30 @@ async fn what_others_closed_is_forgotten_in_time() {
     assert!(task.parts[&name("a")].is_empty() && !task.chain.judge.knows(id));
 }
 
+#[tokio::test]
+async fn what_waits_for_another_shard_goes_with_its_own() {
+    let world = World::new();
+    let task = || world.task_with(&Settings::defaults());
+    let mut one = task();
+    one.reads("a", &[]).await;
+    one.reads("b", &[]).await;
+    assert_eq!(one.hears("a", scan(1, 10)).await, []);
+    let state = one.snapshot(&name("a")).await;
+    drop(one);
+    let mut other = task();
+    other.reads("a", &[state.clone(), state]).await;
+    other.reads("b", &[]).await;
+    assert_eq!(other.passes("b", 600).await, [], "as far as the window's start");
+    other.passes("a", 660).await;
+    let told = other.passes("b", 660).await;
+    assert_eq!(told.iter().map(|anomaly| anomaly.actor).collect::<Vec<_>>(), [scan(1, 0).actor]);
+    // Whoever reads a lost shard next brings what waits there.
+    other.hears("a", scan(2, 20)).await;
+    other.leave(&name("a")).await;
+    other.give_up(&name("a"));
+    assert_eq!(other.passes("b", 3_000).await, []);
+}
+
 /// A simulated time under attack.
 struct Log {
     interfaces: Vec<crate::flow::Interface>,
@@ -260,9 +298,9 @@ impl Reader {
         let watermark = Some(if batch.is_empty() { EventTime(u32::MAX) } else { self.engine.watermark() });
         let Output { mut findings, vectors } = out;
         self.behavior.hear(&vectors, None, &mut findings, &self.task.common.tiers.behavior.clone());
-        let step = Step { findings, vectors: Vec::new(), watermark, trace: BatchTrace::untraced(), barrier: None };
-        let Delivery { outcomes, .. } = self.task.step(name("a"), step).await;
-        for anomaly in told(outcomes) {
+        let trace = BatchTrace::untraced();
+        let step = Step { findings, vectors: Vec::new(), watermark, idle: false, trace, barrier: None };
+        for anomaly in told(self.task.takes("a", step).await) {
             stands.insert(anomaly.anomaly_id, anomaly);
         }
         !batch.is_empty()

@@ -13,7 +13,7 @@ use crate::correlation::{CorrelationError, Incident};
 use crate::finding::Finding;
 use crate::flow::Address;
 use crate::ingest::{Fence, ShardId};
-use crate::pipeline::judgement::{Judgement, Message};
+use crate::pipeline::judgement::{Judgement, Message, ToDelivery};
 use crate::pipeline::shard::{Barrier, State, Step};
 use crate::pipeline::tests::{common, scan_of};
 use crate::pipeline::{PipelineError, delivery};
@@ -81,6 +81,8 @@ impl World {
         // Every step of a test is a look.
         settings.pipeline.sweep_every = jiff::SignedDuration::from_nanos(1);
         settings.validation.storm.anomalies_max = 1000;
+        // A shard is behind here that nobody waits for.
+        settings.pipeline.shard_wait = jiff::SignedDuration::ZERO;
         World {
             incidents: Arc::new(Lossy(Mutex::new(Arc::new(LocalIncidents::new(&settings.correlation))))),
             store: Arc::new(SqliteStore::in_memory().unwrap()),
@@ -101,11 +103,12 @@ impl World {
         let (to_delivery, deliveries) = mpsc::channel(1);
         let announcer = Arc::new(LineAnnouncer::to(Box::new(self.heard.clone())));
         let mut stages = JoinSet::new();
-        stages.spawn(judgement.run(messages, to_delivery));
+        let (delivered, delivering) = watch::channel(0);
+        stages.spawn(judgement.run(messages, ToDelivery { deliveries: to_delivery, delivered: delivering }));
         let letters = Arc::new(Letters::in_file(self.folder.path().join("dead-letters.ndjson")));
         let (store, incidents) = (self.store.clone(), self.incidents.clone());
         let places = delivery::Places { store, announcer, incidents, letters };
-        stages.spawn(delivery::run(common, places, deliveries));
+        stages.spawn(delivery::run(common, places, deliveries, delivered));
         for shard in shards {
             let (shard, fence) = (name(shard), Fence::default());
             let enter = Message::Enter { shard, fence, siblings: Vec::new(), judgements: Vec::new() };
@@ -151,7 +154,7 @@ impl Task {
         let (passed, mut passing) = watch::channel(None);
         let barrier =
             Barrier { shard: name(shard), number: 1, position: None, state: State::default(), passed: passed.into() };
-        let step = Step { findings, vectors: Vec::new(), watermark, trace, barrier: Some(barrier) };
+        let step = Step { findings, vectors: Vec::new(), watermark, idle: false, trace, barrier: Some(barrier) };
         assert!(self.to_judgement.send(Message::Step(name(shard), step)).await.is_ok());
         passing.wait_for(Option::is_some).await.unwrap();
     }

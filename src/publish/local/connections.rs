@@ -4,6 +4,8 @@
 //! their own, which a log written ahead (WAL) keeps out of the writer's way. Both happen on threads for blocking work, a
 //! bounded number of them, never on the runtime's.
 //!
+//! Lists are made on threads that give way to detection where there are too few processors for both.
+//!
 //! Reads stand in one of two lanes ([`Lane`]): whoever lists pages cannot keep the pipeline waiting for one row. A read
 //! ends early when nobody waits for it any more (a request whose deadline has passed, a client that has gone), and in
 //! any case after `read_timeout`.
@@ -221,13 +223,13 @@ impl Connections {
                 })
             }
             Some(readers) => {
-                let lane = if lane == Lane::Inner { &readers.inner } else { &readers.lists };
-                let Ok(place) = tokio::time::timeout(limit, acquire(lane, &context)).await else {
+                let places = if lane == Lane::Inner { &readers.inner } else { &readers.lists };
+                let Ok(place) = tokio::time::timeout(limit, acquire(places, &context)).await else {
                     let cause = format!("no place to read came free within {} s", limit.as_secs());
                     return Err(PublishError::Retry { context, cause });
                 };
                 let (place, path, idle) = (place?, readers.path.clone(), readers.idle.clone());
-                tokio::task::spawn_blocking(move || {
+                let read = move || {
                     let _place = place;
                     let kept = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
                     let mut connection = match kept {
@@ -240,11 +242,34 @@ impl Connections {
                         idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
                     }
                     result
-                })
+                };
+                if lane == Lane::Lists {
+                    return aside(read).await.unwrap_or_else(|error| Err(broken_off(context, &error)));
+                }
+                tokio::task::spawn_blocking(read)
             }
         };
         reading.await.unwrap_or_else(|error| Err(broken_off(context, &error)))
     }
+}
+
+/// How much a list gives way to everything else that wants the processor, as `nice` has it: where there is enough, not at all; where
+/// detection takes all of it, a list gets a thirtieth of a core. At 19 it would get a seventieth, and many would run into their deadline.
+const NICENESS: i32 = 15;
+
+/// Works on a thread of its own, which gives way to detection. Priority is a thread's, and cannot be taken back, so that it is no thread
+/// of the runtime. There are no more of them than places to read.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PublishError> + Send + 'static,
+) -> Result<Result<T, PublishError>, std::io::Error> {
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let body = move || {
+        // Where it is refused, the list is as fast as everything else.
+        let _ = rustix::process::setpriority_process(None, NICENESS);
+        let _ = answer.send(work());
+    };
+    std::thread::Builder::new().name("list".to_owned()).spawn(body)?;
+    answered.await.map_err(std::io::Error::other)
 }
 
 /// Sets its flag when it is dropped.
@@ -284,6 +309,6 @@ fn open_to_read(path: &std::path::Path) -> rusqlite::Result<Connection> {
 }
 
 /// The thread has panicked, or the runtime ends.
-fn broken_off(context: String, error: &tokio::task::JoinError) -> PublishError {
+fn broken_off(context: String, error: &impl std::fmt::Display) -> PublishError {
     PublishError::Retry { context, cause: error.to_string() }
 }

@@ -1,17 +1,6 @@
-//! A Parquet file of any bytes is read or refused. Panics of the Parquet library are caught by the reader, so this target
-//! looks for what cannot be caught: unbounded memory and time.
 #![no_main]
 
-use bytes::Bytes;
-use flowvigil::flow::interfaces::Interfaces;
-use flowvigil::flow::parquet::Rows;
-use flowvigil::flow::text::Decoded;
-use libfuzzer_sys::fuzz_target;
+#[path = "../checks/parquet.rs"]
+mod parquet;
 
-fuzz_target!(|input: &[u8]| {
-    let (mut interfaces, mut out) = (Interfaces::new(100), Decoded::default());
-    let Ok(mut rows) = Rows::new(Bytes::copy_from_slice(input)) else { return };
-    while let Ok(true) = rows.decode(&mut interfaces, &mut out) {
-        out.clear();
-    }
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| parquet::check(input));
