@@ -371,10 +371,10 @@ const JOBS: std::ops::Range<f64> = 30.0..400.0;
 const SENT_TO_RECEIVED_MAX: u64 = 2;
 
 /// For how long a pool must have pushed, s: four jobs at one a minute.
-const PUSHED_SECONDS: u32 = 240;
+pub(crate) const PUSHED_SECONDS: u32 = 240;
 
 /// In which share of the minutes: some pools push a job every two minutes, and a keep-alive is rarer.
-const PUSHED: f64 = 1.0 / 3.0;
+pub(crate) const PUSHED: f64 = 1.0 / 3.0;
 
 /// Whether a channel is more likely a miner's than an implant's: a pool pushes short jobs all the time, so that its miner receives
 /// as much as it sends, or more, in messages of a line of JSON; who commands a host says little to it, or sends it files.
