@@ -1244,7 +1244,7 @@ impl Engine {
             let mut mining = mining::judge(channel, &around, listed, prevalence, &self.settings.crypto_mining);
             let mut beacon = beacon::judge(channel, &around, &self.settings.c2_beacon);
             for judgement in [&mut mining, &mut beacon].into_iter().flatten().filter(|j| j.passed) {
-                if matches!(judgement.method.as_str(), "stratum_shape" | "long_channel") {
+                if matches!(judgement.method.as_str(), "stratum_shape" | "long_channel" | "paced_session") {
                     let contacts = self.state.tor.get(&channel.opener);
                     judgement.refuse_relay(contacts.is_some_and(|contacts| contacts.explains(channel.responder)));
                     let opener = channel.opener;
@@ -1287,7 +1287,10 @@ impl Engine {
             if let Some(j) = mining.as_ref().filter(|j| j.passed) {
                 findings.push(mining::finding(channel, j, window, self.window));
             }
-            if let Some(j) = beacon.as_ref().filter(|j| j.passed && !(mined && j.method == "long_channel")) {
+            if let Some(j) = beacon
+                .as_ref()
+                .filter(|j| j.passed && !(mined && matches!(j.method.as_str(), "long_channel" | "paced_session")))
+            {
                 findings.push(beacon::finding(channel, j, window, self.window));
             }
             // A signal is looked at again as soon as there is more to see.

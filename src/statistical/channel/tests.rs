@@ -47,6 +47,7 @@ fn channel(port: u16, sessions: Vec<Session>) -> Channel {
         first_contact: sessions[0].start,
         sessions,
         forgotten: 0,
+        messages: Vec::new(),
         aws_service: false,
         judged_sessions: 0,
         told: EventTime(0),

@@ -51,6 +51,7 @@ fn channel(port: u16, sessions: &[Session]) -> Channel {
         protocol: protocol::TCP,
         sessions: sessions.to_vec(),
         forgotten: 0,
+        messages: Vec::new(),
         aws_service: false,
         judged_sessions: 0,
         told: EventTime(0),
