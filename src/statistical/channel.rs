@@ -10,7 +10,7 @@
 //! port was capped: none of these laboratories holds a server that talks to vendors on odd ports.
 //!
 //! A host without a past cannot do anything out of its character: what it does before it has been [watched](Settings::watched) for some
-//! time is no more than a *signal*, as is what is possible and not likely. Signals are kept and listed, and are not told alone.
+//! time, or has begun to use [many services](Settings::contacts), is no more than a *signal*, as is what is possible and not likely. Signals are kept and listed, and are not told alone.
 
 use jiff::SignedDuration;
 use serde::Deserialize;
@@ -32,6 +32,8 @@ pub const METHOD: &str = "out_of_character";
 pub struct Settings {
     /// How long a host must have been watched when it began a channel.
     pub watched: SignedDuration,
+    /// Or how many services outside it must have begun to use by then; 64 are kept.
+    pub contacts: u32,
     /// At most so many of our hosts use the destination.
     pub clients: f64,
     /// Calls that are enough to judge.
@@ -324,7 +326,7 @@ pub fn judge(
         return None;
     }
     let nats = numbers.nats().min(settings.evidence_max);
-    let watched = i64::from(watched_before) >= settings.watched.as_secs();
+    let watched = i64::from(watched_before) >= settings.watched.as_secs() || host.contacts_before >= settings.contacts;
     let unwatched = if watched { 0.0 } else { settings.unwatched_against };
     let log_odds = nats - settings.prior_against - unwatched;
     let probability = 1.0 / (1.0 + (-log_odds).exp());
@@ -336,6 +338,7 @@ pub fn judge(
         Evidence::below("peers", f64::from(peers), f64::from(settings.peers), "addresses", Merge::Latest),
         Evidence::told("prior_against", settings.prior_against, "nats", Merge::Latest),
         Evidence::told("watched_before", f64::from(watched_before), "s", Merge::Latest),
+        Evidence::told("contacts_before", f64::from(host.contacts_before), "services", Merge::Latest),
         Evidence::told("unwatched_against", unwatched, "nats", Merge::Latest),
         Evidence::told("usual", USUAL, "nats", Merge::Latest),
         Evidence::told("sessions", f64::from(numbers.sessions), "sessions", Merge::Max),

@@ -12,7 +12,7 @@ const AROUND: Surroundings =
     Surroundings { clients: 1.0, hosts: 40.0, watched_before: 0, channels: 10, internal: false };
 
 /// What a host does that opens little beside the channel.
-const HOST: Around = Around { sessions: 20, on_port: 0, unregistered: 1 };
+const HOST: Around = Around { sessions: 20, on_port: 0, unregistered: 1, contacts_before: 0 };
 
 const PORTS: Ports<'static> = Ports { benign: &[53], pushing: &[443], thin: &[5_938] };
 
@@ -82,7 +82,7 @@ fn the_arithmetic_stands_on_the_finding() {
 
 #[test]
 fn a_channel_at_its_usual_numbers_is_far_from_told() {
-    let usual = Around { sessions: 240, on_port: 32, unregistered: 0 };
+    let usual = Around { sessions: 240, on_port: 32, unregistered: 0, contacts_before: 0 };
     let benign = channel(50_001, (0..12).map(|n| session(n * n, 1_800, 3_600)).collect());
     let judged = judge(&benign, &AROUND, &usual, DAY, &settings(), &PORTS).expect("enough to judge");
     assert!(!judged.judgement.passed && !judged.signal);
@@ -94,6 +94,11 @@ fn nothing_is_out_of_character_for_a_host_without_a_past() {
     assert!(passes(&padded(50_001, 12), &AROUND, &HOST, wanted));
     let early = judge(&padded(50_001, 12), &AROUND, &HOST, wanted - 1, &settings(), &PORTS).expect("enough to judge");
     assert!(!early.judgement.passed && early.signal, "it is kept as a signal");
+    let known = |contacts_before| {
+        let host = Around { contacts_before, ..HOST };
+        judge(&padded(50_001, 12), &AROUND, &host, 60, &settings(), &PORTS).expect("enough to judge").judgement.passed
+    };
+    assert!(!known(39) && known(40), "a busy host has a past within minutes");
     assert!(settings().evidence_max < settings().prior_against + settings().unwatched_against, "and can be no more");
 }
 
