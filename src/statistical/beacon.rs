@@ -431,6 +431,7 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
         account: String::new(),
         provisional: false,
         ml: None,
+        alternatives: Vec::new(),
     }
 }
 

@@ -399,5 +399,8 @@ pub fn sentence(channel: &Channel, span: &str) -> String {
     )
 }
 
+pub mod candidate;
+pub mod nature;
+
 #[cfg(test)]
 mod tests;

@@ -481,6 +481,7 @@ pub fn finding(
         account: String::new(),
         provisional: false,
         ml: None,
+        alternatives: Vec::new(),
     }
 }
 

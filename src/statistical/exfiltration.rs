@@ -342,6 +342,7 @@ impl Uploads {
             account: String::new(),
             provisional: false,
             ml: None,
+            alternatives: Vec::new(),
         }
     }
 }

@@ -493,6 +493,7 @@ impl Suspect {
             account: String::new(),
             provisional: false,
             ml: None,
+            alternatives: Vec::new(),
         }
     }
 }

@@ -18,7 +18,7 @@ const PORTS: Ports<'static> = Ports { benign: &[53], pushing: &[443], thin: &[5_
 
 const DAY: u32 = 86_400;
 
-fn session(n: u32, sent: u64, received: u64) -> Session {
+pub(in crate::statistical::channel) fn session(n: u32, sent: u64, received: u64) -> Session {
     Session {
         start: EventTime(100_000 + 60 * n),
         end: EventTime(100_002 + 60 * n),
@@ -37,7 +37,7 @@ fn session(n: u32, sent: u64, received: u64) -> Session {
     }
 }
 
-fn channel(port: u16, sessions: Vec<Session>) -> Channel {
+pub(in crate::statistical::channel) fn channel(port: u16, sessions: Vec<Session>) -> Channel {
     Channel {
         fingerprint: 1,
         opener: Address::v4(0x0a00_0005),
