@@ -7,7 +7,8 @@
 //! The weights are those of a logistic regression (L2, C = 0.1 on standardised numbers, both classes of equal weight) over 57 channels of
 //! attacks and 575 benign ones, of ten laboratories, each channel counted once over all its looks; made into nats by a second one (Platt
 //! 1999) over scores of channels by weights that were learned without their laboratory. Then rounded, and the weight of the
-//! port was capped: none of these laboratories holds a server that talks to vendors on odd ports.
+//! port was capped: none of these laboratories holds a server that talks to vendors on odd ports. `tests/learn_channels.py` learns them again
+//! from single captures, and prints both side by side.
 //!
 //! A host without a past cannot do anything out of its character: what it does before it has been [watched](Settings::watched) for some
 //! time, or has begun to use [many services](Settings::contacts), is no more than a *signal*, as is what is possible and not likely. Signals are kept and listed, and are not told alone.
