@@ -11,7 +11,8 @@
 //! from single captures, and prints both side by side.
 //!
 //! A host without a past cannot do anything out of its character: what it does before it has been [watched](Settings::watched) for some
-//! time, or has begun to use [many services](Settings::contacts), is no more than a *signal*, as is what is possible and not likely. Signals are kept and listed, and are not told alone.
+//! time, or has begun to use [many services](Settings::contacts), is no more than a *signal*, as is what is possible and not likely.
+//! Signals are kept and listed, and are not told alone.
 
 use jiff::SignedDuration;
 use serde::Deserialize;
