@@ -266,7 +266,7 @@ struct State {
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 14;
+const SNAPSHOT_VERSION: u32 = 15;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
