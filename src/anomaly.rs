@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::finding::{Actor, Evidence, IncidentKey, Origin, Severity, Subject, Target, Threat};
+use crate::finding::{Actor, Alternative, Evidence, IncidentKey, Origin, Severity, Subject, Target, Threat};
 pub use crate::finding::{MlContribution, MlFeature};
 use crate::flow::EventTime;
 
@@ -43,6 +43,10 @@ pub struct Anomaly {
     pub severity_reason: String,
     /// Calibrated probability that it is true, 0 to 1.
     pub confidence: f64,
+    /// Other threats that the same evidence allows, the likeliest first. What their shares leave of 1 is the share of `threat`;
+    /// where there are none, the evidence allows no other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alternatives: Vec<Alternative>,
     /// Who did it; `many` for a distributed flood or scan.
     pub actor: Actor,
     /// Where it comes from, where `actor` is `many`: the largest so many, the largest first.

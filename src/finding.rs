@@ -267,6 +267,24 @@ impl Origin {
     }
 }
 
+/// Another threat that the same evidence allows.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Alternative {
+    /// Which threat.
+    pub threat: Threat,
+    /// How likely it is this one, if it is any of those named, 0 to 1. The shares of all alternatives and of the threat that is
+    /// named first add up to 1.
+    pub share: f64,
+}
+
+impl Alternative {
+    /// In words: `crypto_mining (30 %), tor (5 %)`.
+    pub fn list(alternatives: &[Alternative]) -> String {
+        let words = alternatives.iter().map(|other| format!("{} ({:.0} %)", other.threat, 100.0 * other.share));
+        words.collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// One address that was acted upon, and on which ports.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Target {
@@ -335,6 +353,9 @@ pub struct Finding {
     /// What tier 2 last said of the host that this is about.
     #[serde(default)]
     pub ml: Option<MlContribution>,
+    /// Other threats that the same evidence allows, the likeliest first.
+    #[serde(default)]
+    pub alternatives: Vec<Alternative>,
 }
 
 /// What the models said of a host, beside whatever else is stated of it.

@@ -62,6 +62,8 @@
 //!   repeated, as jobs are, or two hours are over ([`statistical::port_scan::sweep`]).
 //! - What tells most of a channel is not its shape but what its host does around it ([`statistical::habits`]); that adds up as
 //!   evidence in nats, of a host with a past alone ([`statistical::channel`]). Where the host is new, shapes are all there is.
+//! - An implant and a miner may look alike. What is named first has the larger share, and the other is named beside it
+//!   ([`statistical::channel::nature`]).
 //! - A failed log-in is known by its likeness to hundreds of others and by nothing else ([`statistical::brute_force`]); data that
 //!   leaves by what its host, and the place that it goes to, were used to ([`statistical::exfiltration`]), so that nothing is told of
 //!   what was there when the log began.

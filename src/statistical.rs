@@ -50,6 +50,8 @@ pub mod translation;
 
 use ahead::Ahead;
 use brute_force::{Logins, Side};
+use channel::candidate::Candidate;
+use channel::nature::{self, Hint};
 use conversation::Conversation;
 use exfiltration::Uploads;
 use explain::{Approach, Explained, Explanations, Judgement, Seen};
@@ -266,7 +268,7 @@ struct State {
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 14;
+const SNAPSHOT_VERSION: u32 = 15;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]
@@ -281,6 +283,8 @@ pub struct Engine {
     decided_until: EventTime,
     /// The sweepers of which a sweep is held back: few of them, and each is looked at again every window.
     held: BTreeSet<(Address, u16)>,
+    /// Looks at channels since they were last taken, where they are kept.
+    candidates: Option<Vec<Candidate>>,
     // Memory that is used again by every window.
     conversations: Vec<Conversation>,
     spare: Vec<Pane>,
@@ -346,10 +350,21 @@ impl Engine {
             held: held(&state.sweepers),
             state,
             decided_until: EventTime(0),
+            candidates: None,
             conversations: Vec::new(),
             spare: Vec::new(),
             gaps: profile::Gaps::default(),
         }
+    }
+
+    /// Keeps every look at a channel from here on, until it is [taken](Self::take_candidates).
+    pub fn keep_candidates(&mut self) {
+        self.candidates.get_or_insert_default();
+    }
+
+    /// The looks at channels since they were last taken.
+    pub fn take_candidates(&mut self) -> Vec<Candidate> {
+        self.candidates.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Takes new lists into use, for the windows that close from here on.
@@ -1264,11 +1279,16 @@ impl Engine {
                 internal: internal || channel.responder.is_private(),
             };
             let listed = self.lists.mining_pools.contains(channel.responder, channel.port);
+            let hint = match listed {
+                true => Hint::List,
+                false if self.settings.crypto_mining.ports.contains(&channel.port) => Hint::Port,
+                false => Hint::None,
+            };
             let prevalence = self.settings.c2_beacon.prevalence_max;
             let mut mining = mining::judge(channel, &around, listed, prevalence, &self.settings.crypto_mining);
             let mut beacon = beacon::judge(channel, &around, &self.settings.c2_beacon);
             for judgement in [&mut mining, &mut beacon].into_iter().flatten().filter(|j| j.passed) {
-                if matches!(judgement.method.as_str(), "stratum_shape" | "long_channel") {
+                if matches!(judgement.method.as_str(), "stratum_shape" | "long_channel" | "paced_session") {
                     let contacts = self.state.tor.get(&channel.opener);
                     judgement.refuse_relay(contacts.is_some_and(|contacts| contacts.explains(channel.responder)));
                     let opener = channel.opener;
@@ -1304,8 +1324,7 @@ impl Engine {
             // stay those that told it.
             let untold = channel.told == EventTime(0);
             if let Some(j) = character.as_ref().filter(|j| signal && !told_otherwise && (j.passed || untold)) {
-                let hinted = listed || self.settings.crypto_mining.ports.contains(&channel.port);
-                findings.push(match channel.mined || channel::is_mining(channel, hinted) {
+                findings.push(match channel.mined || channel::is_mining(channel, hint.is_clear(channel.port)) {
                     true => mining::finding(channel, j, window, self.window),
                     false => beacon::finding(channel, j, window, self.window),
                 });
@@ -1316,8 +1335,15 @@ impl Engine {
             if let Some(j) = mining.as_ref().filter(|j| j.passed) {
                 findings.push(mining::finding(channel, j, window, self.window));
             }
-            if let Some(j) = beacon.as_ref().filter(|j| j.passed && !(mined && j.method == "long_channel")) {
+            if let Some(j) = beacon
+                .as_ref()
+                .filter(|j| j.passed && !(mined && matches!(j.method.as_str(), "long_channel" | "paced_session")))
+            {
                 findings.push(beacon::finding(channel, j, window, self.window));
+            }
+            let mining_share = nature::mining_share(channel, hint);
+            for finding in &mut findings {
+                finding.alternatives = nature::alternatives(finding.threat, mining_share);
             }
             // A signal is looked at again as soon as there is more to see.
             let told = !findings.is_empty() && (told_otherwise || character.as_ref().is_some_and(|j| j.passed));
@@ -1327,6 +1353,13 @@ impl Engine {
                     self.explain(opener, Some(responder), threat, window, judgement);
                     self.explain(responder, Some(opener), threat, window, judgement);
                 }
+            }
+            if let Some(candidates) = &mut self.candidates
+                && (character.is_some() || !findings.is_empty())
+                && let Some(channel) = self.state.channels.get(&self.seed, fingerprint)
+            {
+                let reported_by = findings.iter().map(|finding| finding.method.clone()).collect();
+                candidates.push(Candidate::of(channel, now, character.as_ref(), signal, reported_by));
             }
             for mut finding in findings {
                 self.sign(&mut finding, interface);

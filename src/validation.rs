@@ -360,6 +360,7 @@ impl Judge {
             severity: account.severity.unwrap_or(Severity::Low),
             severity_reason: account.severity_reason.clone(),
             confidence: before.map_or(confidence, |told| told.anomaly.confidence.max(confidence)),
+            alternatives: account.alternatives().to_vec(),
             actor: case.actor,
             sources: account.sources(),
             targets: case.targets.clone(),

@@ -1,23 +1,27 @@
 #!/usr/bin/env python3
-"""How C2, mining and Tor are found on hosts that have a past. One command:
+"""How channels are found: on hosts that have a past, and in captures that begin with the attack. One command, some minutes:
 
     tests/watched.py [--binary PATH] [--rounds N] [--seed N] [--keep FOLDER] [-v]
 
 A service has watched its hosts for weeks when an attack comes; a capture of an attack begins with it. The data's own `warm.py` lays
 the attacks of $FLOWVIGIL_DATASETS (default: ../shared/datasets beside the project) over benign hosts that were seen for four hours
-or more; here `flowvigil detect` runs over that with its defaults, and the data's own `score.py` judges. Four tables:
+or more; here `flowvigil detect` runs over that, and over the captures as they are, with its defaults, and the data's own `score.py` judges:
 
-    as it is          attacks over hosts with a past
+    as it is          attacks over hosts with a past, and groups found by the laboratory that the attack comes from
     ten minutes       the same records at an aggregation interval of ten minutes, which is the default of AWS off Nitro
     placebo           benign hosts laid over other benign hosts in the same way: what is told is the price of "somebody installed
                       something new"
-    by laboratory     groups found, by the laboratory that the attack comes from
+    cold              every capture as it is, by laboratory
+    without attack    hosts without an attack by what they are, their hours with traffic, and what is told of them
+    by confidence     C2 and mining, told or kept as a signal, in all of the above but the placebo: how many are true. Where a second
+                      threat is named beside the first, how often that would have been the true one
 
 Exit code 2 where there is no data.
 """
-import argparse, collections, concurrent.futures, datetime, glob, gzip, json, os, pathlib, subprocess, sys, tempfile
+import argparse, collections, datetime, glob, gzip, json, os, subprocess, sys, tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+import labelled
+
 BASE = "ctu-normal-40-day1-benign@0,ctu-normal-42-day2-benign@0,benign-ctu-sme11-ubuntu-17h@0,benign-iot23-honeypots@0"
 ATTACKS = ("c2-mta-2017,c2-jstrosch-2020,mining-mta-2017,mining-ndpi-2017,tor-mta-2017,ctu-rat01-androidtester,"
            "ctu-sme11-remcos,c2-slips-periodic-capture-1")
@@ -50,26 +54,14 @@ def lay(data, out, base, attacks, sets, rounds, seed):
         sys.exit(f"warm.py failed: {run.stderr.strip()[-400:]}")
 
 
-def detect(program, labels_path):
-    base = labels_path[: -len(".labels.json")]
-    internal = ",".join(str(network) for network in json.load(open(labels_path)).get("local_hosts") or [])
-    command = [program, "detect", base + ".log.gz", "--format", "ndjson"] + (["--internal", internal] if internal else [])
-    environment = {k: v for k, v in os.environ.items() if "FLOWVIGIL_" not in k}
-    run = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if run.returncode != 0:
-        sys.exit(f"{' '.join(command)}: exit {run.returncode}: {run.stderr.strip()[-400:]}")
-    with open(base + ".ndjson", "w") as out:
-        out.write(run.stdout)
-    return base, [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
-
-
 def detect_all(program, folder):
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        return dict(pool.map(lambda path: detect(program, path), sorted(glob.glob(folder + "/*.labels.json"))))
+    """Runs `detect` on the sets of a folder: {path without its ending: anomalies}."""
+    paths = sorted(path[: -len(".labels.json")] for path in glob.glob(folder + "/*.labels.json"))
+    return {path: document["anomalies"] for path, document in labelled.detect_all(program, paths, folder).items()}
 
 
-def judge(data, folder, verbose):
-    run = subprocess.run([sys.executable, os.path.join(data, "score.py"), folder, folder, "-v"], capture_output=True, text=True)
+def judge(data, folder, verbose, anomalies=None):
+    run = subprocess.run([sys.executable, os.path.join(data, "score.py"), folder, anomalies or folder, "-v"], capture_output=True, text=True)
     if run.returncode != 0:
         sys.exit(f"the independent judge failed: {run.stderr}")
     said = [line for line in run.stderr.splitlines() if line.startswith(("FALSE", "MISSED"))]
@@ -83,24 +75,81 @@ def table(title, result):
     print(f"{title:14} found {found}; {result['tp']} true, {result['fp']} false, {result['unknown']} of unknown nature")
 
 
-def by_laboratory(folder, said):
-    """Groups found by where the attack comes from: warm.py notes the set in the truth."""
-    laboratory = lambda name: "mta" if "-mta-" in name else name.split("-20")[0].split(":")[0]
-    of, missed = collections.Counter(), collections.Counter()
-    lost = {tuple(line.split(None, 2)[1:]) for line in said if line.startswith("MISSED")}
-    for path in sorted(glob.glob(folder + "/*.labels.json")):
-        name = os.path.basename(path)[: -len(".labels.json")]
-        groups = collections.defaultdict(list)
-        for row in json.load(open(path)).get("truth", []):
-            groups[(row.get("set", name), row["threat"], row["actor"])].append(row)
-        for (where, threat, actor), rows in groups.items():
-            if all(row.get("weak") or row.get("undetectable") for row in rows):
-                continue
-            key = (laboratory(where.split(":")[0]), threat)
-            of[key] += 1
-            missed[key] += any(set_name == name and rest.startswith(f"('{threat}', '{actor}')") for set_name, rest in lost)
-    for key in sorted(of):
-        print(f"    {key[0]:28} {key[1]:14} {of[key] - missed[key]}/{of[key]}")
+def missed(said):
+    """The groups that the judge says are missed: (set, threat and whom)."""
+    return [tuple(line.split(None, 2)[1:]) for line in said if line.startswith("MISSED")]
+
+
+def laboratories(truths, said):
+    for (lab, threat), (found, of) in labelled.by_laboratory(truths, missed(said)).items():
+        print(f"    {lab:28} {threat:14} {found}/{of}")
+
+
+def truths(folder):
+    paths = sorted(glob.glob(folder + "/*.labels.json"))
+    return [(os.path.basename(path)[: -len(".labels.json")], json.load(open(path))) for path in paths]
+
+
+def cold(data, program, keep, verbose):
+    """Every capture as it is. Gives the statements about its channels."""
+    single = labelled.sets(data)
+    documents = labelled.detect_all(program, [path for _, path in single], keep)
+    for title, folder in (("cold", data), ("cold, more", os.path.join(data, "more"))):
+        result, said = judge(data, folder, verbose, keep)
+        table(title, result)
+        laboratories(truths(folder), said)
+    without_attack(dict(single), {name: documents[path]["anomalies"] for name, path in single})
+    return [s for name, path in single if not name.endswith("-mixed") for s in statements(name, labelled.labels(path), keep)]
+
+
+def without_attack(paths, anomalies):
+    for kind, names in labelled.KINDS.items():
+        hours, told = 0.0, collections.Counter()
+        for name in (name for name in names if name in paths):
+            truth = labelled.Truth(name, labelled.labels(paths[name]))
+            hours += labelled.host_hours(paths[name])
+            told.update(a["threat"] for a in anomalies[name] if not truth.is_unknown(a["actor"], [t["address"] for t in a["targets"]]))
+        what = ", ".join(f"{count} {threat}" for threat, count in sorted(told.items())) or "nothing"
+        rate = f", {1000 * sum(told.values()) / hours:.1f} in 1,000 host-hours" if told else ""
+        print(f"{'without attack':14} {kind}: {what} false in {hours:.1f} host-hours{rate}")
+
+
+def statements(name, known, folder):
+    """What is said of channels, told or kept as a signal: (confidence, nature, told, share of the second threat, its nature)."""
+    truth, told = labelled.Truth(name, known), set()
+    for line in open(f"{folder}/{name}.ndjson"):
+        a = json.loads(line)
+        peers = [target["address"] for target in a["targets"]]
+        told.update((a["actor"], peer) for peer in peers)
+        if a["threat"] in labelled.PEERED:
+            at = (a["actor"], peers, *(labelled.moment(a[when]) for when in ("first_seen", "last_seen")))
+            other = next(iter(a.get("alternatives") or []), None)
+            beside = (other["share"], truth.nature(other["threat"], *at)) if other else (0.0, None)
+            yield a["confidence"], truth.nature(a["threat"], *at), True, *beside
+    signals = {}
+    for candidate in labelled.candidates(folder, name):
+        channel = (candidate["host"], candidate["peer"])
+        if candidate["signal"] and channel not in told:
+            kind = truth.of_channel(candidate)
+            nature = "true" if kind in labelled.PEERED else "false" if kind == "none" else "unknown"
+            signals[channel] = max(signals.get(channel, (0.0, "")), (candidate["numbers"]["probability"], nature))
+    yield from ((confidence, nature, False, 0.0, None) for confidence, nature in signals.values())
+
+
+BANDS = [(0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.9), (0.9, 1.01)]
+
+
+def by_confidence(said):
+    said = [s for s in said if s[1] != "unknown"]
+    for low, high in BANDS:
+        band = [s for s in said if low <= s[0] < high]
+        right, mean = sum(s[1] == "true" for s in band), sum(s[0] for s in band) / max(1, len(band))
+        share = f"{right / len(band):.2f}" if band else "-"
+        print(f"{'by confidence':14} {low:.1f} to {min(high, 1.0):.1f}: {len(band):3} ({sum(not s[2] for s in band)} signals), {right} true, share {share}, mean confidence {mean:.2f}")
+    beside = [s for s in said if s[3] > 0]
+    if beside:
+        seconds = sum(s[4] == "true" for s in beside)
+        print(f"{'second threat':14} {len(beside)} name one, with a share of {sum(s[3] for s in beside) / len(beside):.2f} on average; it was the true one in {seconds}")
 
 
 def placebo(data, sets, out, rounds, seed, program, verbose):
@@ -141,13 +190,9 @@ def placebo(data, sets, out, rounds, seed, program, verbose):
 
 def main():
     o = options()
-    data = os.environ.get("FLOWVIGIL_DATASETS") or str(ROOT.parent / "shared" / "datasets")
-    if not os.path.exists(os.path.join(data, "warm.py")):
-        print(f"skipped: no labelled sets in {data}; name their folder with FLOWVIGIL_DATASETS", file=sys.stderr)
-        return 2
-    program = o.binary or next((str(path) for path in (ROOT / "target" / p / "flowvigil" for p in ("release", "debug")) if path.exists()), None)
-    if not program:
-        print("build it first: cargo build --release", file=sys.stderr)
+    data, program = labelled.folder(), labelled.program(o.binary)
+    if not data or not program:
+        print("skipped: " + ("build it first" if data else "no labelled sets; name their folder with FLOWVIGIL_DATASETS"), file=sys.stderr)
         return 2
     temporary = tempfile.TemporaryDirectory()
     keep = o.keep or temporary.name
@@ -157,11 +202,14 @@ def main():
     detect_all(program, folder)
     result, said = judge(data, folder, o.v)
     table("as it is", result)
-    by_laboratory(folder, said)
+    laboratories(truths(folder), said)
     subprocess.run([sys.executable, os.path.join(data, "aggregate.py"), folder, coarse], check=True)
     detect_all(program, coarse)
     table("ten minutes", judge(data, coarse, o.v)[0])
     placebo(data, sets, keep, o.rounds, o.seed, program, o.v)
+    said = [s for name, known in truths(folder) for s in statements(name, known, folder)]
+    said += cold(data, program, os.path.join(keep, "cold"), o.v)
+    by_confidence(said)
     return 0
 
 

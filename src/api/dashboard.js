@@ -33,7 +33,8 @@ function facts(anomaly) {
   const targets = anomaly.targets.slice(0, 8).map((t) => t.address + (t.ports.length ? " : " + t.ports.slice(0, 8).join(", ") + (t.port_count > Math.min(8, t.ports.length) ? " … (" + t.port_count + " ports)" : "") : ""));
   if (anomaly.target_count > targets.length) targets.push("… " + number(anomaly.target_count) + " in all");
   const pairs = [["actor", anomaly.actor], ["targets", targets.join("\n")], ["first seen", moment(anomaly.first_seen)], ["last seen", moment(anomaly.last_seen)],
-    ["confirmed", moment(anomaly.detection_timestamp)], ["confidence", (100 * anomaly.confidence).toFixed(1) + " %"], ["windows", String(anomaly.updates)],
+    ["confirmed", moment(anomaly.detection_timestamp)], ["confidence", (100 * anomaly.confidence).toFixed(1) + " %"],
+    ["or, by the same evidence", (anomaly.alternatives || []).map((a) => (WORDS[a.threat] || a.threat) + " (" + (100 * a.share).toFixed(0) + " %)").join(", ")], ["windows", String(anomaly.updates)],
     ["ATT&CK", anomaly.mitre.join(", ")], ["methods", Object.keys(anomaly.tiers.statistical).join(", ").replaceAll("_", " ")], ["interfaces", anomaly.interface_ids.join(", ")],
     ["account", anomaly.account_id], ["related", anomaly.related.length ? anomaly.related.length + " other anomalies" : ""], ["degraded", anomaly.degraded.join(", ")], ["id", anomaly.anomaly_id]];
   const list = make("dl");

@@ -68,6 +68,9 @@ pub struct Args {
     /// Also list what was too uncertain to tell, the likeliest first
     #[arg(long)]
     pub signals: bool,
+    /// Also write every look at a channel with all its numbers, one a line: what weights are learned from
+    #[arg(long, value_name = "FILE")]
+    pub candidates: Option<PathBuf>,
     /// Score the run against labelled truth (LABELS.json)
     #[arg(long, value_name = "FILE")]
     pub truth: Option<PathBuf>,
@@ -126,6 +129,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     for &address in &args.explain {
         tiers.engine.ask(address);
     }
+    if let Some(path) = &args.candidates {
+        tiers.write_candidates(path)?;
+    }
     if args.report.is_some() {
         tiers.traffic = Some(report::Traffic::default());
     }
@@ -139,7 +145,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(nothing) = input.nothing(&args, &tiers) {
         return Ok(unusable(&nothing));
     }
-    tiers.finish();
+    tiers.finish()?;
     let told = tell(&args, &tiers, truth.as_ref())?;
     // What was found in the other files is told, and yet this is not the whole of what was asked about.
     Ok(if input.left_out > 0 { super::unusable() } else { told })

@@ -11,6 +11,7 @@
 //! | sources | the largest so many of the larger amounts of each |
 //! | why it is so severe | the reason of the most severe |
 //! | what the models said | the louder |
+//! | alternatives | those of the surest finding |
 //! | evidence | its [`Merge`]; sums are kept per window, shard and method and overwritten |
 //!
 //! What closed windows said is joined for good; what was said of a window that is still open is kept apart, until its
@@ -27,7 +28,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::pairs;
-use crate::finding::{Actor, Evidence, Finding, IncidentKey, Merge, MlContribution, Origin, Severity, Target, Tier};
+use crate::finding::{
+    Actor, Alternative, Evidence, Finding, IncidentKey, Merge, MlContribution, Origin, Severity, Target, Threat, Tier,
+};
 use crate::flow::{Address, EventTime};
 
 /// How many windows' own numbers are kept before the oldest are added up for good: two hours of one-minute windows of one
@@ -416,6 +419,8 @@ struct Headline {
     /// What that finding spans, s.
     seconds: u32,
     summary: String,
+    /// What else its evidence allows.
+    alternatives: Vec<Alternative>,
 }
 
 impl Headline {
@@ -425,7 +430,13 @@ impl Headline {
             .then(self.window.cmp(&other.window))
             .then(self.seconds.cmp(&other.seconds))
             .then_with(|| self.summary.cmp(&other.summary))
+            .then_with(|| shares(&self.alternatives).cmp(&shares(&other.alternatives)))
     }
+}
+
+/// What orders alternatives, by the bits of their shares.
+fn shares(alternatives: &[Alternative]) -> Vec<(Threat, u64)> {
+    alternatives.iter().map(|alternative| (alternative.threat, alternative.share.to_bits())).collect()
 }
 
 impl Account {
@@ -489,6 +500,7 @@ impl Account {
                 window: finding.window,
                 seconds: finding.last_seen.since(finding.first_seen),
                 summary: finding.summary.clone(),
+                alternatives: finding.alternatives.clone(),
             }),
             ..Account::default()
         }
@@ -683,6 +695,11 @@ impl Account {
     /// The sentence of the finding that was surest, and what that finding spans, s.
     pub fn headline(&self) -> (&str, u32) {
         self.headline.as_ref().map_or(("", 0), |h| (&h.summary, h.seconds))
+    }
+
+    /// Other threats that the evidence of the surest finding allows.
+    pub fn alternatives(&self) -> &[Alternative] {
+        self.headline.as_ref().map_or(&[], |h| &h.alternatives)
     }
 }
 

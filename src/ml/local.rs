@@ -249,6 +249,7 @@ fn finding(vector: &FeatureVector, score: &Score, settings: &Settings, first: Ev
         targets: Vec::new(),
         target_count: 0,
         sources: Vec::new(),
+        alternatives: Vec::new(),
         severity_reason: "unusual for the host by itself; nothing says what it is".to_owned(),
         learned: Vec::new(),
         first_seen: first,

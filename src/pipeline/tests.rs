@@ -38,6 +38,7 @@ pub(super) fn scan_of(scanner: u32, minute: u32, target: Address) -> Finding {
         account: String::new(),
         provisional: false,
         ml: None,
+        alternatives: Vec::new(),
     }
 }
 

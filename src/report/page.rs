@@ -4,7 +4,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{Run, Traffic};
 use crate::anomaly::Anomaly;
-use crate::finding::{Evidence, Severity};
+use crate::finding::{Alternative, Evidence, Severity};
 use crate::flow::EventTime;
 use crate::publish::Silence;
 use crate::statistical::Statistics;
@@ -149,6 +149,9 @@ fn details(anomaly: &Anomaly) -> Markup {
                 (anomaly.first_seen) " to " (anomaly.last_seen) "; told at " (anomaly.detection_timestamp) "; "
                 code { (anomaly.anomaly_id) }
                 @if !anomaly.mitre.is_empty() { "; ATT&CK " (anomaly.mitre.join(", ")) }
+            }
+            @if !anomaly.alternatives.is_empty() {
+                p { "Or, by the same evidence: " (Alternative::list(&anomaly.alternatives)) }
             }
             (evidence(&anomaly.evidence))
             p { b { (anomaly.actor) } " on " (targets(anomaly)) }

@@ -79,6 +79,7 @@ const RANGES: &[(&str, Range)] = &[
     ("statistical.c2_beacon.fleet", SOME),
     ("statistical.c2_beacon.peers_tried", SOME),
     ("statistical.channel.watched", Time(0, YEARS)),
+    ("statistical.channel.contacts", Count(1, 65)),
     ("statistical.channel.clients", Number(1.0, 1e6)),
     ("statistical.channel.timing_nats", Above(0.0, 1e4)),
     ("statistical.channel.session", Time(SECOND, 7 * DAY)),

@@ -1,7 +1,7 @@
 //! Command-and-control channels: a host of ours that keeps calling one place nobody else calls.
 //!
 //! Periodicity alone is useless: every agent, mirror and clock in a cloud is periodic. What is rare is *regular timing
-//! and always the same exchange, with a place that few of our hosts know*. Three shapes are told:
+//! and always the same exchange, with a place that few of our hosts know*. Four shapes are told:
 //!
 //! - `periodic`: sessions opened at regular intervals. Timing is tested as a likelihood ratio between "a timer with
 //!   jitter" and "at random" (Poisson), over the active span only, so that a beacon of four minutes and one of four days
@@ -10,6 +10,7 @@
 //!   stronger form of it).
 //! - `failing`: the same timing over TCP where nobody answers: a controller that was taken down.
 //! - `long_channel`: one thin session for hours, on a port without a known service.
+//! - `paced_session`: one session with the same message at regular intervals, on such a port ([`paced`]).
 
 use jiff::SignedDuration;
 use serde::Deserialize;
@@ -20,6 +21,8 @@ use crate::statistical::channel;
 use crate::statistical::conversation::port_rank;
 use crate::statistical::explain::Judgement;
 use crate::statistical::pair::{Channel, Session};
+
+pub mod paced;
 
 /// `[statistical.c2_beacon]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -229,10 +232,12 @@ pub fn judge(channel: &Channel, around: &Surroundings, settings: &Settings) -> O
         // What is sent without an answer over UDP is logs and measurements: nothing says that one was wanted.
         (true, _) => None,
     };
-    match (judgement, long_channel(channel, around, settings)) {
-        (Some(a), Some(b)) => Some(if b.ratio > a.ratio { b } else { a }),
-        (a, b) => a.or(b),
-    }
+    let others = [long_channel(channel, around, settings), paced::judge(channel, around, settings)];
+    let nearest = |a: &Judgement, b: &Judgement| (b.passed, b.ratio) > (a.passed, a.ratio);
+    others.into_iter().flatten().fold(judgement, |best, other| match best {
+        Some(best) if !nearest(&best, &other) => Some(best),
+        _ => Some(other),
+    })
 }
 
 fn needed(around: &Surroundings, settings: &Settings) -> f64 {
@@ -364,6 +369,7 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
     let (severity, reason) = match judgement.method.as_str() {
         "periodic" => (Severity::High, "somebody who answers a program at its own beat may command the host"),
         "failing" => (Severity::Medium, "nobody answers, so nobody commands the host at present"),
+        paced::METHOD => (Severity::Medium, "a program that reports at its own beat may be commanded from there"),
         channel::METHOD => (Severity::Medium, "what is out of character for one host may be somebody's new program"),
         _ => (Severity::Medium, "a thin session may as well be that of a service nobody named"),
     };
@@ -384,6 +390,14 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
             "{opener} holds one thin session with {responder} port {port} open for {}: {:.0} bytes a minute",
             span(number("session_length") as u32),
             number("payload_rate")
+        ),
+        paced::METHOD => format!(
+            "{opener} keeps a session with {responder} port {port} open and sends the same {:.0} bytes into it every {:.0} s: \
+             {:.0} messages in {}",
+            number("message"),
+            number("period"),
+            number("calls"),
+            span(number("span") as u32)
         ),
         channel::METHOD => channel::sentence(channel, &span(last.since(first))),
         _ => format!(
@@ -419,6 +433,7 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
         account: String::new(),
         provisional: false,
         ml: None,
+        alternatives: Vec::new(),
     }
 }
 

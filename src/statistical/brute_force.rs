@@ -571,6 +571,7 @@ impl Logins {
             account: String::new(),
             provisional: false,
             ml: None,
+            alternatives: Vec::new(),
         }
     }
 

@@ -7,10 +7,12 @@
 //! The weights are those of a logistic regression (L2, C = 0.1 on standardised numbers, both classes of equal weight) over 57 channels of
 //! attacks and 575 benign ones, of ten laboratories, each channel counted once over all its looks; made into nats by a second one (Platt
 //! 1999) over scores of channels by weights that were learned without their laboratory. Then rounded, and the weight of the
-//! port was capped: none of these laboratories holds a server that talks to vendors on odd ports.
+//! port was capped: none of these laboratories holds a server that talks to vendors on odd ports. `tests/learn_channels.py` learns them again
+//! from single captures, and prints both side by side.
 //!
 //! A host without a past cannot do anything out of its character: what it does before it has been [watched](Settings::watched) for some
-//! time is no more than a *signal*, as is what is possible and not likely. Signals are kept and listed, and are not told alone.
+//! time, or has begun to use [many services](Settings::contacts), is no more than a *signal*, as is what is possible and not likely.
+//! Signals are kept and listed, and are not told alone.
 
 use std::collections::BTreeSet;
 
@@ -34,6 +36,8 @@ pub const METHOD: &str = "out_of_character";
 pub struct Settings {
     /// How long a host must have been watched when it began a channel.
     pub watched: SignedDuration,
+    /// Or how many services outside it must have begun to use by then; 64 are kept.
+    pub contacts: u32,
     /// At most so many of our hosts use the destination.
     pub clients: f64,
     /// Calls that are enough to judge.
@@ -362,7 +366,7 @@ pub fn judge(
         return None;
     }
     let nats = numbers.nats().min(settings.evidence_max);
-    let watched = i64::from(watched_before) >= settings.watched.as_secs();
+    let watched = i64::from(watched_before) >= settings.watched.as_secs() || host.contacts_before >= settings.contacts;
     let unwatched = if watched { 0.0 } else { settings.unwatched_against };
     let log_odds = nats - settings.prior_against - unwatched;
     let probability = 1.0 / (1.0 + (-log_odds).exp());
@@ -374,6 +378,7 @@ pub fn judge(
         Evidence::below("peers", f64::from(peers), f64::from(settings.peers), "addresses", Merge::Latest),
         Evidence::told("prior_against", settings.prior_against, "nats", Merge::Latest),
         Evidence::told("watched_before", f64::from(watched_before), "s", Merge::Latest),
+        Evidence::told("contacts_before", f64::from(host.contacts_before), "services", Merge::Latest),
         Evidence::told("unwatched_against", unwatched, "nats", Merge::Latest),
         Evidence::told("usual", USUAL, "nats", Merge::Latest),
         Evidence::told("sessions", f64::from(numbers.sessions), "sessions", Merge::Max),
@@ -409,10 +414,10 @@ const JOBS: std::ops::Range<f64> = 30.0..400.0;
 const SENT_TO_RECEIVED_MAX: u64 = 2;
 
 /// For how long a pool must have pushed, s: four jobs at one a minute.
-const PUSHED_SECONDS: u32 = 240;
+pub(crate) const PUSHED_SECONDS: u32 = 240;
 
 /// In which share of the minutes: some pools push a job every two minutes, and a keep-alive is rarer.
-const PUSHED: f64 = 1.0 / 3.0;
+pub(crate) const PUSHED: f64 = 1.0 / 3.0;
 
 /// Whether a channel is more likely a miner's than an implant's: a pool pushes short jobs all the time, so that its miner receives
 /// as much as it sends, or more, in messages of a line of JSON; who commands a host says little to it, or sends it files.
@@ -433,6 +438,9 @@ pub fn sentence(channel: &Channel, span: &str) -> String {
          {{share_of_sessions}} % of all that it opened outside meanwhile, on a port that it uses with {{others_on_port}} others"
     )
 }
+
+pub mod candidate;
+pub mod nature;
 
 #[cfg(test)]
 mod tests;

@@ -359,7 +359,8 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
         (
             "reflection",
             ratio(victim.reflected_bytes as f64, settings.reflected_bytes as f64)
-                .min(ratio(victim.reflectors.len() as f64, f64::from(settings.reflectors))),
+                .min(ratio(victim.reflectors.len() as f64, f64::from(settings.reflectors)))
+                .max(ratio(victim.reflectors.len() as f64, f64::from(settings.sources))),
         ),
         ("icmp_flood", ratio(victim.icmp_packets as f64 / seconds, settings.icmp_packets_per_second)),
     ];
@@ -400,6 +401,11 @@ pub fn judge(victim: &Victim, ours: bool, settings: &Settings, window_seconds: u
             judged("hollow_share", hollow_share, settings.share, "ratio"),
         ],
         "udp_flood" => vec![judged("unanswered_udp_packets_per_second", udp_rate, udp_limit, "packets/s")],
+        // A slice of a second has few bytes, and so many that nobody asked all the same.
+        "reflection" if victim.reflectors.len() >= settings.sources as usize => vec![
+            told("reflected_bytes", victim.reflected_bytes as f64, "bytes"),
+            judged("reflectors", victim.reflectors.len() as f64, settings.sources.into(), "addresses"),
+        ],
         "reflection" => vec![
             judged("reflected_bytes", victim.reflected_bytes as f64, settings.reflected_bytes as f64, "bytes"),
             judged("reflectors", victim.reflectors.len() as f64, f64::from(settings.reflectors), "addresses"),
@@ -486,6 +492,7 @@ pub fn finding(
         account: String::new(),
         provisional: false,
         ml: None,
+        alternatives: Vec::new(),
     }
 }
 

@@ -348,6 +348,7 @@ impl Uploads {
             account: String::new(),
             provisional: false,
             ml: None,
+            alternatives: Vec::new(),
         }
     }
 }

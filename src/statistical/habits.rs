@@ -87,6 +87,8 @@ pub struct Before {
     sessions: u32,
     /// Responders with which it had used the channel's port an hour earlier.
     on_port: u32,
+    /// Services that it had begun to use, as far as they are among the latest that are kept.
+    contacts: u32,
 }
 
 /// What a host does around one of its channels.
@@ -99,6 +101,8 @@ pub struct Around {
     pub on_port: u32,
     /// With how many responders it began to use unregistered ports, within a day.
     pub unregistered: u32,
+    /// How many services it had begun to use before the channel, up to 64; fewer where as many came after it.
+    pub contacts_before: u32,
 }
 
 impl Habits {
@@ -178,7 +182,12 @@ impl Habits {
         let since = began.minus(BEFORE);
         let new =
             self.contacts.iter().filter(|c| (c.port, c.protocol) == (port, protocol) && c.window >= since).count();
-        Before { sessions, on_port: self.responders(port, protocol).saturating_sub(new as u32) }
+        let contacts = self.contacts.iter().filter(|contact| contact.window < began).count();
+        Before {
+            sessions,
+            on_port: self.responders(port, protocol).saturating_sub(new as u32),
+            contacts: contacts as u32,
+        }
     }
 
     fn responders(&self, port: u16, protocol: u8) -> u32 {
@@ -197,6 +206,7 @@ impl Habits {
             sessions: self.sessions.saturating_sub(before.sessions),
             on_port: self.responders(port, protocol).saturating_sub(earlier).saturating_sub(1),
             unregistered: unregistered.map(|c| c.responder).collect::<BTreeSet<_>>().len() as u32,
+            contacts_before: before.contacts,
         })
     }
 

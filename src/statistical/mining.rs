@@ -69,6 +69,9 @@ pub fn judge(
     }
     let (age, steadiness) =
         if hinted { (settings.age_hinted, settings.steadiness_hinted) } else { (settings.age, settings.steadiness) };
+    // Some pools push a job every two minutes, which two windows cannot show and four minutes can.
+    let lasting = hinted && session.duration() >= channel::PUSHED_SECONDS;
+    let steadiness = if lasting { steadiness.min(channel::PUSHED) } else { steadiness };
     // Without a hint only the common, short jobs count: longer messages are as well those of any other steady session, and Tor's
     // cells have 514 bytes (tor-spec, 3).
     let message_max = if hinted { settings.message_max } else { settings.message_max / 3.0 };
@@ -192,6 +195,7 @@ pub fn finding(channel: &Channel, judgement: &Judgement, window: EventTime, wind
         account: String::new(),
         provisional: false,
         ml: None,
+        alternatives: Vec::new(),
     }
 }
 

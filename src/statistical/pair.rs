@@ -171,6 +171,42 @@ fn carries_data(payload: u64, packets: u32) -> bool {
     payload > 13 * u64::from(packets)
 }
 
+/// One message inside a session: what one window held of it, where that is a few packets within a moment. The beat of a program that
+/// keeps its session open shows in these, as that of one that calls anew shows in its calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Message {
+    /// First packet.
+    pub at: EventTime,
+    /// Opener's port of the session.
+    pub opener_port: u16,
+    /// Payload bytes sent by the opener.
+    pub sent: u16,
+    /// Payload bytes received by the opener.
+    pub received: u16,
+}
+
+impl Message {
+    /// Packets of either side: a message, its answer, and their acknowledgements.
+    const PACKETS_MAX: u32 = 4;
+
+    /// From the first packet to the last, s: a beat of a few seconds has several messages in one window, which does not show them.
+    const SECONDS_MAX: u32 = 2;
+
+    fn of(c: &Conversation) -> Option<Message> {
+        let (sent, received) = (c.payload(&c.sent), c.payload(&c.received));
+        let short = c.sent.packets.max(c.received.packets) <= Message::PACKETS_MAX;
+        let says = carries_data(sent, c.sent.packets) || carries_data(received, c.received.packets);
+        let at_once = c.end().since(c.start()) <= Message::SECONDS_MAX;
+        let size = |payload: u64| u16::try_from(payload).unwrap_or(u16::MAX);
+        (short && says && at_once).then(|| Message {
+            at: c.start(),
+            opener_port: c.opener_port,
+            sent: size(sent),
+            received: size(received),
+        })
+    }
+}
+
 impl Session {
     fn of(c: &Conversation) -> Session {
         let mut session = Session {
@@ -286,6 +322,8 @@ pub struct Channel {
     pub sessions: Vec<Session>,
     /// Sessions that were forgotten.
     pub forgotten: u32,
+    /// The latest messages inside sessions, in order of time, up to [`Channel::MESSAGES_MAX`].
+    pub messages: Vec<Message>,
     /// `pkt-dst-aws-service` named an AWS service.
     pub aws_service: bool,
     /// How many sessions there were when it was last judged as a beacon.
@@ -320,6 +358,9 @@ impl Channel {
     /// Enough for a test of regularity over a day of a five-minute beacon; 288 × 88 B = 25 KB at most.
     pub const SESSIONS_MAX: usize = 288;
 
+    /// Enough for the beat of an hour at one message a minute, at 12 bytes each.
+    pub const MESSAGES_MAX: usize = 64;
+
     /// Calls of longer ago are forgotten, once twice as long has passed: what was regular a month ago need not be any more.
     const AGE_SECONDS: u32 = 30 * 86_400;
 
@@ -333,6 +374,7 @@ impl Channel {
             protocol: c.protocol,
             sessions: vec![Session::remembered(pair, c)],
             forgotten: 0,
+            messages: Vec::new(),
             aws_service: false,
             judged_sessions: 0,
             told: EventTime(0),
@@ -358,6 +400,10 @@ impl Channel {
         }
         self.sessions.sort_by_key(|s| (s.start, s.opener_port));
         self.forgotten = self.forgotten.max(other.forgotten);
+        self.messages.extend(other.messages);
+        self.messages.sort_unstable();
+        self.messages.dedup();
+        self.messages.drain(..self.messages.len().saturating_sub(Self::MESSAGES_MAX));
         while self.sessions.len() > Self::SESSIONS_MAX {
             self.forget_oldest();
         }
@@ -426,6 +472,7 @@ impl Channel {
         let quiet = |end: EventTime| at.since(end) > 86_400;
         if self.sessions.last().is_some_and(|last| quiet(last.end)) && at.since(self.last_seen()) > self.gap() {
             self.sessions.clear();
+            self.messages.clear();
             (self.forgotten, self.judged_sessions, self.judged_windows) = (0, 0, 0);
             (self.told, self.mined, self.before) = (EventTime(0), false, None);
         }
@@ -440,6 +487,24 @@ impl Channel {
         }
     }
 
+    /// Keeps a message of a session that goes on.
+    fn note_message(&mut self, c: &Conversation) {
+        if let Some(message) = Message::of(c) {
+            if self.messages.len() == Self::MESSAGES_MAX {
+                self.messages.remove(0);
+            }
+            let place = self.messages.partition_point(|known| *known <= message);
+            self.messages.insert(place, message);
+        }
+    }
+
+    /// The messages of one session.
+    pub fn messages_of<'a>(&'a self, session: &'a Session) -> impl Iterator<Item = &'a Message> {
+        self.messages
+            .iter()
+            .filter(move |m| m.opener_port == session.opener_port && (session.start..=session.end).contains(&m.at))
+    }
+
     /// Adds one window's conversation: to the session it continues, or as a new one. Says whether it is new.
     pub fn add(&mut self, c: &Conversation) -> bool {
         let at = c.start();
@@ -452,6 +517,7 @@ impl Channel {
         match continued {
             Some(session) => {
                 session.add(c);
+                self.note_message(c);
                 false
             }
             None => {

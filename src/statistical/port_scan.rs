@@ -501,6 +501,7 @@ impl Suspect {
             account: String::new(),
             provisional: false,
             ml: None,
+            alternatives: Vec::new(),
         }
     }
 }

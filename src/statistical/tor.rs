@@ -178,6 +178,7 @@ impl Contacts {
             account: String::new(),
             provisional: false,
             ml: None,
+            alternatives: Vec::new(),
         }
     }
 }

@@ -173,6 +173,7 @@ fn first(case: &Case<'_>, start: EventTime) -> Anomaly {
         severity: case.account.severity.unwrap_or(crate::finding::Severity::Medium),
         severity_reason: String::new(),
         confidence: 1.0,
+        alternatives: Vec::new(),
         sources: Vec::new(),
         actor: Actor::Many,
         targets: Vec::new(),

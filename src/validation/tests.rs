@@ -89,6 +89,7 @@ pub(super) fn finding(threat: Threat, actor: &str, target: &str, port: u16, wind
         account: String::new(),
         provisional: false,
         ml: None,
+        alternatives: Vec::new(),
     }
 }
 

@@ -101,6 +101,7 @@ pub fn anomaly(id: u128, detected: u32) -> Anomaly {
         severity_reason: String::new(),
         confidence: 0.97,
         sources: Vec::new(),
+        alternatives: Vec::new(),
         actor: Actor::One("203.0.113.9".parse().unwrap()),
         targets: vec![Target { address: "10.0.0.5".parse().unwrap(), ports: vec![22, 80], port_count: 1022 }],
         target_count: 1,

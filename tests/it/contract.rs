@@ -10,7 +10,9 @@ use flowvigil::correlation::fallback::WithFallback;
 use flowvigil::correlation::local::LocalIncidents;
 use flowvigil::correlation::redis::{RedisIncidents, Settings as RedisSettings};
 use flowvigil::correlation::{Incident, IncidentStore, Told, Watermarks};
-use flowvigil::finding::{Actor, Evidence, Finding, IncidentKey, Merge, Origin, Severity, Subject, Target, Threat};
+use flowvigil::finding::{
+    Actor, Alternative, Evidence, Finding, IncidentKey, Merge, Origin, Severity, Subject, Target, Threat,
+};
 use flowvigil::flow::{Address, EventTime};
 use flowvigil::ingest::snapshot::local::{Folder, Settings as FolderSettings};
 use flowvigil::ingest::snapshot::s3::{Bucket, Settings as BucketSettings};
@@ -53,6 +55,7 @@ fn anomaly(number: u32) -> Anomaly {
         severity_reason: String::new(),
         confidence: 0.9,
         sources: Vec::new(),
+        alternatives: Vec::new(),
         actor: Actor::One(address(number)),
         targets: vec![Target { address: address(1000 + number), ports: vec![22], port_count: 1 }],
         target_count: 1,
@@ -756,6 +759,7 @@ fn scan(actor: u32, victim: u32, window: u32) -> Finding {
         account: String::new(),
         provisional: false,
         ml: None,
+        alternatives: Vec::new(),
     }
 }
 
@@ -765,6 +769,7 @@ fn beacon(host: u32, peer: u32, window: u32) -> Finding {
         method: "periodic".to_owned(),
         subject: Subject::Pair(address(host), address(peer)),
         severity: Severity::High,
+        alternatives: vec![Alternative { threat: Threat::CryptoMining, share: 0.3 }],
         ..scan(host, peer, window)
     }
 }

@@ -39,6 +39,7 @@ pub fn scan(actor: u32, window: u32, ports: u16) -> Finding {
         }],
         target_count: 1,
         sources: Vec::new(),
+        alternatives: Vec::new(),
         severity_reason: String::new(),
         learned: Vec::new(),
         first_seen: EventTime(window + 1),

@@ -267,6 +267,59 @@ fn explaining_is_in_json_and_in_the_table_keeps_addresses_apart_and_changes_noth
     );
 }
 
+/// A session of twelve minutes with a place that no other host knows, in which the same 207 bytes are sent every minute.
+fn reports_every_minute() -> String {
+    let mut log = String::from(
+        "version account-id interface-id srcaddr dstaddr srcport dstport protocol packets bytes start end action log-status\n",
+    );
+    for minute in 0..=12 {
+        let start = 1_763_632_801 + 60 * minute;
+        let (sent, received) = if minute == 0 { ("6 1138", "7 918") } else { ("1 247", "1 40") };
+        log.push_str(&format!(
+            "2 123456789012 eni-1 10.0.0.5 203.0.113.9 45000 1488 6 {sent} {start} {start} ACCEPT OK\n\
+             2 123456789012 eni-1 203.0.113.9 10.0.0.5 1488 45000 6 {received} {start} {start} ACCEPT OK\n"
+        ));
+    }
+    log
+}
+
+#[test]
+fn what_else_the_evidence_allows_is_named_everywhere_with_its_share() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = write(folder.path(), "vpc.log", &reports_every_minute());
+    let page = folder.path().join("report.html").display().to_string();
+    let run = detect(&[&log, "--report", &page]);
+    let anomaly: Value = serde_json::from_slice(&run.stdout).unwrap();
+    let others = anomaly["alternatives"].as_array().unwrap();
+    let share = others[0]["share"].as_f64().unwrap();
+    assert!(others.len() == 1 && others[0]["threat"] == "crypto_mining" && (0.1..0.5).contains(&share), "{others:?}");
+    let words = format!("crypto_mining ({:.0} %)", 100.0 * share);
+    assert!(anomaly["summary"].as_str().unwrap().ends_with(&format!("; the same evidence allows {words}")));
+    let told = text(&detect(&[&log, "--format", "table", "--explain", "10.0.0.5"]).stdout);
+    assert!(told.contains(&format!("or, by the same evidence: {words}")), "{told}");
+    assert!(std::fs::read_to_string(page).unwrap().contains(&format!("Or, by the same evidence: {words}")));
+    let scan = write(folder.path(), "scan.log", &scan_log());
+    let alone: Value = serde_json::from_slice(&detect(&[&scan]).stdout).unwrap();
+    assert!(alone.get("alternatives").is_none(), "an empty list is left out");
+}
+
+#[test]
+fn every_look_at_a_channel_can_be_kept_with_its_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = write(folder.path(), "vpc.log", &reports_every_minute());
+    let kept = folder.path().join("looks.ndjson").display().to_string();
+    let run = detect(&[&log, "--candidates", &kept]);
+    assert_eq!(run.stdout, detect(&[&log]).stdout, "looking changes nothing");
+    let looks: Vec<Value> =
+        std::fs::read_to_string(&kept).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(looks.len() > 1 && looks.iter().all(|look| look["peer"] == "203.0.113.9" && look["port"] == 1_488));
+    let by = |look: &Value| look["reported_by"].as_array().unwrap().contains(&"paced_session".into());
+    assert!(looks.iter().any(by) && !by(&looks[0]));
+    let last = looks.last().unwrap();
+    assert!(last["numbers"]["others_on_port"] == 0.0 && last["numbers"]["pushed"].as_f64().unwrap() < 0.5, "{last}");
+    assert!(last["fails"].as_array().unwrap().contains(&"probability".into()), "no past: {last}");
+}
+
 #[test]
 fn the_report_is_one_page_that_asks_nobody_for_anything() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,6 +1,7 @@
 //! The judge: simulated VPCs under attack, in both formats, against their own truth.
 //!
-//! What is told of the right host under the wrong name is a column of its own, and so is what nobody knows the nature of.
+//! What is told of the right host under the wrong name is a column of its own, and so is what nobody knows the nature of. Of the former
+//! those are counted apart that name the right threat beside their own, with its share.
 //! `FLOWVIGIL_TRUTH_SEEDS=51..61 tests/run truth` judges whole hours of 40 hosts, and two hours of the demo's own traffic,
 //! instead of the slice that every change is held to.
 
@@ -44,13 +45,18 @@ fn simulated_attacks_are_told_under_their_own_names_in_both_formats_and_nothing_
         all.push(vec!["--seed", "1", "--duration", "2h"]);
     }
     let number = |score: &Value, name: &str| score[name].as_u64().unwrap();
-    let (mut groups, mut found) = (0, [0, 0]);
+    let (mut groups, mut found, mut named_beside) = (0, [0, 0], 0);
     let mut failed = Vec::new();
     for arguments in all {
         for (n, format) in ["v2", "v5"].into_iter().enumerate() {
             let (said, score) = judged(folder.path(), &arguments, format);
             println!("{arguments:?}, {format}: {}", said.split("against the truth").nth(1).unwrap());
-            let wrong = ["fp", "wrong_threat", "wrong_peer"].map(|name| number(&score, name));
+            // Where the evidence allows either, the other is named beside: that is no find, and no surprise.
+            let told = score["told"].as_object().unwrap().values();
+            let beside: u64 = told.map(|of_threat| number(of_threat, "named_beside")).sum();
+            let wrong_threat = number(&score, "wrong_threat") - beside;
+            let wrong = [number(&score, "fp"), wrong_threat, number(&score, "wrong_peer")];
+            named_beside += beside;
             if wrong != [0, 0, 0] {
                 failed
                     .push(format!("{wrong:?} false, of another threat, with another peer: {arguments:?} in {format}"));
@@ -62,6 +68,7 @@ fn simulated_attacks_are_told_under_their_own_names_in_both_formats_and_nothing_
         }
     }
     println!("found {} in v2 and {} in v5 of {} groups", found[0], found[1], groups / 2);
+    println!("{named_beside} told under another threat's name, with their own named beside");
     assert!(failed.is_empty(), "{failed:#?}");
     assert!(found[0] >= groups / 4 && found[1] >= groups / 4, "{found:?} of {}", groups / 2);
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::tiers::Tiers;
 use crate::anomaly::Anomaly;
-use crate::finding::Actor;
+use crate::finding::{Actor, Alternative};
 use crate::flow::Address;
 use crate::publish::Silence;
 use crate::statistical::explain::{Explained, Explanation, condition};
@@ -61,6 +61,10 @@ impl<'a> Why<'a> {
             let Anomaly { severity, severity_reason, threat, confidence, summary, .. } = anomaly;
             writeln!(out, "  told: {severity} {threat}, confidence {confidence:.2}: {summary}")?;
             writeln!(out, "    {severity}: {severity_reason}")?;
+            if !anomaly.alternatives.is_empty() {
+                let others = Alternative::list(&anomaly.alternatives);
+                writeln!(out, "    or, by the same evidence: {others}")?;
+            }
             if !anomaly.sources.is_empty() {
                 let sources = anomaly.sources.iter().map(|s| format!("{} ({})", s.address, s.amount));
                 writeln!(

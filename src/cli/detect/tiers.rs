@@ -1,6 +1,9 @@
 //! The four tiers one after the other, in memory.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -20,6 +23,7 @@ use crate::pipeline::chain::recording::Recorder;
 use crate::publish::Silence;
 use crate::report;
 use crate::settings::Settings;
+use crate::statistical::channel::candidate::Candidate;
 use crate::statistical::{Engine, Output};
 use crate::validation::{Judge, Outcome};
 
@@ -47,6 +51,25 @@ pub(super) struct Tiers {
     pub host_windows: BTreeMap<Address, u32>,
     /// Kept for the report only.
     pub traffic: Option<report::Traffic>,
+    /// Where looks at channels go, where they are asked for.
+    candidates: Option<Candidates>,
+}
+
+/// A file of looks at channels, and why it could not be written, which is said at the end.
+struct Candidates {
+    file: BufWriter<File>,
+    outcome: std::io::Result<()>,
+}
+
+impl Candidates {
+    fn write(&mut self, candidates: &[Candidate]) {
+        for candidate in candidates {
+            if self.outcome.is_ok() {
+                let written = serde_json::to_writer(&mut self.file, candidate).map_err(std::io::Error::from);
+                self.outcome = written.and_then(|()| self.file.write_all(b"\n"));
+            }
+        }
+    }
 }
 
 impl Tiers {
@@ -72,7 +95,16 @@ impl Tiers {
             names: vec![String::new()],
             host_windows: BTreeMap::new(),
             traffic: None,
+            candidates: None,
         })
+    }
+
+    /// Writes every look at a channel into a file.
+    pub fn write_candidates(&mut self, path: &Path) -> anyhow::Result<()> {
+        let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
+        self.engine.keep_candidates();
+        self.candidates = Some(Candidates { file: BufWriter::new(file), outcome: Ok(()) });
+        Ok(())
     }
 
     /// Takes one batch through all tiers.
@@ -108,15 +140,25 @@ impl Tiers {
     }
 
     /// The input has ended: closes every window and every incident.
-    pub fn finish(&mut self) {
+    ///
+    /// # Errors
+    /// The looks at channels cannot be written.
+    pub fn finish(&mut self) -> anyhow::Result<()> {
         let mut out = std::mem::take(&mut self.out);
         self.engine.finish(&mut out);
         self.judge(&mut out, Some(EventTime(u32::MAX)));
+        if let Some(mut candidates) = self.candidates.take() {
+            candidates.outcome.and_then(|()| candidates.file.flush()).context("write candidates")?;
+        }
+        Ok(())
     }
 
     /// Tiers 2 to 4.
     fn judge(&mut self, out: &mut Output, watermark: Option<EventTime>) {
         let mut findings = std::mem::take(&mut out.findings);
+        if let Some(candidates) = &mut self.candidates {
+            candidates.write(&self.engine.take_candidates());
+        }
         for vector in &out.vectors {
             *self.host_windows.entry(vector.host).or_default() += 1;
         }

@@ -81,6 +81,8 @@ pub(super) struct Told {
     r#false: u32,
     /// Of the false ones and those of unknown nature: the truth has the host, in time, under another threat.
     wrong_threat: u32,
+    /// Of these, how many name that threat beside their own. That is no find.
+    named_beside: u32,
     /// The truth has the host under this threat, with another peer.
     wrong_peer: u32,
     unknown: u32,
@@ -146,9 +148,12 @@ impl Truth {
                 }
                 Match::No => {}
             }
-            if self.has_another_threat(&who) {
+            if let Some(threats) = self.other_threats(&who) {
                 score.wrong_threat += 1;
-                score.told_of(anomaly).wrong_threat += 1;
+                let named = anomaly.alternatives.iter().any(|other| threats.contains(other.threat.name()));
+                let told = score.told_of(anomaly);
+                told.wrong_threat += 1;
+                told.named_beside += u32::from(named);
             }
             if self.is_unknown(&who) {
                 score.unknown += 1;
@@ -233,9 +238,9 @@ impl Truth {
         }
     }
 
-    /// Whether the truth has whoever it is about, in time, under other threats alone.
-    fn has_another_threat(&self, who: &Who<'_>) -> bool {
-        let mut entries = self.labels.truth.iter().filter(|entry| {
+    /// The threats under which the truth has whoever it is about, in time, where its own is not among them.
+    fn other_threats(&self, who: &Who<'_>) -> Option<BTreeSet<&str>> {
+        let entries = self.labels.truth.iter().filter(|entry| {
             let about = if entry.threat == "ddos" { entry.target.as_deref().unwrap_or_default() } else { &entry.actor };
             let same = match who.anomaly.threat {
                 Threat::Ddos => who.touches(about),
@@ -243,12 +248,8 @@ impl Truth {
             };
             same && who.overlaps(entry)
         });
-        let mut any = false;
-        let own = entries.any(|entry| {
-            any = true;
-            entry.threat == who.anomaly.threat.name()
-        });
-        any && !own
+        let threats: BTreeSet<&str> = entries.map(|entry| entry.threat.as_str()).collect();
+        (!threats.is_empty() && !threats.contains(who.anomaly.threat.name())).then_some(threats)
     }
 
     /// Whether nobody knows what an anomaly that matches nothing is.
@@ -389,8 +390,8 @@ impl fmt::Display for Score {
         )?;
         writeln!(
             f,
-            "  {:<14} {:>10} {:>7} {:>6} {:>6} {:>13} {:>11} {:>8}",
-            "", "found", "recall", "true", "false", "wrong threat", "wrong peer", "unknown"
+            "  {:<14} {:>10} {:>7} {:>6} {:>6} {:>13} {:>13} {:>11} {:>8}",
+            "", "found", "recall", "true", "false", "wrong threat", "named beside", "wrong peer", "unknown"
         )?;
         let threats: BTreeSet<&String> = self.found.keys().chain(self.told.keys()).collect();
         for threat in threats {
@@ -401,10 +402,10 @@ impl fmt::Display for Score {
                 of => format!("{:.3}", f64::from(found.found) / f64::from(of)),
             };
             let groups = format!("{} of {}", found.found, found.of);
-            let Told { r#true, r#false, wrong_threat, wrong_peer, unknown } = told;
+            let Told { r#true, r#false, wrong_threat, named_beside, wrong_peer, unknown } = told;
             writeln!(
                 f,
-                "  {threat:<14} {groups:>10} {recall:>7} {yes:>6} {no:>6} {wrong_threat:>13} {wrong_peer:>11} {unknown:>8}",
+                "  {threat:<14} {groups:>10} {recall:>7} {yes:>6} {no:>6} {wrong_threat:>13} {named_beside:>13} {wrong_peer:>11} {unknown:>8}",
                 yes = r#true,
                 no = r#false
             )?;

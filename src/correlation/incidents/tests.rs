@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde::Deserialize;
 
 use super::*;
-use crate::finding::{Actor, Evidence, Merge, Origin, Target};
+use crate::finding::{Actor, Alternative, Evidence, Merge, Origin, Target};
 
 #[derive(Deserialize)]
 struct File {
@@ -50,6 +50,7 @@ fn scan(window: u32, ports: u16) -> Finding {
         account: String::new(),
         provisional: false,
         ml: None,
+        alternatives: Vec::new(),
     }
 }
 
@@ -64,6 +65,23 @@ fn beacon(window: u32, host: Address) -> Finding {
         severity: Severity::High,
         ..scan(window, 1)
     }
+}
+
+#[test]
+fn an_incident_allows_what_its_surest_finding_allows() {
+    let allows = |score, share: Option<f64>, window| {
+        let alternatives = share.map(miner).into_iter().collect();
+        Finding { score, alternatives, ..beacon(window, HOST) }
+    };
+    let after = |findings: &[Finding]| {
+        let incident = Incidents::new(&settings()).fold(&shard(), findings).remove(0);
+        incident.account().alternatives().to_vec()
+    };
+    let (unsure, sure) = (allows(0.6, Some(0.4), 0), allows(0.9, Some(0.2), 60));
+    assert_eq!(after(&[unsure.clone(), sure.clone()]), [miner(0.2)]);
+    assert_eq!(after(&[sure.clone(), unsure]), [miner(0.2)]);
+    assert_eq!(after(&[sure.clone(), allows(0.9, Some(0.3), 120)]), [miner(0.3)], "of equals the latest");
+    assert_eq!(after(&[sure, allows(0.95, None, 0)]), []);
 }
 
 #[test]
@@ -351,6 +369,10 @@ fn source(number: u32, amount: u64) -> Origin {
     Origin { address: Address::v4(0xcb00_7100 + number), amount }
 }
 
+fn miner(share: f64) -> Alternative {
+    Alternative { threat: Threat::CryptoMining, share }
+}
+
 fn any_finding() -> impl Strategy<Value = Finding> {
     let parts = (0..10_u32, 1..200_u16, 0..100_u8, any::<bool>(), 0..4_u32, 0..3_usize);
     parts.prop_map(|(minute, ports, score, provisional, target, method)| Finding {
@@ -364,6 +386,7 @@ fn any_finding() -> impl Strategy<Value = Finding> {
         }],
         sources: (0..u32::from(ports % 30)).map(|n| source(n * 7 % 41, u64::from(n * target))).collect(),
         severity_reason: format!("reason {}", score % 3),
+        alternatives: (score % 4 > 1).then(|| miner(f64::from(score % 7) / 10.0)).into_iter().collect(),
         learned: Vec::new(),
         interfaces: vec![format!("eni-{target}")],
         severity: if score > 50 { Severity::High } else { Severity::Low },

@@ -111,6 +111,7 @@ fn channel(sessions: Vec<Session>) -> Channel {
         protocol: protocol::TCP,
         sessions,
         forgotten: 0,
+        messages: Vec::new(),
         aws_service: false,
         judged_sessions: 0,
         told: EventTime(0),

@@ -12,13 +12,13 @@ const AROUND: Surroundings =
     Surroundings { clients: 1.0, hosts: 40.0, watched_before: 0, channels: 10, internal: false };
 
 /// What a host does that opens little beside the channel.
-const HOST: Around = Around { sessions: 20, on_port: 0, unregistered: 1 };
+const HOST: Around = Around { sessions: 20, on_port: 0, unregistered: 1, contacts_before: 0 };
 
 const PORTS: Ports<'static> = Ports { benign: &[53], pushing: &[443], thin: &[5_938] };
 
 const DAY: u32 = 86_400;
 
-fn session(n: u32, sent: u64, received: u64) -> Session {
+pub(in crate::statistical::channel) fn session(n: u32, sent: u64, received: u64) -> Session {
     Session {
         start: EventTime(100_000 + 60 * n),
         end: EventTime(100_002 + 60 * n),
@@ -37,7 +37,7 @@ fn session(n: u32, sent: u64, received: u64) -> Session {
     }
 }
 
-fn channel(port: u16, sessions: Vec<Session>) -> Channel {
+pub(in crate::statistical::channel) fn channel(port: u16, sessions: Vec<Session>) -> Channel {
     Channel {
         fingerprint: 1,
         opener: Address::v4(0x0a00_0005),
@@ -47,6 +47,7 @@ fn channel(port: u16, sessions: Vec<Session>) -> Channel {
         first_contact: sessions[0].start,
         sessions,
         forgotten: 0,
+        messages: Vec::new(),
         aws_service: false,
         judged_sessions: 0,
         told: EventTime(0),
@@ -81,7 +82,7 @@ fn the_arithmetic_stands_on_the_finding() {
 
 #[test]
 fn a_channel_at_its_usual_numbers_is_far_from_told() {
-    let usual = Around { sessions: 240, on_port: 32, unregistered: 0 };
+    let usual = Around { sessions: 240, on_port: 32, unregistered: 0, contacts_before: 0 };
     let benign = channel(50_001, (0..12).map(|n| session(n * n, 1_800, 3_600)).collect());
     let judged = judge(&benign, &AROUND, &usual, DAY, &settings(), &PORTS).expect("enough to judge");
     assert!(!judged.judgement.passed && !judged.signal);
@@ -93,6 +94,11 @@ fn nothing_is_out_of_character_for_a_host_without_a_past() {
     assert!(passes(&padded(50_001, 12), &AROUND, &HOST, wanted));
     let early = judge(&padded(50_001, 12), &AROUND, &HOST, wanted - 1, &settings(), &PORTS).expect("enough to judge");
     assert!(!early.judgement.passed && early.signal, "it is kept as a signal");
+    let known = |contacts_before| {
+        let host = Around { contacts_before, ..HOST };
+        judge(&padded(50_001, 12), &AROUND, &host, 60, &settings(), &PORTS).expect("enough to judge").judgement.passed
+    };
+    assert!(!known(39) && known(40), "a busy host has a past within minutes");
     assert!(settings().evidence_max < settings().prior_against + settings().unwatched_against, "and can be no more");
 }
 

@@ -176,6 +176,18 @@ fn answers_that_nobody_asked_for_are_a_reflection_from_ten_megabytes_of_ten_refl
 }
 
 #[test]
+fn a_thousand_reflectors_at_once_are_a_reflection_whatever_they_send() {
+    let slice = |reflectors| {
+        (0..reflectors).map(|n| Conversation { opener_port: 37_810, ..datagrams(n, 1, 288) }).collect::<Vec<_>>()
+    };
+    assert_eq!(told(slice(1_000)), method("reflection"));
+    assert_eq!(told(slice(999)), None);
+    let judgement = judged(slice(2_000), true);
+    let reflectors = judgement.evidence.iter().find(|e| e.name == "reflectors").expect("the number that tells");
+    assert_eq!((reflectors.value, reflectors.threshold, judgement.ratio), (2_000.0, Some(1_000.0), 2.0));
+}
+
+#[test]
 fn pings_are_a_flood_from_five_hundred_a_second_on() {
     for protocol in [protocol::ICMP, protocol::ICMPV6] {
         let pings = |packets| [Conversation { protocol, sent: direction(packets, 84 * u64::from(packets)), ..syn(1) }];

@@ -137,3 +137,21 @@ proptest! {
         prop_assert_eq!(joined, habits);
     }
 }
+
+#[test]
+fn contacts_before_a_channel_are_those_of_earlier_windows_as_far_as_they_are_kept() {
+    let contacts = |earlier: u32, same: u32, later: u32| {
+        let mut habits = habits();
+        let mut met = 0;
+        for (minute, count) in [(0, earlier), (5, same), (6, later)] {
+            (met..met + count).for_each(|n| habits.note_contact(at(minute), peer(n), 443, TCP));
+            met += count;
+        }
+        habits.settle();
+        let before = habits.before(at(5), 443, TCP);
+        habits.around(&before, 443, TCP).map(|around| around.contacts_before)
+    };
+    assert_eq!(contacts(30, 4, 0), Some(30));
+    assert_eq!(contacts(30, 4, 34), Some(26), "64 are kept");
+    assert_eq!(contacts(0, 4, 0), Some(0));
+}

@@ -51,6 +51,7 @@ fn channel(port: u16, sessions: &[Session]) -> Channel {
         protocol: protocol::TCP,
         sessions: sessions.to_vec(),
         forgotten: 0,
+        messages: Vec::new(),
         aws_service: false,
         judged_sessions: 0,
         told: EventTime(0),
@@ -134,9 +135,11 @@ fn two_minutes_suffice_with_a_hint_and_ten_without_one() {
 }
 
 #[test]
-fn the_pool_speaks_in_half_of_the_minutes_with_a_hint_and_in_seven_of_ten_without_one() {
+fn the_pool_speaks_in_half_of_the_minutes_with_a_hint_later_in_a_third_and_in_seven_of_ten_without_one() {
     let speaking = |received_windows| Session { received_windows, ..session() };
-    assert!(passes(POOL, speaking(15)) && !passes(POOL, speaking(14)));
+    let early = |received_windows| Session { received_windows, ..lasting(239) };
+    assert!(passes(POOL, early(2)) && !passes(POOL, early(1)));
+    assert!(passes(POOL, speaking(10)) && !passes(POOL, speaking(9)), "a job every two minutes or so");
     assert!(passes(UNKNOWN, speaking(21)) && !passes(UNKNOWN, speaking(20)));
 }
 
@@ -203,7 +206,7 @@ fn every_number_stands_beside_its_threshold() {
         numbers,
         [
             ("session_length", 1_800.0, Some(120.0)),
-            ("steadiness", 1.0, Some(0.5)),
+            ("steadiness", 1.0, Some(1.0 / 3.0)),
             ("payload_rate", 600.0, Some(100.0)),
             ("message_size", 150.0, Some(1_200.0)),
             ("mean_message", 150.0, Some(40.0)),

@@ -169,6 +169,7 @@ impl Siege {
             interfaces: Vec::new(),
             account: String::new(),
             ml: None,
+            alternatives: Vec::new(),
             provisional: false,
         }
     }

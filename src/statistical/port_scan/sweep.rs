@@ -260,6 +260,7 @@ impl Sweeper {
             account: String::new(),
             provisional: false,
             ml: None,
+            alternatives: Vec::new(),
         }
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::finding::{Finding, Threat};
+use crate::finding::{Alternative, Finding, Threat};
 use crate::flow::EventTime;
 use crate::validation::tests::{finding, incident};
 
@@ -23,4 +23,13 @@ fn the_surest_sentence_is_told_and_how_long_it_went_on_where_that_is_a_good_deal
     assert_eq!(said(&long, 659), "it scanned");
     assert_eq!(said(&long, 988), "it scanned", "its own span of 659 s counts, not the window's");
     assert_eq!(said(&long, 990), "it scanned; over 16 min in all");
+}
+
+#[test]
+fn what_else_the_evidence_allows_stands_behind_the_sentence_and_before_the_span() {
+    let miner = Alternative { threat: Threat::CryptoMining, share: 0.31 };
+    let either = Finding { alternatives: vec![miner], ..sure() };
+    assert_eq!(said(&either, 600), "it scanned; the same evidence allows crypto_mining (31 %)");
+    let long = said(&either, 990);
+    assert_eq!(long, "it scanned; the same evidence allows crypto_mining (31 %); over 6 min in all");
 }

@@ -47,6 +47,7 @@ fn anomaly(number: u32, draws: &mut Draws) -> Anomaly {
         severity_reason: String::new(),
         confidence: 0.9,
         sources: Vec::new(),
+        alternatives: Vec::new(),
         actor: if draws.below(5) == 0 { Actor::Many } else { Actor::One(address(draws.below(4))) },
         targets: vec![Target { address: address(draws.one(&[0, 1, 2, 3, 4, 5, 256])), ports: vec![22], port_count: 1 }],
         target_count: 1,
