@@ -268,7 +268,7 @@ struct State {
 }
 
 /// The version of [`State`]; a snapshot of another one is refused.
-const SNAPSHOT_VERSION: u32 = 15;
+const SNAPSHOT_VERSION: u32 = 16;
 
 /// The engine of one shard: one owner, no locks, no clock.
 #[derive(Debug)]

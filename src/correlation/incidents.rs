@@ -45,7 +45,7 @@ struct Snapshot {
     evictions: u64,
 }
 
-const SNAPSHOT_VERSION: u32 = 2;
+const SNAPSHOT_VERSION: u32 = 3;
 
 /// Why a snapshot of incidents cannot be used.
 #[derive(Debug, thiserror::Error)]
