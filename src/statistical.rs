@@ -1299,9 +1299,10 @@ impl Engine {
                     judgement.refuse_peers(self.peers_of(channel), self.settings.c2_beacon.peers_tried);
                 }
             }
-            let fleet = self.settings.c2_beacon.fleet;
-            if let Some(judgement) = beacon.as_mut().filter(|j| j.passed) {
-                judgement.refuse_fleet(self.fleet_of(channel), fleet);
+            // An address that hardly one host of ours uses is no vendor's, whatever others do elsewhere.
+            let shared = around.clients > self.settings.c2_beacon.rare_clients;
+            if let Some(judgement) = beacon.as_mut().filter(|j| j.passed && shared) {
+                judgement.refuse_fleet(self.fleet_of(channel), self.settings.c2_beacon.fleet);
             }
             let told_otherwise = [&mining, &beacon].into_iter().flatten().any(|j| j.passed);
             let ports = channel::Ports {
@@ -1317,7 +1318,6 @@ impl Engine {
                 let contacts = self.state.tor.get(&channel.opener);
                 signal &= judgement.refuse_relay(contacts.is_some_and(|contacts| contacts.explains(channel.responder)));
                 signal &= judgement.refuse_kin(channel::kin(channel, self.state.channels.iter()));
-                signal &= judgement.refuse_fleet(self.fleet_of(channel), fleet);
             }
             let mut findings = Vec::new();
             // What is no more than a signal is stated as well, and kept back by validation; of a channel that was told, its numbers
