@@ -61,7 +61,7 @@ enum Wrong {
 /// Every backend with every error; what says `true` is the slice for every change.
 const MATRIX: [(&str, Wrong, bool); 33] = [
     ("sqlite-read-only", Wrong::ReadOnly, true),
-    ("sqlite-damaged-pages", Wrong::DamagedPages, true),
+    ("sqlite-damaged-pages", Wrong::DamagedPages, false),
     ("sqlite-damaged-header", Wrong::DamagedHeader, false),
     ("sqlite-moved-away", Wrong::MovedAway, true),
     ("sqlite-locked", Wrong::Locked, false),
