@@ -234,7 +234,8 @@ impl SqliteStore {
 
 /// Sets the connection up and migrates the schema.
 fn prepare(mut connection: Connection) -> Result<Connection, PublishError> {
-    let context = || "prepare the anomaly store".to_owned();
+    let path = connection.path().unwrap_or_default().to_owned();
+    let context = || format!("prepare the anomaly store {path}");
     connection
         .execute_batch(
             // NORMAL survives a crash of the process; after a loss of power the last moments may be missing, and the
@@ -317,9 +318,12 @@ fn result_code(error: &rusqlite::Error) -> &'static str {
 
 /// Before anything is recorded, what is wrong with the file is said and not waited for, but what may pass by itself.
 fn unprepared(context: String, cause: rusqlite::Error) -> PublishError {
-    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull, SystemIoFailure};
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseCorrupt, DatabaseLocked, DiskFull, NotADatabase, SystemIoFailure};
     match cause.sqlite_error_code() {
         Some(DatabaseBusy | DatabaseLocked | DiskFull | SystemIoFailure) => classify(context, cause),
+        Some(DatabaseCorrupt | NotADatabase) => {
+            fatal(context, format!("{cause}; put a copy of the file back, or move it away and begin with an empty one"))
+        }
         _ => fatal(context, cause),
     }
 }

@@ -4,7 +4,7 @@
 //! `FLOWVIGIL_FAULTS=all tests/run faults` runs every backend with every error; `FLOWVIGIL_FAULTS=sqlite,dynamodb` those whose names
 //! begin so; without it a slice is run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -27,6 +27,9 @@ use crate::service::soon;
 
 /// How long what must not happen is waited for.
 const A_WHILE: Duration = Duration::from_millis(1500);
+
+/// Bytes of a page of the store's file.
+const PAGE: u64 = 4096;
 
 /// What is wrong, and with what.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +64,7 @@ enum Wrong {
 /// Every backend with every error; what says `true` is the slice for every change.
 const MATRIX: [(&str, Wrong, bool); 33] = [
     ("sqlite-read-only", Wrong::ReadOnly, true),
-    ("sqlite-damaged-pages", Wrong::DamagedPages, false),
+    ("sqlite-damaged-pages", Wrong::DamagedPages, true),
     ("sqlite-damaged-header", Wrong::DamagedHeader, false),
     ("sqlite-moved-away", Wrong::MovedAway, true),
     ("sqlite-locked", Wrong::Locked, false),
@@ -410,6 +413,16 @@ impl World {
         file.write_all_at(bytes, at).unwrap();
     }
 
+    /// The pages that hold the schema, from 0.
+    fn schema(&self) -> BTreeSet<u64> {
+        let connection = rusqlite::Connection::open(self.database()).unwrap();
+        let mut pages = connection.prepare("SELECT pageno - 1 FROM dbstat WHERE name = 'sqlite_schema'").unwrap();
+        let pages: BTreeSet<u64> =
+            pages.query_map([], |row| row.get::<_, u32>(0)).unwrap().map(|page| page.unwrap().into()).collect();
+        assert!(pages.contains(&0) && (pages.len() as u64) < self.before.len() as u64 / PAGE / 2, "{pages:?}");
+        pages
+    }
+
     /// Starts the service with the fault, or just before it.
     fn begin(&mut self) -> Life {
         self.before = std::fs::read(self.database()).unwrap_or_default();
@@ -417,7 +430,13 @@ impl World {
         match self.wrong {
             // Byte 18 is the version that is needed to write (sqlite.org/fileformat.html, 1.3).
             Wrong::ReadOnly => self.overwrite(18, &[3]),
-            Wrong::DamagedPages => self.overwrite(4096, &vec![0xa5; self.before.len() - 4096]),
+            Wrong::DamagedPages => {
+                // The service begins with a file whose schema can be read; another it refuses.
+                let schema = self.schema();
+                for page in (0..self.before.len() as u64 / PAGE).filter(|page| !schema.contains(page)) {
+                    self.overwrite(page * PAGE, &[0xa5; PAGE as usize]);
+                }
+            }
             // 64 blocks of 512 bytes are what SQLite shares between processes; the log written ahead soon needs more. The signal
             // that says so is ignored, so that the write fails.
             Wrong::DiskFull => prefix = "trap '' XFSZ; ulimit -S -f 64;",
@@ -456,7 +475,8 @@ impl World {
     fn mend(&mut self, life: Option<&Life>) {
         match self.wrong {
             Wrong::ReadOnly => self.overwrite(18, &self.before[18..19]),
-            Wrong::DamagedPages => self.overwrite(4096, &self.before[4096..]),
+            // The first page is as it was, or newer.
+            Wrong::DamagedPages => self.overwrite(PAGE, &self.before[PAGE as usize..]),
             Wrong::DamagedHeader => self.overwrite(0, &self.before[..16]),
             Wrong::MovedAway => std::fs::rename(self.state().join("away"), self.database()).unwrap(),
             Wrong::Locked => self.lock = None,
@@ -579,6 +599,29 @@ fn wanted(name: &str, in_slice: bool) -> bool {
         Ok(all) if all == "all" => true,
         Ok(some) => some.split(',').any(|beginning| name.starts_with(beginning)),
     }
+}
+
+#[test]
+fn a_store_whose_schema_cannot_be_read_is_refused_by_name_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, input) = (folder.path().join("anomalies.db"), folder.path().join("flow.log"));
+    drop(SqliteStore::open(&database).unwrap());
+    let mut damaged = std::fs::read(&database).unwrap();
+    damaged[PAGE as usize..].fill(0xa5);
+    std::fs::write(&database, &damaged).unwrap();
+    std::fs::write(&input, "").unwrap();
+    let refused = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
+        .args(["run", "--once"])
+        .arg(&input)
+        .env("FLOWVIGIL__API__LISTEN", "127.0.0.1:0")
+        .env("FLOWVIGIL__PUBLISH__SQLITE__PATH", &database)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_ne!(refused.status.code(), Some(0), "{said}");
+    assert!(said.contains(&database.display().to_string()) && said.contains("malformed"), "{said}");
+    assert!(said.contains("put a copy of the file back"), "{said}");
+    assert_eq!(std::fs::read(&database).unwrap(), damaged);
 }
 
 #[tokio::test(flavor = "multi_thread")]
