@@ -43,6 +43,15 @@ def program(given):
     return given or next((str(path) for path in built if path.exists()), None)
 
 
+def ready(binary):
+    """The folder of the labelled sets and the program; says what is missing, and ends with 2, where one of them is."""
+    data, found = folder(), program(binary)
+    if not data or not found:
+        print("skipped: " + ("build it first" if data else "no labelled sets; name their folder with FLOWVIGIL_DATASETS"), file=sys.stderr)
+        sys.exit(2)
+    return data, found
+
+
 def sets(data):
     """Single captures: (name, path without its ending)."""
     paths = sorted(glob.glob(data + "/*.labels.json")) + sorted(glob.glob(data + "/more/*.labels.json"))

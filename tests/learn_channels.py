@@ -227,10 +227,7 @@ def area(attacks, others):
 
 def main():
     o = options()
-    data, binary = labelled.folder(), labelled.program(o.binary)
-    if not data or not binary:
-        print("skipped: " + ("build it first" if data else "no labelled sets; name their folder with FLOWVIGIL_DATASETS"), file=sys.stderr)
-        return 2
+    data, binary = labelled.ready(o.binary)
     temporary = tempfile.TemporaryDirectory()
     keep = o.keep or temporary.name
     everything = dict(labelled.sets(data))

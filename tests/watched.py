@@ -190,10 +190,7 @@ def placebo(data, sets, out, rounds, seed, program, verbose):
 
 def main():
     o = options()
-    data, program = labelled.folder(), labelled.program(o.binary)
-    if not data or not program:
-        print("skipped: " + ("build it first" if data else "no labelled sets; name their folder with FLOWVIGIL_DATASETS"), file=sys.stderr)
-        return 2
+    data, program = labelled.ready(o.binary)
     temporary = tempfile.TemporaryDirectory()
     keep = o.keep or temporary.name
     sets = [data, os.path.join(data, "more")]

@@ -70,6 +70,21 @@ impl Settings {
     }
 }
 
+/// The token has begun and has not expired, by clocks that differ a little.
+fn check_moments(claims: &Map<String, Value>, now: u64) -> Result<(), Problem> {
+    let moment = |name: &str| claims.get(name).and_then(Value::as_f64);
+    let (now, leeway) = (now as f64, LEEWAY as f64);
+    match moment("exp") {
+        Some(expires) if expires + leeway > now => {}
+        Some(_) => return Err(refused("the token has expired".to_owned())),
+        None => return Err(refused("the token does not say when it expires".to_owned())),
+    }
+    if moment("nbf").is_some_and(|from| from > now + leeway) {
+        return Err(refused("the token is not valid yet".to_owned()));
+    }
+    Ok(())
+}
+
 /// Whether what comes from there cannot be changed on the way: TLS, or this machine.
 fn is_guarded(url: &str) -> bool {
     let here = ["http://127.0.0.1:", "http://localhost:", "http://[::1]:"];
@@ -139,7 +154,7 @@ impl Issuer {
         let claims: Map<String, Value> = jsonwebtoken::decode(token, &key, &validation)
             .map_err(|error| refused(format!("the token is not valid: {error}")))?
             .claims;
-        self.check_moments(&claims, now)?;
+        check_moments(&claims, now)?;
         self.check_audience(&claims)?;
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default().to_owned();
         let role = self.role(&claims).ok_or_else(|| {
@@ -149,21 +164,6 @@ impl Issuer {
             Problem::new(StatusCode::FORBIDDEN, detail, remedy).of_field("authorization")
         })?;
         Ok(Bearer { subject, role })
-    }
-
-    #[allow(clippy::unused_self, reason = "it stands with the other checks")]
-    fn check_moments(&self, claims: &Map<String, Value>, now: u64) -> Result<(), Problem> {
-        let moment = |name: &str| claims.get(name).and_then(Value::as_f64);
-        let (now, leeway) = (now as f64, LEEWAY as f64);
-        match moment("exp") {
-            Some(expires) if expires + leeway > now => {}
-            Some(_) => return Err(refused("the token has expired".to_owned())),
-            None => return Err(refused("the token does not say when it expires".to_owned())),
-        }
-        if moment("nbf").is_some_and(|from| from > now + leeway) {
-            return Err(refused("the token is not valid yet".to_owned()));
-        }
-        Ok(())
     }
 
     fn check_audience(&self, claims: &Map<String, Value>) -> Result<(), Problem> {

@@ -39,8 +39,6 @@ const PAUSE_MAX: u32 = 366 * 86_400;
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Ahead {
     records: Vec<FlowRecord>,
-    /// The least of their ends.
-    nearest: Option<EventTime>,
     /// How many records had been observed when the first of them came.
     since: u64,
     /// How many have been left out.
@@ -57,7 +55,6 @@ impl Ahead {
             self.since = observed;
         }
         self.records.push(*record);
-        self.find_nearest();
         let count = self.records.len();
         if count < QUORUM || self.others(observed + 1) > count as u64 {
             return Vec::new();
@@ -73,7 +70,7 @@ impl Ahead {
 
     /// The newest record from which on one that is set aside is no longer ahead.
     pub(super) fn reached_at(&self) -> EventTime {
-        self.nearest.map_or(EventTime(u32::MAX), |nearest| nearest.minus(JUMP))
+        self.records.iter().map(|record| record.end.minus(JUMP)).min().unwrap_or(EventTime(u32::MAX))
     }
 
     /// Others have brought event time on: gives back those that it has reached.
@@ -103,16 +100,10 @@ impl Ahead {
     pub(super) fn give_up(&mut self) {
         self.left_out += self.records.len() as u64;
         self.records.clear();
-        self.nearest = None;
-    }
-
-    fn find_nearest(&mut self) {
-        self.nearest = self.records.iter().map(|record| record.end).min();
     }
 
     fn take(&mut self, until: EventTime, observed: u64) -> Vec<FlowRecord> {
         let taken = self.records.extract_if(.., |record| record.end <= until).collect();
-        self.find_nearest();
         self.since = observed - (self.records.len() as u64).min(observed);
         taken
     }
@@ -124,7 +115,6 @@ impl Ahead {
         let renamed =
             other.records.into_iter().map(|record| FlowRecord { interface: rename(record.interface), ..record });
         self.records.extend(renamed);
-        self.find_nearest();
         self.left_out += other.left_out;
         self.since = (observed[0] + observed[1]).saturating_sub(others + self.records.len() as u64);
     }
