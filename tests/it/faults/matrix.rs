@@ -613,6 +613,7 @@ fn a_store_whose_schema_cannot_be_read_is_refused_by_name_and_left_as_it_is() {
     let refused = Command::new(env!("CARGO_BIN_EXE_flowvigil"))
         .args(["run", "--once"])
         .arg(&input)
+        .current_dir(folder.path())
         .env("FLOWVIGIL__API__LISTEN", "127.0.0.1:0")
         .env("FLOWVIGIL__PUBLISH__SQLITE__PATH", &database)
         .output()
