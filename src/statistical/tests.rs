@@ -1010,3 +1010,20 @@ fn asking_about_everybody_changes_nothing_of_what_is_told() {
         assert_eq!((nearest.threat, nearest.found), (Threat::PortScan, true));
     }
 }
+
+#[test]
+fn members_of_a_cluster_that_look_for_those_who_left_scan_nobody() {
+    let told = |serves: u16| {
+        let mut all: Vec<Exchange> =
+            (0..20).map(|n| Exchange::new("10.0.0.8", 30_000 + n, "10.0.0.7", serves, u32::from(n))).collect();
+        for n in 1..=60u16 {
+            let gone = format!("10.0.1.{n}");
+            let mut call = Exchange::new("10.0.0.7", 40_000 + n, &gone, 7_946, 120 + u32::from(n));
+            (call.sent, call.received) = ((2, 88), (0, 0));
+            all.push(call);
+        }
+        findings(&all).iter().any(|f| f.threat == Threat::PortScan)
+    };
+    assert!(!told(7_946));
+    assert!(told(7_947), "what it serves elsewhere says nothing");
+}

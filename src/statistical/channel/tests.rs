@@ -213,14 +213,6 @@ fn told(from: u32) -> Vec<Finding> {
 #[test]
 fn padded_calls_are_told_of_a_host_with_a_past_and_not_of_one_without() {
     let findings = told(5 * 3_600);
-    for f in &findings {
-        eprintln!(
-            "{} {} {:?}",
-            f.method,
-            f.sentence(),
-            f.evidence.iter().map(|e| (e.name.clone(), e.value)).collect::<Vec<_>>()
-        );
-    }
     let found = findings.iter().rfind(|f| f.method == METHOD).expect("a finding");
     assert!(found.score >= 0.5, "{}", found.score);
     assert_eq!(found.threat, Threat::C2Beacon);
@@ -260,4 +252,28 @@ fn what_other_hosts_have_done_since_they_were_first_seen_is_their_agents() {
     let elsewhere = channel(8_444, (0..12).map(|n| session(n, 400, 900)).collect());
     let unlike: Vec<_> = [slower, larger, elsewhere].iter().zip(0..).map(|(c, n)| of_host(n, 0, c)).collect();
     assert_eq!(fleet_of(&unlike, 99), 0);
+}
+
+#[test]
+fn hosts_that_call_one_place_alike_from_the_beginning_are_told_while_they_are_few() {
+    let told = |callers: u32| {
+        let mut all = Vec::new();
+        for host in 1..=20u32 {
+            let name = format!("10.0.0.{host}");
+            all.push(Exchange::new(&name, 30_000, "198.51.100.7", 443, host));
+            let calls = if host <= callers { 40 } else { 0 };
+            all.extend(
+                (0..calls).map(|n| Exchange::new(&name, 40_000 + n as u16, "203.0.113.9", 9_777, host + 60 * n)),
+            );
+        }
+        let found = run(&mut engine(), &records(&all), 100).findings;
+        found
+            .iter()
+            .filter(|f| f.threat == Threat::C2Beacon)
+            .map(|f| f.actor)
+            .collect::<std::collections::HashSet<_>>()
+            .len()
+    };
+    assert_eq!(told(4), 4);
+    assert_eq!(told(8), 0, "less than half of the hosts, and a fleet's agents");
 }
